@@ -1,0 +1,215 @@
+//! [`GuestMemory`]: layout, bounds, the write gate.
+
+use std::fs::File;
+use std::io;
+use std::ptr::NonNull;
+use std::sync::{Arc, OnceLock};
+
+use thiserror::Error;
+
+use crate::flags::PageTable;
+use crate::ram::Ram;
+
+/// Bytes in a guest page.
+pub const PAGE_SIZE: u64 = 4096;
+/// First guest-physical address that is never RAM (devices live above it).
+pub const MMIO_HOLE_START: u64 = 0xc000_0000;
+/// First guest-physical address after the hole, where RAM goes on.
+pub const MMIO_HOLE_END: u64 = 0x1_0000_0000;
+
+/// An access that guest memory refuses.
+#[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
+pub enum Error {
+    /// Part of the range is not RAM.
+    #[error("guest-physical range {gpa:#x}+{len:#x} is not RAM")]
+    NotRam { gpa: u64, len: u64 },
+}
+
+/// Told of the first write to each clean page, before it happens (copy-on-write snapshots).
+pub trait WriteObserver: Send + Sync {
+    /// `page`: index into RAM in ascending address order (see [`GuestMemory::page_index`]).
+    /// The page's bytes are still the old ones.
+    fn before_first_write(&self, memory: &GuestMemory, page: usize);
+}
+
+/// Guest RAM, shared by everything that touches it. Cloning is cheap.
+#[derive(Clone)]
+pub struct GuestMemory {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    ram: Ram,
+    pages: PageTable,
+    size: u64,
+    observer: OnceLock<Box<dyn WriteObserver>>,
+}
+
+impl std::fmt::Debug for GuestMemory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Guest bytes never reach a log.
+        write!(f, "GuestMemory({} MiB)", self.inner.size >> 20)
+    }
+}
+
+impl GuestMemory {
+    /// Zeroed RAM of `size` bytes, rounded up to whole pages: from address 0 to
+    /// [`MMIO_HOLE_START`], the rest from [`MMIO_HOLE_END`].
+    ///
+    /// # Errors
+    /// The host's, when there is no address space.
+    pub fn new(size: u64) -> io::Result<Self> {
+        let size = size.checked_next_multiple_of(PAGE_SIZE).filter(|s| *s > 0);
+        let size = size.ok_or(io::ErrorKind::InvalidInput)?;
+        let len = usize::try_from(size).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let pages = PageTable::new(len / PAGE_SIZE as usize)?;
+        let inner = Inner { ram: Ram::new(len)?, pages, size, observer: OnceLock::new() };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// RAM in bytes.
+    pub fn size(&self) -> u64 {
+        self.inner.size
+    }
+
+    /// RAM ranges as (guest-physical start, bytes, host address), ascending: one or two.
+    pub fn regions(&self) -> Vec<(u64, u64, NonNull<u8>)> {
+        let low = self.inner.size.min(MMIO_HOLE_START);
+        let mut out = vec![(0, low, self.inner.ram.at(0))];
+        if self.inner.size > low {
+            out.push((MMIO_HOLE_END, self.inner.size - low, self.inner.ram.at(low as usize)));
+        }
+        out
+    }
+
+    /// Whole pages of RAM.
+    pub fn page_count(&self) -> usize {
+        (self.inner.size / PAGE_SIZE) as usize
+    }
+
+    /// Offset into RAM of `[gpa, gpa + len)`, when all of it is RAM in one piece.
+    #[inline]
+    pub(crate) fn offset(&self, gpa: u64, len: u64) -> Option<usize> {
+        let (at, limit) = if gpa < MMIO_HOLE_START {
+            (gpa, self.inner.size.min(MMIO_HOLE_START))
+        } else if gpa >= MMIO_HOLE_END {
+            (gpa - (MMIO_HOLE_END - MMIO_HOLE_START), self.inner.size)
+        } else {
+            return None;
+        };
+        let end = at.checked_add(len)?;
+        (end <= limit).then_some(at as usize)
+    }
+
+    /// Index of the page that holds `gpa`; `None` when it is not RAM.
+    #[inline]
+    pub fn page_index(&self, gpa: u64) -> Option<usize> {
+        self.offset(gpa, 1).map(|o| o / PAGE_SIZE as usize)
+    }
+
+    /// Guest-physical address of a page index below [`GuestMemory::page_count`].
+    #[inline]
+    pub fn page_gpa(&self, page: usize) -> u64 {
+        let at = page as u64 * PAGE_SIZE;
+        if at < MMIO_HOLE_START { at } else { at + (MMIO_HOLE_END - MMIO_HOLE_START) }
+    }
+
+    /// Host address of the page that holds `gpa`, for the soft CPU's TLB. Reading through it is
+    /// the caller's unsafe business (volatile or atomic; the guest may write at the same time);
+    /// writing needs [`GuestMemory::before_write`] first, each time or once per write epoch.
+    /// Valid as long as any clone of `self` lives.
+    #[inline]
+    pub fn host_page(&self, gpa: u64) -> Option<NonNull<u8>> {
+        let at = self.offset(gpa & !(PAGE_SIZE - 1), PAGE_SIZE)?;
+        Some(self.inner.ram.at(at))
+    }
+
+    #[inline]
+    pub(crate) fn ram(&self) -> &Ram {
+        &self.inner.ram
+    }
+
+    /// The gate that every writer passes, before the bytes change. Returns whether the permission
+    /// may be kept until the write epoch moves (no code was decoded from the page).
+    #[inline]
+    pub fn before_write(&self, page: usize) {
+        if !self.inner.pages.is_quiet(page) {
+            self.first_write(page);
+        }
+    }
+
+    #[cold]
+    fn first_write(&self, page: usize) {
+        if !self.inner.pages.is_dirty(page)
+            && let Some(observer) = self.inner.observer.get()
+        {
+            observer.before_first_write(self, page);
+        }
+        self.inner.pages.mark_written(page);
+    }
+
+    /// [`GuestMemory::before_write`] for every page of an offset range.
+    #[inline]
+    pub(crate) fn before_write_range(&self, offset: usize, len: usize) {
+        if len == 0 {
+            return;
+        }
+        let page = PAGE_SIZE as usize;
+        for p in offset / page..=(offset + len - 1) / page {
+            self.before_write(p);
+        }
+    }
+
+    /// Installs the observer of first writes; once in the life of the memory.
+    ///
+    /// # Errors
+    /// Gives the observer back when one is installed already.
+    pub fn set_observer(&self, observer: Box<dyn WriteObserver>) -> Result<(), Box<dyn WriteObserver>> {
+        self.inner.observer.set(observer)
+    }
+
+    /// Whether the page was written since [`GuestMemory::clear_dirty`] (or since it was mapped).
+    pub fn is_dirty(&self, page: usize) -> bool {
+        self.inner.pages.is_dirty(page)
+    }
+
+    /// Marks a page as written by somebody who did not pass the gate (KVM's dirty log).
+    pub fn mark_dirty(&self, page: usize) {
+        self.inner.pages.mark_written(page);
+    }
+
+    /// Forgets all dirt and moves the write epoch.
+    pub fn clear_dirty(&self) {
+        self.inner.pages.clear_dirty();
+    }
+
+    /// Somebody decoded instructions from this page: the next write to it will change
+    /// [`GuestMemory::code_generation`]. Moves the write epoch when the page was not watched yet.
+    /// Returns the generation that the decoded bytes belong to; call it *before* reading them.
+    #[inline]
+    pub fn watch_code(&self, page: usize) -> u32 {
+        self.inner.pages.watch_code(page)
+    }
+
+    /// Changes whenever a watched page is written.
+    #[inline]
+    pub fn code_generation(&self, page: usize) -> u32 {
+        self.inner.pages.code_generation(page)
+    }
+
+    /// Moves whenever kept write permissions must be dropped.
+    #[inline]
+    pub fn write_epoch(&self) -> u32 {
+        self.inner.pages.epoch()
+    }
+
+    /// Maps `len` bytes of `file` at `gpa`, private and copy-on-write: how a snapshot's pages come
+    /// to life. The range must be page-aligned RAM. It counts as clean.
+    ///
+    /// # Errors
+    /// `InvalidInput` when the range is not RAM or unaligned; else the host's.
+    pub fn map_file(&self, gpa: u64, len: u64, file: &File, file_offset: u64) -> io::Result<()> {
+        let at = self.offset(gpa, len).ok_or(io::ErrorKind::InvalidInput)?;
+        self.inner.ram.map_file(at, len as usize, file, file_offset)
+    }
+}

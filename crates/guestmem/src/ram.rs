@@ -1,0 +1,110 @@
+//! The bytes themselves: one mapping, raw volatile copies.
+
+#![allow(unsafe_code)] // The crate's reason to exist: raw access to shared, changing memory.
+
+use std::fs::File;
+use std::io;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
+
+use host::Mapping;
+
+pub(crate) struct Ram {
+    map: Mapping,
+}
+
+impl Ram {
+    pub(crate) fn new(len: usize) -> io::Result<Self> {
+        Ok(Self { map: Mapping::anonymous(len)? })
+    }
+
+    /// Host address of a byte offset; the caller has checked it against the size.
+    #[inline]
+    pub(crate) fn at(&self, offset: usize) -> NonNull<u8> {
+        assert!(offset <= self.map.len());
+        // SAFETY: within the mapping (or one past its end), checked above.
+        unsafe { self.map.base().add(offset) }
+    }
+
+    pub(crate) fn map_file(&self, at: usize, len: usize, file: &File, offset: u64) -> io::Result<()> {
+        self.map.map_file_private(at, len, file, offset)
+    }
+
+    fn check(&self, offset: usize, len: usize) {
+        assert!(offset.checked_add(len).is_some_and(|end| end <= self.map.len()));
+    }
+
+    /// Copies out. The guest may write at the same time: bytes may be torn, never undefined.
+    #[inline]
+    pub(crate) fn read(&self, offset: usize, to: &mut [u8]) {
+        self.check(offset, to.len());
+        // SAFETY: checked above; the source is memory that only raw pointers ever refer to, so no
+        // Rust reference is invalidated by a concurrent guest write.
+        unsafe { std::ptr::copy_nonoverlapping(self.at(offset).as_ptr(), to.as_mut_ptr(), to.len()) }
+    }
+
+    /// Copies in; the caller has passed the write gate.
+    #[inline]
+    pub(crate) fn write(&self, offset: usize, from: &[u8]) {
+        self.check(offset, from.len());
+        // SAFETY: as in `read`.
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), self.at(offset).as_ptr(), from.len()) }
+    }
+
+    /// Fills with zeros; the caller has passed the write gate.
+    pub(crate) fn zero(&self, offset: usize, len: usize) {
+        self.check(offset, len);
+        // SAFETY: as in `read`.
+        unsafe { std::ptr::write_bytes(self.at(offset).as_ptr(), 0, len) }
+    }
+
+    /// A naturally aligned atomic inside RAM.
+    pub(crate) fn load_u16(&self, offset: usize, order: Ordering) -> u16 {
+        self.check(offset, 2);
+        assert!(offset.is_multiple_of(2));
+        // SAFETY: in bounds and aligned; concurrent access is atomic or the guest's own race.
+        unsafe { AtomicU16::from_ptr(self.at(offset).as_ptr().cast()) }.load(order)
+    }
+
+    pub(crate) fn store_u16(&self, offset: usize, value: u16, order: Ordering) {
+        self.check(offset, 2);
+        assert!(offset.is_multiple_of(2));
+        // SAFETY: as in `load_u16`.
+        unsafe { AtomicU16::from_ptr(self.at(offset).as_ptr().cast()) }.store(value, order);
+    }
+
+    pub(crate) fn load_u32(&self, offset: usize, order: Ordering) -> u32 {
+        self.check(offset, 4);
+        assert!(offset.is_multiple_of(4));
+        // SAFETY: as in `load_u16`.
+        unsafe { AtomicU32::from_ptr(self.at(offset).as_ptr().cast()) }.load(order)
+    }
+
+    pub(crate) fn store_u32(&self, offset: usize, value: u32, order: Ordering) {
+        self.check(offset, 4);
+        assert!(offset.is_multiple_of(4));
+        // SAFETY: as in `load_u16`.
+        unsafe { AtomicU32::from_ptr(self.at(offset).as_ptr().cast()) }.store(value, order);
+    }
+
+    pub(crate) fn compare_exchange_u64(&self, offset: usize, old: u64, new: u64) -> Result<u64, u64> {
+        self.check(offset, 8);
+        assert!(offset.is_multiple_of(8));
+        // SAFETY: as in `load_u16`.
+        unsafe { AtomicU64::from_ptr(self.at(offset).as_ptr().cast()) }.compare_exchange(
+            old,
+            new,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        )
+    }
+
+    /// Whether a page is all zeros.
+    pub(crate) fn is_zero(&self, offset: usize, len: usize) -> bool {
+        self.check(offset, len);
+        assert!(offset.is_multiple_of(8) && len.is_multiple_of(8));
+        let words = self.at(offset).cast::<u64>();
+        // SAFETY: in bounds and aligned (both asserted); volatile because the guest may write.
+        (0..len / 8).all(|i| unsafe { words.add(i).read_volatile() } == 0)
+    }
+}

@@ -1,0 +1,97 @@
+//! Memory mappings, owned.
+
+#![allow(unsafe_code)] // The one place that talks to mmap.
+
+use std::fs::File;
+use std::io;
+use std::ptr::NonNull;
+
+use rustix::mm::{self, MapFlags, ProtFlags};
+
+/// An owned range of address space. Unmapped on drop.
+#[derive(Debug)]
+pub struct Mapping {
+    base: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: a mapping is an address range owned by the value; any thread may use or drop it.
+unsafe impl Send for Mapping {}
+// SAFETY: the methods that take `&self` only hand out the address or ask the kernel.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Zeroed private memory of `len` bytes (a multiple of the page size), not reserved and not
+    /// resident until touched.
+    ///
+    /// # Errors
+    /// The kernel's: no address space, over a limit.
+    pub fn anonymous(len: usize) -> io::Result<Self> {
+        // SAFETY: a new mapping at an address of the kernel's choice aliases nothing.
+        let p = unsafe {
+            mm::mmap_anonymous(
+                std::ptr::null_mut(),
+                len,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE | MapFlags::NORESERVE,
+            )
+        }?;
+        let base = NonNull::new(p.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Self { base, len })
+    }
+
+    /// Replaces `[at, at + len)` of this mapping by a private copy-on-write view of `file` from
+    /// `file_offset`. All three are multiples of the page size.
+    ///
+    /// # Errors
+    /// `InvalidInput` when the range is outside the mapping or unaligned; else the kernel's.
+    ///
+    /// Reading beyond the end of `file` later raises SIGBUS: the caller checks the file's size
+    /// and keeps files that others may truncate away from here (the store's are read-only).
+    pub fn map_file_private(&self, at: usize, len: usize, file: &File, file_offset: u64) -> io::Result<()> {
+        let page = rustix::param::page_size();
+        let fits = at.checked_add(len).is_some_and(|end| end <= self.len);
+        if !fits
+            || len == 0
+            || !at.is_multiple_of(page)
+            || !len.is_multiple_of(page)
+            || !file_offset.is_multiple_of(page as u64)
+        {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        // SAFETY: MAP_FIXED replaces only pages of the range that this value owns (checked above).
+        unsafe {
+            mm::mmap(
+                self.base.as_ptr().add(at).cast(),
+                len,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE,
+                file,
+                file_offset,
+            )
+        }?;
+        Ok(())
+    }
+
+    /// First byte.
+    pub fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+
+    /// Bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Never: a mapping has at least a page.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the range is owned by this value and nothing may use it after the drop.
+        let _ = unsafe { mm::munmap(self.base.as_ptr().cast(), self.len) };
+    }
+}

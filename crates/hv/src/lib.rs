@@ -1,0 +1,17 @@
+//! The engine seam: what executes guest instructions, behind two traits.
+//!
+//! Nothing above this crate knows which engine runs. Way (a) through the house starts here:
+//! `hv_*/vcpu.rs run() -> Exit<'_>` → `machine/vcpu_thread.rs` → `bus` → `devices/<d>/regs.rs`.
+#![forbid(unsafe_code)]
+
+mod error;
+mod exit;
+mod partition;
+mod vcpu;
+
+pub use arch::x86_64::cpuid::CpuidLeaf;
+pub use arch::x86_64::state::VcpuState;
+pub use error::Error;
+pub use exit::Exit;
+pub use partition::{ClockState, EngineKind, Msi, Partition, PartitionConfig};
+pub use vcpu::{Counters, Kick, Vcpu};

@@ -1,0 +1,78 @@
+//! The machine-wide part of an engine: memory, interrupt routing, clock.
+
+use guestmem::GuestMemory;
+use serde::{Deserialize, Serialize};
+
+use crate::{CpuidLeaf, Error, Vcpu};
+
+/// Which engine executes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineKind {
+    Soft,
+    Kvm,
+}
+
+impl std::fmt::Display for EngineKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            EngineKind::Soft => "soft",
+            EngineKind::Kvm => "kvm",
+        })
+    }
+}
+
+/// A message-signalled interrupt (SDM vol. 3, 11.11): what the IOAPIC and devices send to local
+/// APICs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Msi {
+    pub address: u64,
+    pub data: u32,
+}
+
+/// The paravirtual clock of the whole machine at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockState {
+    /// kvmclock: nanoseconds since the machine booted, frozen time not counted.
+    pub kvmclock_ns: u64,
+}
+
+/// What an engine needs to make a partition.
+#[derive(Clone)]
+pub struct PartitionConfig {
+    pub memory: GuestMemory,
+    /// 1 to 16.
+    pub vcpus: u32,
+    /// Leaves common to all vCPUs; the engine fills in the APIC id of each (leaves 1, 0xb).
+    pub cpuid: Vec<CpuidLeaf>,
+    /// Guest TSC frequency in kHz; `None`: the engine's natural one (reported by
+    /// [`Partition::tsc_khz`] and then part of the machine).
+    pub tsc_khz: Option<u32>,
+    /// Go on although this host's KVM does not govern the CPU template (DESIGN.md §9).
+    pub force_template: bool,
+}
+
+/// A machine without devices. The IOAPIC is ours on every engine; local APICs are the engine's.
+pub trait Partition: Send + Sync {
+    fn engine(&self) -> EngineKind;
+
+    /// Makes vCPU `id` (0 is the boot processor) in its reset state: application processors wait
+    /// for INIT.
+    fn create_vcpu(&self, id: u32) -> Result<Box<dyn Vcpu>, Error>;
+
+    /// Delivers an interrupt message; callable from any thread, wakes a halted vCPU.
+    fn signal_msi(&self, msi: Msi) -> Result<(), Error>;
+
+    /// Guest TSC frequency in kHz.
+    fn tsc_khz(&self) -> u32;
+
+    /// Reads the clock while all vCPUs are stopped.
+    fn clock(&self) -> Result<ClockState, Error>;
+
+    /// Sets the clock before any vCPU runs; it starts to count from there at the first `run`.
+    fn set_clock(&self, clock: &ClockState) -> Result<(), Error>;
+
+    /// Marks in guest memory's dirty table what vCPUs wrote behind its back since the last call
+    /// (KVM's dirty log; nothing on soft, where guestmem saw every write).
+    fn sync_dirty(&self) -> Result<(), Error>;
+}

@@ -1,0 +1,47 @@
+//! One virtual CPU.
+
+use std::sync::Arc;
+
+use crate::{Error, Exit, VcpuState};
+
+/// Makes a vCPU's `run` return [`Exit::Kicked`] soon (≤ 100 µs), also out of HLT; callable from any
+/// thread. A kick that arrives while the vCPU is not in `run` makes the next `run` return at once.
+pub trait Kick: Send + Sync {
+    fn kick(&self);
+}
+
+/// What an engine counted for one vCPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Guest instructions retired, exact on engines that count them.
+    pub instructions: Option<u64>,
+    /// Times `run` returned.
+    pub exits: u64,
+}
+
+/// One vCPU, owned by one thread.
+pub trait Vcpu: Send {
+    /// Executes guest instructions until something needs the machine. HLT waits inside.
+    ///
+    /// # Errors
+    /// A host failure; what the guest did wrong is [`Exit::Shutdown`] or [`Exit::Failed`].
+    fn run(&mut self) -> Result<Exit<'_>, Error>;
+
+    /// Finishes a half-done exit (a read that was answered but not yet retired) without executing
+    /// any further guest instruction, so that [`Vcpu::save`] sees an instruction boundary.
+    fn settle(&mut self) -> Result<(), Error>;
+
+    /// The whole state. Call [`Vcpu::settle`] first.
+    fn save(&mut self) -> Result<VcpuState, Error>;
+
+    /// Loads a state in the fixed order of DESIGN.md §3.
+    ///
+    /// # Errors
+    /// [`Error::BadState`] for a state that no CPU could be in: it may come from a hostile file.
+    fn restore(&mut self, state: &VcpuState) -> Result<(), Error>;
+
+    /// A handle that interrupts `run`.
+    fn kicker(&self) -> Arc<dyn Kick>;
+
+    fn counters(&self) -> Counters;
+}
