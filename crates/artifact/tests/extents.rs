@@ -1,0 +1,123 @@
+//! The plan of extents, and the map that stores it.
+
+use artifact::{Extent, ExtentMap, PageSet, plan_extents};
+use proptest::prelude::*;
+
+fn set(pages: u64, members: impl IntoIterator<Item = u64>) -> PageSet {
+    let mut set = PageSet::new(pages);
+    members.into_iter().for_each(|page| assert!(set.insert(page)));
+    set
+}
+
+fn runs(extents: &[Extent]) -> Vec<(u64, u64)> {
+    extents.iter().map(|e| (e.start, e.pages)).collect()
+}
+
+#[test]
+fn few_runs_stay_as_they_are() {
+    let nonzero = set(200, [0, 1, 5, 63, 64, 65, 127, 128, 199]);
+    let extents = plan_extents(&nonzero, &[], 96, 20);
+    assert_eq!(runs(&extents), [(0, 2), (5, 1), (63, 3), (127, 2), (199, 1)]);
+    let places: Vec<u64> = extents.iter().map(|e| e.file_page).collect();
+    assert_eq!(places, [0, 2, 3, 6, 8]);
+}
+
+#[test]
+fn the_smallest_gaps_are_closed_first() {
+    // Gaps of 1, 3, 2 pages.
+    let nonzero = set(100, [0, 2, 6, 9]);
+    assert_eq!(runs(&plan_extents(&nonzero, &[], 3, 1000)), [(0, 3), (6, 1), (9, 1)]);
+    assert_eq!(runs(&plan_extents(&nonzero, &[], 2, 1000)), [(0, 3), (6, 4)]);
+    // 4 pages at 1000 permille: 4 zero pages are the limit, so the gap of 3 stays.
+    assert_eq!(runs(&plan_extents(&nonzero, &[], 1, 1000)), [(0, 3), (6, 4)]);
+    assert_eq!(runs(&plan_extents(&nonzero, &[], 1, 1500)), [(0, 10)]);
+    assert_eq!(runs(&plan_extents(&nonzero, &[], 1, 0)).len(), 4);
+}
+
+#[test]
+fn no_extent_crosses_a_barrier() {
+    let nonzero = set(100, (10..20).chain([21, 23]));
+    assert_eq!(runs(&plan_extents(&nonzero, &[15, 21], 1, 1000)), [(10, 5), (15, 5), (21, 3)]);
+    assert_eq!(runs(&plan_extents(&nonzero, &[10, 24], 1, 1000)), [(10, 14)]);
+    assert_eq!(runs(&plan_extents(&nonzero, &[20, 22], 1, 1000)), [(10, 10), (21, 1), (23, 1)]);
+}
+
+#[test]
+fn nothing_is_nothing() {
+    assert_eq!(plan_extents(&PageSet::new(0), &[], 96, 20), []);
+    assert_eq!(plan_extents(&PageSet::new(1000), &[5], 96, 20), []);
+    assert!(!PageSet::new(10).insert(10));
+    let empty = ExtentMap { bound: 1000, extents: vec![] };
+    assert_eq!(ExtentMap::parse(&empty.encode(), 0).unwrap(), empty);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn a_plan_covers_everything_within_its_budget(
+        members in proptest::collection::btree_set(0u64..3000, 0..400),
+        barriers in proptest::collection::btree_set(0u64..3000, 0..5),
+        most in 1usize..150,
+        permille in 0u32..500,
+    ) {
+        let nonzero = set(3000, members.iter().copied());
+        let barriers: Vec<u64> = barriers.into_iter().collect();
+        prop_assert_eq!(nonzero.count(), members.len() as u64);
+        let extents = plan_extents(&nonzero, &barriers, most, permille);
+        let map = ExtentMap { bound: 3000, extents };
+        for page in 0..3000 {
+            prop_assert!(!nonzero.contains(page) || map.find(page).is_some());
+        }
+        let extra = map.stored_pages() - nonzero.count();
+        prop_assert!(extra <= nonzero.count() * u64::from(permille) / 1000);
+        for extent in &map.extents {
+            prop_assert!(!barriers.iter().any(|&b| extent.start < b && b < extent.end()));
+            prop_assert!(nonzero.contains(extent.start) && nonzero.contains(extent.end() - 1));
+        }
+        // And it reads back: so its places tile the section.
+        let parsed = ExtentMap::parse(&map.encode(), map.stored_pages() * 4096).unwrap();
+        prop_assert_eq!(parsed, map);
+    }
+
+    #[test]
+    fn a_damaged_map_never_panics_and_keeps_its_promises(
+        at in 0usize..104, byte in any::<u8>(), cut in 0usize..104,
+    ) {
+        let (map, pages) = three();
+        let mut bytes = map.encode();
+        bytes[at] = byte;
+        if let Ok(map) = ExtentMap::parse(&bytes, pages * 4096) {
+            prop_assert_eq!(map.stored_pages(), pages);
+            prop_assert!(map.extents.iter().all(|e| e.end() <= map.bound && e.file_page + e.pages <= pages));
+        }
+        prop_assert!(ExtentMap::parse(&bytes[..cut], pages * 4096).is_err());
+    }
+}
+
+/// A map whose places are not in the order of the pages.
+fn three() -> (ExtentMap, u64) {
+    let extent = |start, pages, file_page| Extent { start, pages, file_page };
+    let extents = vec![extent(0, 2, 7), extent(10, 3, 4), extent(20, 4, 0)];
+    (ExtentMap { bound: 64, extents }, 9)
+}
+
+#[test]
+fn places_in_another_order_are_right_and_lies_are_refused() {
+    let (map, pages) = three();
+    let bytes = map.encode();
+    assert_eq!(ExtentMap::parse(&bytes, pages * 4096).unwrap(), map);
+    assert_eq!(map.find(12).map(|e| e.file_page), Some(4));
+    assert_eq!((map.find(13), map.find(9), map.find(24)), (None, None, None));
+    let lie = |entry: usize, field: usize, value: u64| {
+        let mut bytes = bytes.clone();
+        bytes[32 + entry * 24 + field * 8..][..8].copy_from_slice(&value.to_le_bytes());
+        ExtentMap::parse(&bytes, pages * 4096).unwrap_err().to_string()
+    };
+    for (entry, field, value) in
+        [(0, 0, 11), (1, 0, 1), (2, 0, u64::MAX), (2, 1, u64::MAX), (0, 1, 0), (2, 2, 1), (1, 2, u64::MAX)]
+    {
+        assert!(lie(entry, field, value).contains("an extent map"), "{entry} {field} {value}");
+    }
+    assert!(ExtentMap::parse(&bytes, (pages + 1) * 4096).is_err());
+}
