@@ -1,1 +1,20 @@
-//! serde
+//! One description of a machine: the Smolfile (what people write) and [`MachineSpec`] (what it
+//! means, kept in the machine file).
+//!
+//! Next on way (d): `bin/smolvm/resolve.rs` turns words and a Smolfile into a [`MachineSpec`];
+//! `machine/builder.rs` takes it from there.
+#![forbid(unsafe_code)]
+
+mod definition;
+mod machine;
+mod nearest;
+mod parse;
+mod quantity;
+
+pub use definition::{
+    BuildDef, Command, CpuProfile, Hooks, ReadyDef, RootDef, RunDef, Smolfile, SnapshotDef, SnapshotPoint,
+};
+pub use machine::{MachineSpec, Ready, ReadyCheck, SPEC_VERSION, Service};
+pub use nearest::nearest;
+pub use parse::{DefinitionError, json_schema, parse, valid_name};
+pub use quantity::{Duration, Size};

@@ -1,0 +1,55 @@
+//! [`MachineSpec`]: what a machine is, resolved; kept in the machine file.
+
+use serde::{Deserialize, Serialize};
+
+use crate::definition::{CpuProfile, Hooks};
+
+/// Version of [`MachineSpec`]; a reader refuses another one by name.
+pub const SPEC_VERSION: u32 = 1;
+
+/// A machine, resolved. Nothing in it names a path of the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineSpec {
+    /// [`SPEC_VERSION`].
+    pub version: u32,
+    pub name: String,
+    /// 1 to 16.
+    pub vcpus: u32,
+    /// Bytes, whole pages.
+    pub memory: u64,
+    pub cpu: CpuProfile,
+    /// Kernel command line beyond what smolvm gives.
+    pub command_line: String,
+    pub service: Option<Service>,
+    pub ready: Option<Ready>,
+    pub hooks: Hooks,
+    /// Default environment of commands (PATH and the like).
+    pub env: Vec<(String, String)>,
+}
+
+/// The machine's main process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    pub argv: Vec<String>,
+    pub env: Vec<(String, String)>,
+    pub user: Option<String>,
+    pub workdir: Option<String>,
+}
+
+/// When the service counts as ready.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ready {
+    pub check: ReadyCheck,
+    pub timeout_ms: u64,
+}
+
+/// One way to find out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReadyCheck {
+    Port(u16),
+    Http(String),
+    Socket(String),
+    Log(String),
+    Exec(Vec<String>),
+    AfterMs(u64),
+}
