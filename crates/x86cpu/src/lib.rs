@@ -1,1 +1,36 @@
-//! iced-x86
+//! The soft x86-64 system CPU: executes guest instructions on any host, without its help.
+//!
+//! Problem: many hosts have no usable KVM. A whole Linux must run there, exactly, at a usable speed.
+//!
+//! Strategy (engine stage S0): `decode` turns bytes into [`op::Op`]s, each with a handler that is
+//! specialised by operation, operand size and operand form; `block` caches runs of them by
+//! guest-*physical* address and mode; `interp` runs blocks and chains them; `flags` keeps
+//! arithmetic flags as the operands of their formula until somebody asks. `mmu` is the only place
+//! that touches guest bytes; `sys`, `lapic` and `clock` are the privileged half; `fpu` is x87, MMX
+//! and SSE.
+//!
+//! Invariants: an instruction changes nothing before its last possible fault; a block runs only
+//! while the code generation of its pages is the one it was decoded from; nothing outside of `mmu`
+//! uses `unsafe`.
+//!
+//! Next: `hv_soft/vcpu.rs` drives [`Cpu::run`] and turns [`Stop`]s into `hv::Exit`s.
+
+mod block;
+mod cpu;
+mod decode;
+mod flags;
+mod interp;
+mod io_log;
+mod op;
+mod ops;
+
+pub mod clock;
+#[path = "fpu_stub.rs"]
+mod fpu;
+pub mod lapic;
+mod mmu;
+mod state;
+mod sys;
+
+pub use cpu::{Cpu, CpuConfig, PollFlag, Stop};
+pub use state::BadState;

@@ -1,0 +1,5 @@
+//! Guest time.
+
+/// The machine's clock.
+#[derive(Debug, Default)]
+pub struct Clock {}
