@@ -1,1 +1,14 @@
-//! thiserror
+//! What a frozen run is made of: CPU and device state as data, guest memory as pages.
+//!
+//! Way (c) through the house: `machine/save.rs` → `devices/<d>/saved_state.rs` → [`write_memory`],
+//! [`MachineState::encode`] here → `artifact`. Restoring is the same walk with the same names.
+#![forbid(unsafe_code)]
+
+mod error;
+mod memory;
+mod state;
+mod tripwires;
+
+pub use error::Error;
+pub use memory::{MemoryStats, map_memory, write_memory};
+pub use state::{MachineState, PartState, STATE_VERSION};
