@@ -27,6 +27,6 @@ pub use foreign::Foreign;
 pub use format::{FORMAT_VERSION, PAGE_SIZE, Section, SectionFlags};
 pub use hash::Digest;
 pub use kind::SectionKind;
-pub use reader::MachineFile;
+pub use reader::{MachineFile, open_quietly};
 pub use verify::{Progress, VerifyOptions};
 pub use writer::{CopyCheck, MachineFileWriter, SectionHead, SectionWriter, WriterOptions, Written};

@@ -1,0 +1,96 @@
+//! What is in the store.
+
+use std::collections::HashMap;
+use std::fs::{File, TryLockError};
+use std::os::unix::fs::MetadataExt;
+use std::time::SystemTime;
+
+use artifact::{Digest, MachineFile};
+use rustix::fs::{Mode, OFlags};
+
+use crate::error::{Error, Result};
+use crate::root::Store;
+use crate::tags::{Origin, Tag};
+
+/// What an object is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImageKind {
+    /// A base: boots.
+    Base,
+    /// A frozen run on a base: resumes.
+    Snapshot,
+    /// A base that was made of an OCI image.
+    Oci,
+    /// Not readable; `prune` or `rm` removes it.
+    Damaged,
+}
+
+/// An object and what is known of it.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// Its id.
+    pub id: Digest,
+    /// Its names, sorted.
+    pub names: Vec<String>,
+    /// What it is.
+    pub kind: ImageKind,
+    /// Its length in bytes.
+    pub len: u64,
+    /// Bytes that it takes on the disk; shared ones count, too.
+    pub on_disk: u64,
+    /// When it came into the store.
+    pub created: SystemTime,
+    /// When it was last held for use.
+    pub last_used: SystemTime,
+    /// Whether somebody holds it now.
+    pub in_use: bool,
+}
+
+impl Store {
+    /// Every object, the last used first.
+    pub fn images(&self) -> Result<Vec<Image>> {
+        let mut names: HashMap<Digest, Vec<Tag>> = HashMap::new();
+        for tag in self.tags()? {
+            names.entry(tag.id).or_default().push(tag);
+        }
+        let mut images = Vec::new();
+        for id in self.ids()? {
+            let tags = names.remove(&id).unwrap_or_default();
+            match self.image(id, tags) {
+                Ok(image) => images.push(image),
+                // Removed since.
+                Err(Error::Gone { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        images.sort_by_key(|image| std::cmp::Reverse(image.last_used));
+        Ok(images)
+    }
+
+    pub(crate) fn image(&self, id: Digest, tags: Vec<Tag>) -> Result<Image> {
+        let path = self.object_path(&id);
+        let fail = |error: std::io::Error| match error.kind() {
+            std::io::ErrorKind::NotFound => Error::Gone { id },
+            _ => Error::io(&path, "look at it", error),
+        };
+        // To look is not to use: without this the file system may count it as an access.
+        let flags = OFlags::RDONLY | OFlags::NOATIME | OFlags::CLOEXEC;
+        let file = rustix::fs::open(&path, flags, Mode::empty()).map_err(|errno| fail(errno.into()))?;
+        let file = File::from(file);
+        let meta = file.metadata().map_err(fail)?;
+        let (created, last_used) = (meta.modified().map_err(fail)?, meta.accessed().map_err(fail)?);
+        // The lock ends with `file`, a moment from now.
+        let in_use = matches!(file.try_lock(), Err(TryLockError::WouldBlock));
+        let oci = tags.iter().any(|tag| tag.origin == Origin::Oci);
+        let kind = match MachineFile::open(file, &path) {
+            Ok(machine) if machine.id() != id => ImageKind::Damaged,
+            Ok(machine) if machine.is_snapshot() => ImageKind::Snapshot,
+            Ok(_) if oci => ImageKind::Oci,
+            Ok(_) => ImageKind::Base,
+            Err(_) => ImageKind::Damaged,
+        };
+        let names = tags.into_iter().map(|tag| tag.name).collect();
+        let (len, on_disk) = (meta.len(), meta.blocks().saturating_mul(512));
+        Ok(Image { id, names, kind, len, on_disk, created, last_used, in_use })
+    }
+}

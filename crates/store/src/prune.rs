@@ -1,0 +1,148 @@
+//! Removing objects that nobody needs, and what dead processes left.
+//!
+//! Order, for each object: the exclusive lock (nobody holds it, nobody begins to), then a fresh look at names
+//! and references (both are written by somebody who holds the object), then the removal.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use artifact::Digest;
+use artifact::temp::clean_leftovers;
+
+use crate::error::{Error, Result};
+use crate::pin::same_file;
+use crate::root::Store;
+use crate::tags::{Tag, check_name};
+
+/// What [`Store::prune`] removes: by default every object without a name that nobody uses.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PrunePolicy {
+    /// Objects with names, too; the names go with them.
+    pub named: bool,
+    /// Only what was not used for so long.
+    pub unused_for: Option<Duration>,
+    /// Only say what would go.
+    pub dry_run: bool,
+}
+
+/// What [`Store::prune`] did.
+#[derive(Clone, Debug, Default)]
+pub struct Pruned {
+    /// The objects that are gone and their lengths in bytes.
+    pub objects: Vec<(Digest, u64)>,
+    /// Unfinished files of dead processes that are gone.
+    pub temps: Vec<PathBuf>,
+}
+
+impl Pruned {
+    /// The sum of the objects' lengths.
+    pub fn freed(&self) -> u64 {
+        self.objects.iter().fold(0, |sum, (_, len)| sum.saturating_add(*len))
+    }
+}
+
+/// What [`Store::remove`] did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Removed {
+    /// The object that was meant.
+    pub id: Digest,
+    /// The names that are gone.
+    pub names: Vec<String>,
+    /// Whether the object is gone: not while another name stands for it, or somebody needs it.
+    pub object: bool,
+}
+
+impl Store {
+    /// Removes what the policy says and nobody uses, and leftovers.
+    pub fn prune(&self, policy: PrunePolicy) -> Result<Pruned> {
+        let mut pruned = Pruned::default();
+        for image in self.images()? {
+            let unused = SystemTime::now().duration_since(image.last_used).unwrap_or_default();
+            let spared = (!policy.named && !image.names.is_empty())
+                || policy.unused_for.is_some_and(|least| unused < least);
+            if spared {
+                continue;
+            }
+            match self.remove_object(&image.id, policy.named, policy.dry_run) {
+                Ok(true) => pruned.objects.push((image.id, image.len)),
+                Ok(false) | Err(Error::InUse { .. } | Error::Gone { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if !policy.dry_run {
+            pruned.temps = self.gc_temps()?;
+        }
+        Ok(pruned)
+    }
+
+    /// Removes a name, and its object where that was its last name and nobody uses it; or an object by id, with
+    /// all its names. In the second case an object in use is an error.
+    pub fn remove(&self, what: &str) -> Result<Removed> {
+        let tag = if check_name(what).is_ok() { self.resolve(what)? } else { None };
+        if let Some(Tag { id, name, .. }) = tag {
+            self.untag(&name)?;
+            let object = match self.remove_object(&id, false, false) {
+                Err(Error::InUse { .. } | Error::Gone { .. }) => false,
+                removed => removed?,
+            };
+            return Ok(Removed { id, names: vec![name], object });
+        }
+        let id = self.find(what)?;
+        let names = self.names_of(&id)?;
+        let object = self.remove_object(&id, true, false)?;
+        Ok(Removed { id, names, object })
+    }
+
+    /// Removes one object unless it is in use; `false` where it has a name and `named` does not say that this is
+    /// no matter.
+    fn remove_object(&self, id: &Digest, named: bool, dry_run: bool) -> Result<bool> {
+        let path = self.object_path(id);
+        let fail = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound => Error::Gone { id: *id },
+            _ => Error::io(&path, "remove it", error),
+        };
+        let file = File::open(&path).map_err(fail)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::InUse { id: *id, user: "a running machine".to_owned() });
+            }
+            Err(TryLockError::Error(error)) => return Err(fail(error)),
+        }
+        if !same_file(&file, &path).map_err(fail)? {
+            return Err(Error::Gone { id: *id });
+        }
+        let names = self.names_of(id)?;
+        if !named && !names.is_empty() {
+            return Ok(false);
+        }
+        if let Some(owner) = self.references(id)?.first() {
+            return Err(Error::InUse { id: *id, user: owner.display().to_string() });
+        }
+        if dry_run {
+            return Ok(true);
+        }
+        for name in names {
+            self.untag(&name)?;
+        }
+        fs::remove_file(&path).map_err(fail)?;
+        Ok(true)
+    }
+
+    fn names_of(&self, id: &Digest) -> Result<Vec<String>> {
+        Ok(self.tags()?.into_iter().filter(|tag| tag.id == *id).map(|tag| tag.name).collect())
+    }
+
+    /// Removes unfinished files of dead processes, and records of objects that are gone.
+    pub fn gc_temps(&self) -> Result<Vec<PathBuf>> {
+        self.clean_paths()?;
+        let dir = self.part("tmp");
+        match clean_leftovers(&dir) {
+            Ok(removed) => Ok(removed),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(Error::io(&dir, "clean it", error)),
+        }
+    }
+}

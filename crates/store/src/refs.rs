@@ -1,0 +1,61 @@
+//! Uses that last longer than a process: a frozen or stopped instance needs its machine at its next start.
+//!
+//! A reference names the directory of its owner and counts for as long as that directory exists, so that an
+//! instance that is removed, by whatever means, gives its machine free.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use artifact::Digest;
+
+use crate::error::{Error, Result};
+use crate::pin::Pin;
+use crate::root::Store;
+
+impl Store {
+    /// The pinned object is needed for as long as the directory `owner` (an absolute path) exists.
+    pub fn add_reference(&self, pin: &Pin, owner: &Path) -> Result<()> {
+        let owner = std::path::absolute(owner).map_err(|error| Error::io(owner, "use it", error))?;
+        self.made_part("refs")?;
+        let part = format!("refs/{}", pin.id());
+        let owner = owner.as_os_str().as_bytes();
+        self.put(&part, &Digest::of(owner).to_string(), owner, true)
+    }
+
+    /// The directories that need an object. Ones that are gone are forgotten.
+    pub fn references(&self, id: &Digest) -> Result<Vec<PathBuf>> {
+        let part = format!("refs/{id}");
+        let mut owners = Vec::new();
+        for name in self.names_in(&part)? {
+            let path = self.part(&part).join(name);
+            let owner = match fs::read(&path) {
+                Ok(owner) => owner,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(Error::io(&path, "read it", error)),
+            };
+            let owner = PathBuf::from(OsStr::from_bytes(&owner));
+            if is_gone(&owner) {
+                // Best effort: it is looked at again next time.
+                let _ = fs::remove_file(&path);
+            } else {
+                owners.push(owner);
+            }
+        }
+        if owners.is_empty() {
+            // Only if it is empty, and again best effort.
+            let _ = fs::remove_dir(self.part(&part));
+        }
+        Ok(owners)
+    }
+}
+
+/// Whether an owner was removed, and not merely out of sight with the disk that it is on: then the directory
+/// above it would be gone, too.
+fn is_gone(owner: &Path) -> bool {
+    let absent =
+        |path: &Path| fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+    absent(owner) && !owner.parent().is_some_and(absent)
+}
