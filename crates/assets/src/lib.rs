@@ -1,0 +1,43 @@
+//! What the binary carries for the guest: kernel, first root, busybox, blank disk. `cargo xtask guest`
+//! makes them; the build compresses them (zstd) and includes them; here they are unpacked when asked for.
+//!
+//! Next: `parts.rs` (the embedded bytes), `sparse.rs` (the blank disk's compact form).
+
+mod parts;
+mod sparse;
+
+pub use sparse::{BLOCK_SIZE, SparseImage, SparseImageError};
+
+/// The guest kernel: an ELF64 executable for x86-64, to be loaded by physical addresses and entered at
+/// its entry point with the 64-bit boot protocol. About 11 MiB; some 15 ms to unpack.
+pub fn kernel() -> Vec<u8> {
+    parts::KERNEL.unpack()
+}
+
+/// The first root: an uncompressed "newc" cpio archive with the agent as `/init`.
+pub fn initramfs() -> Vec<u8> {
+    parts::INITRAMFS.unpack()
+}
+
+/// Debian's static busybox, the userland of the built-in machine.
+pub fn busybox() -> Vec<u8> {
+    parts::BUSYBOX.unpack()
+}
+
+/// An empty 16 GiB ext4 file system: the writable layer of a new instance, by its blocks that are not zero.
+pub fn blank_ext4() -> SparseImage {
+    // The build's own output; a test reads it on every run.
+    SparseImage::parse(&parts::BLANK_EXT4.unpack()).expect("the embedded blank disk is well formed")
+}
+
+/// What the parts were made from: (key, value) pairs in the order of the keys. Versions, package hashes,
+/// and `<part>_blake3` and `<part>_bytes` of each part.
+pub fn build_info() -> &'static [(&'static str, &'static str)] {
+    parts::BUILD_INFO
+}
+
+/// The guest kernel's release, as `uname -r` prints it in the guest, e.g. `6.12.117-smolvm`.
+pub fn kernel_release() -> &'static str {
+    let entry = parts::BUILD_INFO.iter().find(|(key, _)| *key == "kernel_release");
+    entry.map_or("unknown", |(_, release)| release)
+}
