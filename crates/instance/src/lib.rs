@@ -1,1 +1,23 @@
-//! thiserror
+//! One running machine as a process: its directory and record, its agent, its control socket.
+//!
+//! There is no daemon. Whoever starts a machine *is* its VMM: `smolvm run` in the foreground, or a
+//! child that it leaves behind. Others find it through its directory and talk to its control
+//! socket; a lock that dies with the process tells who lives.
+//!
+//! Ways through: [`Vmm`] starts, freezes and stops (`vmm.rs`, over crate `machine`);
+//! [`control::serve`] lets other processes in; [`session::attach`] joins a terminal and a
+//! process of the guest.
+
+pub mod control;
+mod error;
+pub mod forward;
+mod media;
+mod record;
+pub mod session;
+mod terminal;
+mod vmm;
+
+pub use error::Error;
+pub use media::{Media, built_in_spec};
+pub use record::{Instance, Phase, Record, list, new_name};
+pub use vmm::{FreezeReport, SnapshotTarget, StartReport, Vmm, VmmOptions};

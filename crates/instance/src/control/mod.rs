@@ -1,0 +1,40 @@
+//! How other processes of the same user talk to a machine's VMM: one request and one answer a
+//! connection, each a line of JSON; `Connect` also passes a descriptor.
+
+mod client;
+mod passing;
+mod server;
+
+use serde::{Deserialize, Serialize};
+
+pub use client::Client;
+pub use server::{Handler, Server, serve};
+
+/// Longest request or answer, in bytes.
+const LINE_MAX: u64 = 64 * 1024;
+
+/// What can be asked of a VMM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "do")]
+pub enum Request {
+    /// Are you there?
+    Ping,
+    /// A stream to this vsock port of the guest; the answer carries its descriptor.
+    Connect { port: u32 },
+    /// Shut the guest down, save its disk, end. `grace_ms`: between TERM and KILL.
+    Stop { grace_ms: u32 },
+    /// End at once, saving nothing.
+    Kill,
+    /// Freeze into the instance's directory and end.
+    Freeze,
+    /// Write a machine file and go on. An absolute path.
+    Snapshot { path: String },
+}
+
+/// The VMM's answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "answer")]
+pub enum Answer {
+    Done { report: serde_json::Value },
+    Failed { text: String },
+}

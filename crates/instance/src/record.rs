@@ -1,0 +1,287 @@
+//! An instance's directory and what is written in it.
+//!
+//! ```text
+//! instances/NAME/record.json   what it is (Record), replaced atomically
+//!                lock          held (flock) by the VMM while it lives
+//!                saved         memory, CPU, devices and disk while frozen; disk while stopped
+//!                kernel.log    the serial console, bounded
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustix::fs::FlockOperation;
+use serde::{Deserialize, Serialize};
+use store::Dirs;
+
+use crate::error::{Error, io_error};
+
+/// What an instance's last VMM left behind, or is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Its VMM lives.
+    Running,
+    /// Memory and disk are saved.
+    Frozen,
+    /// The disk is saved.
+    Stopped,
+    /// Its VMM ended without saving.
+    Dead,
+}
+
+impl Phase {
+    /// The word in tables and messages.
+    pub fn word(self) -> &'static str {
+        match self {
+            Phase::Running => "running",
+            Phase::Frozen => "frozen",
+            Phase::Stopped => "stopped",
+            Phase::Dead => "dead",
+        }
+    }
+}
+
+/// What an instance is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    pub name: String,
+    /// Identity of its machine file in the store, hex.
+    pub file: String,
+    /// What the user called the machine file.
+    pub source: String,
+    /// Milliseconds since the Unix epoch.
+    pub created_ms: u64,
+    /// As the last VMM wrote it; [`Instance::phase`] knows whether that is still so.
+    pub phase: Phase,
+    pub pid: u32,
+    pub engine: String,
+    pub command: Vec<String>,
+    /// Whether it stays after its command ends.
+    pub kept: bool,
+    /// Published ports: (host address, guest port).
+    pub ports: Vec<(String, u16)>,
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Exit code of the service or command, once it ended.
+    pub exit_code: Option<u8>,
+}
+
+/// An instance's directory.
+#[derive(Debug)]
+pub struct Instance {
+    dir: PathBuf,
+    runtime: PathBuf,
+    name: String,
+    /// Held while this process is its VMM.
+    lock: Option<File>,
+}
+
+/// Milliseconds since the Unix epoch.
+pub(crate) fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}
+
+impl Instance {
+    fn at(dirs: &Dirs, name: &str) -> Result<Self, Error> {
+        if !spec::valid_name(name) {
+            return Err(Error::BadName(name.to_owned()));
+        }
+        let dir = dirs.instances().join(name);
+        Ok(Self { dir, runtime: dirs.runtime.clone(), name: name.to_owned(), lock: None })
+    }
+
+    /// Makes a new instance and becomes its VMM.
+    ///
+    /// # Errors
+    /// [`Error::NameTaken`], [`Error::BadName`], the host's.
+    pub fn create(dirs: &Dirs, name: &str) -> Result<Self, Error> {
+        let mut this = Self::at(dirs, name)?;
+        store::ensure_private(&dirs.instances())?;
+        store::ensure_private(&dirs.runtime)?;
+        match fs::create_dir(&this.dir) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(Error::NameTaken { name: name.to_owned(), state: this.phase_word() });
+            }
+            Err(e) => return Err(io_error("make the directory", &this.dir)(e)),
+        }
+        this.acquire()?;
+        Ok(this)
+    }
+
+    /// Finds one.
+    ///
+    /// # Errors
+    /// [`Error::NoInstance`], with the nearest name.
+    pub fn open(dirs: &Dirs, name: &str) -> Result<Self, Error> {
+        let this = Self::at(dirs, name)?;
+        if this.dir.is_dir() {
+            return Ok(this);
+        }
+        let names: Vec<String> = list(dirs)?.into_iter().map(|i| i.name).collect();
+        let near = spec::nearest(name, names.iter().map(String::as_str));
+        let near = near.map(|n| format!("; did you mean `{n}`?")).unwrap_or_default();
+        Err(Error::NoInstance { name: name.to_owned(), near })
+    }
+
+    /// Becomes the VMM of this instance: takes its lock for the life of this value.
+    ///
+    /// # Errors
+    /// [`Error::Running`] when another process is.
+    pub fn acquire(&mut self) -> Result<(), Error> {
+        let path = self.dir.join("lock");
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(io_error("open", &path))?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => self.lock = Some(file),
+            Err(_) => return Err(Error::Running { name: self.name.clone() }),
+        }
+        Ok(())
+    }
+
+    /// Whether another process holds the lock.
+    fn is_held(&self) -> bool {
+        if self.lock.is_some() {
+            return true;
+        }
+        let Ok(file) = File::open(self.dir.join("lock")) else { return false };
+        // A shared lock, given back at once: two who look don't see each other.
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_err()
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A path inside its directory.
+    pub fn path(&self, file: &str) -> PathBuf {
+        self.dir.join(file)
+    }
+
+    /// Memory, CPU, devices and disk of the last freeze, or the disk of the last stop.
+    pub fn saved(&self) -> PathBuf {
+        self.path("saved")
+    }
+
+    /// Where its VMM listens. Short, since a socket's path has at most 107 bytes.
+    pub fn socket(&self) -> PathBuf {
+        self.runtime.join(format!("{}.sock", self.name))
+    }
+
+    /// # Errors
+    /// [`Error::BadRecord`].
+    pub fn record(&self) -> Result<Record, Error> {
+        let bad = |why: String| Error::BadRecord { name: self.name.clone(), why };
+        let text = fs::read(self.path("record.json")).map_err(|e| bad(e.to_string()))?;
+        serde_json::from_slice(&text).map_err(|e| bad(e.to_string()))
+    }
+
+    /// Replaces the record; a reader sees the old one or the new one.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn write_record(&self, record: &Record) -> Result<(), Error> {
+        let (path, temp) = (self.path("record.json"), self.path("record.json.new"));
+        let text = serde_json::to_vec_pretty(record).map_err(io::Error::other);
+        text.and_then(|text| fs::write(&temp, text)).map_err(io_error("write", &temp))?;
+        fs::rename(&temp, &path).map_err(io_error("replace", &path))
+    }
+
+    /// Changes the record in place.
+    ///
+    /// # Errors
+    /// As [`Instance::record`] and [`Instance::write_record`].
+    pub fn update(&self, change: impl FnOnce(&mut Record)) -> Result<(), Error> {
+        let mut record = self.record()?;
+        change(&mut record);
+        self.write_record(&record)
+    }
+
+    /// What state it is in: what its record says, corrected by whether its VMM lives.
+    pub fn phase(&self) -> Phase {
+        match (self.is_held(), self.record().map(|r| r.phase)) {
+            (true, _) => Phase::Running,
+            (false, Ok(Phase::Frozen)) => Phase::Frozen,
+            (false, Ok(Phase::Stopped)) => Phase::Stopped,
+            (false, _) => Phase::Dead,
+        }
+    }
+
+    fn phase_word(&self) -> &'static str {
+        self.phase().word()
+    }
+
+    /// [`Error::NotRunning`] unless its VMM lives.
+    ///
+    /// # Errors
+    /// As said.
+    pub fn require_running(&self) -> Result<(), Error> {
+        match self.phase() {
+            Phase::Running => Ok(()),
+            other => Err(Error::NotRunning { name: self.name.clone(), state: other.word() }),
+        }
+    }
+
+    /// Removes it and everything it saved. Its VMM must be this process or none.
+    ///
+    /// # Errors
+    /// [`Error::Running`], the host's.
+    pub fn remove(mut self) -> Result<(), Error> {
+        if self.lock.is_none() {
+            self.acquire()?;
+        }
+        let _ = fs::remove_file(self.socket());
+        fs::remove_dir_all(&self.dir).map_err(io_error("remove", &self.dir))
+    }
+}
+
+/// All instances, by name.
+///
+/// # Errors
+/// The host's.
+pub fn list(dirs: &Dirs) -> Result<Vec<Instance>, Error> {
+    let root = dirs.instances();
+    let entries = match fs::read_dir(&root) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(io_error("list", &root)(e)),
+    };
+    let mut names: Vec<String> = entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect();
+    names.sort();
+    Ok(names.iter().filter_map(|name| Instance::at(dirs, name).ok()).collect())
+}
+
+const FIRST: [&str; 24] = [
+    "amber", "brisk", "calm", "clear", "cosy", "crisp", "dapper", "eager", "early", "fair", "fleet", "glad", "keen",
+    "lively", "lucid", "mellow", "neat", "nimble", "quiet", "rapid", "sunny", "swift", "tidy", "vivid",
+];
+const SECOND: [&str; 24] = [
+    "acorn", "badger", "beetle", "cedar", "comet", "coral", "falcon", "fern", "finch", "harbor", "heron", "island",
+    "lantern", "maple", "marlin", "meadow", "otter", "pebble", "raven", "river", "sparrow", "tulip", "walnut", "wren",
+];
+
+/// A free name of two words.
+pub fn new_name(dirs: &Dirs) -> String {
+    let mut seed = [0u8; 8];
+    let _ = rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty());
+    let mut n = u64::from_le_bytes(seed);
+    let mut pick = |words: &[&'static str]| {
+        let word = words[(n % words.len() as u64) as usize];
+        n /= words.len() as u64;
+        word
+    };
+    let name = format!("{}-{}", pick(&FIRST), pick(&SECOND));
+    if taken(dirs, &name) { format!("{name}-{}", n % 100_000) } else { name }
+}
+
+fn taken(dirs: &Dirs, name: &str) -> bool {
+    Path::new(&dirs.instances()).join(name).exists()
+}
