@@ -1,0 +1,62 @@
+//! The script that finishes unpacked packages inside the machine.
+//!
+//! What dpkg would have done while unpacking and what was not done on the host is done first:
+//! the `preinst` scripts, in the order of unpacking, except that the one that makes
+//! /etc/passwd comes before those that look there. Then dpkg configures everything in the order
+//! that it finds right. No service is started: `policy-rc.d` says no (invoke-rc.d(8), 101) until
+//! the end. Whatever would differ from one run to the next is held still: hash seeds, and the
+//! day on which passwords were last changed.
+
+use std::fmt::Write;
+
+use super::package::Package;
+use crate::tree::Time;
+
+/// First of all: nothing works without it.
+const FIRST: &str = "base-passwd";
+
+/// Environment of every maintainer script.
+const ENVIRONMENT: &str = "\
+set -eu
+umask 022
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+export HOME=/root LC_ALL=C TZ=UTC
+export DEBIAN_FRONTEND=noninteractive DEBCONF_NONINTERACTIVE_SEEN=true DEBCONF_NOWARNINGS=yes
+export PERL_HASH_SEED=0 PYTHONHASHSEED=0
+policy=/usr/sbin/policy-rc.d
+trap 'rm -f \"$policy\"' EXIT
+printf '#!/bin/sh\\nexit 101\\n' >\"$policy\"
+chmod 755 \"$policy\"
+preinst() {
+\tDPKG_MAINTSCRIPT_PACKAGE=$1 DPKG_MAINTSCRIPT_ARCH=$2 DPKG_MAINTSCRIPT_NAME=preinst \\
+\tDPKG_MAINTSCRIPT_PACKAGE_REFCOUNT=1 DPKG_ADMINDIR=/var/lib/dpkg DPKG_ROOT= \\
+\t\"/var/lib/dpkg/info/$3.preinst\" install
+}
+";
+
+/// The script for packages unpacked in this order.
+pub(super) fn configure_script(packages: &[Package], epoch: Time) -> String {
+    let mut text = ENVIRONMENT.to_owned();
+    let first = packages.iter().filter(|package| package.name == FIRST);
+    let others = packages.iter().filter(|package| package.name != FIRST);
+    for package in first.chain(others) {
+        if package.info("preinst").is_some() {
+            let arch = package.control.get("Architecture").unwrap_or("all");
+            // Names and architectures are Debian's: letters, digits, + - . only (checked there).
+            let (name, info) = (&package.name, package.info_name());
+            let _ = writeln!(text, "preinst {name} {arch} {info}"); // a String takes everything
+        }
+    }
+    let day = epoch.secs.div_euclid(86_400).max(0);
+    let _ = write!(
+        text,
+        "dpkg --configure -a
+for shadow in /etc/shadow /etc/shadow-; do
+\tif [ -f \"$shadow\" ]; then
+\t\tsed -i -E 's/^([^:]*:[^:]*:)[0-9]+:/\\1{day}:/' \"$shadow\"
+\tfi
+done
+"
+    );
+    text
+}
