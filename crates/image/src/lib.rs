@@ -14,6 +14,7 @@ pub mod content;
 pub mod debian;
 pub mod erofs;
 mod lock;
+mod merge;
 mod source;
 pub mod tree;
 
@@ -22,6 +23,7 @@ pub use content::{Content, Digest, ReadAt, Spool, SpoolError};
 pub use debian::{DebianError, DebianRoot};
 pub use erofs::{ErofsError, ErofsOptions, ImageInfo, ReadError, read_erofs, write_erofs};
 pub use lock::{PackageLock, SourceKind, SourceLock, hex};
+pub use merge::{MergeOptions, merge_upper};
 pub use source::{
     DirOptions, FileSource, Modes, Mtimes, Owner, Report, SourceError, add_dir, add_files, add_tar,
 };
