@@ -27,7 +27,7 @@ pub fn noise(seed: u64, len: usize) -> Vec<u8> {
 /// A memory of 64 pages of which a few are not zero, and its map.
 pub fn memory() -> (ExtentMap, Vec<u8>) {
     let mut nonzero = PageSet::new(64);
-    for page in [0, 1, 2, 10, 11, 40] {
+    for page in [0, 10, 11] {
         assert!(nonzero.insert(page));
     }
     let map = ExtentMap { bound: 64, extents: plan_extents(&nonzero, &[], 96, 20) };
