@@ -25,8 +25,7 @@ mod op;
 mod ops;
 
 pub mod clock;
-#[path = "fpu_stub.rs"]
-mod fpu;
+pub mod fpu;
 pub mod lapic;
 mod mmu;
 mod state;

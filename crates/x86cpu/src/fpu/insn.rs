@@ -1,0 +1,132 @@
+//! The decoded form of one instruction, and what the rest of the CPU must lend it.
+
+use super::state::Fpu;
+
+/// Memory as seen by one instruction: linear addresses after segmentation.
+pub trait FpBus {
+    type Fault;
+    fn load(&mut self, ea: u64, buf: &mut [u8]) -> Result<(), Self::Fault>;
+    fn store(&mut self, ea: u64, bytes: &[u8]) -> Result<(), Self::Fault>;
+    /// Would a store of `len` bytes succeed?
+    fn check_write(&mut self, ea: u64, len: usize) -> Result<(), Self::Fault>;
+}
+
+/// The registers an instruction may touch.
+pub struct FpContext<'a> {
+    pub fpu: &'a mut Fpu,
+    pub gpr: &'a mut [u64; 16],
+    /// Only valid, and only written, where [`FpInsn::flags_use`] says so.
+    pub rflags: &'a mut u64,
+    /// Address of the instruction, for the x87 instruction pointer.
+    pub rip: u64,
+}
+
+/// Why an instruction did not complete. No register has changed, save the exception flags of MXCSR.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FpFault<F> {
+    /// The bus's own fault.
+    Mem(F),
+    /// #XM (or #UD while CR4.OSXMMEXCPT is clear).
+    Simd,
+    /// #MF: an earlier x87 instruction left an unmasked exception.
+    X87,
+    /// #GP(0): misaligned operand or reserved MXCSR bits.
+    Gp,
+    /// #UD.
+    Ud,
+}
+
+/// Which enable bits guard the instruction (SDM vol. 3, table 14-3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// CR0.EM or TS: #NM.
+    X87,
+    /// FWAIT: CR0.MP and TS together: #NM.
+    Wait,
+    /// CR0.EM: #UD, TS: #NM.
+    Mmx,
+    /// CR0.EM or no CR4.OSFXSR: #UD, TS: #NM.
+    Sse,
+    /// FXSAVE and FXRSTOR: CR0.EM or TS: #NM.
+    Fxsr,
+}
+
+/// What an instruction does with RFLAGS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlagsUse {
+    None,
+    /// FCMOVcc.
+    Reads,
+    /// Sets all six arithmetic flags (COMIS*, PTEST, FCOMI, PCMP*STR*).
+    Writes,
+}
+
+/// Where an operand is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Loc {
+    None,
+    Xmm(u8),
+    Mmx(u8),
+    G32(u8),
+    G64(u8),
+    /// That many bytes at the effective address.
+    Mem(u8),
+    /// The immediate byte.
+    Imm,
+    /// The arithmetic flags.
+    Flags,
+}
+
+/// `(context, a, b, imm) -> d`. Values narrower than 128 bits come zero-extended, and what the
+/// destination does not hold is ignored.
+pub(super) type Kernel = fn(&mut FpContext<'_>, u128, u128, u8) -> u128;
+
+/// How `execute` treats an instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// d = kernel(a, b, imm).
+    Plain,
+    /// An x87 instruction: `imm` is i of ST(i); the kernel works on the stack, memory source in b.
+    X87,
+    /// The same without the check for a pending #MF first.
+    X87NoWait,
+    Maskmov,
+    Ldmxcsr,
+    Fxsave,
+    Fxrstor,
+    Fnstenv,
+    Fldenv,
+    Fnsave,
+    Frstor,
+}
+
+/// One decoded x87, MMX or SSE instruction.
+#[derive(Clone, Copy, Debug)]
+pub struct FpInsn {
+    pub(super) kernel: Kernel,
+    pub(super) form: Form,
+    pub(super) class: Class,
+    pub(super) d: Loc,
+    pub(super) a: Loc,
+    pub(super) b: Loc,
+    pub(super) imm: u8,
+    /// The memory operand must be 16-byte aligned.
+    pub(super) aligned: bool,
+    /// Uses the MMX registers: pending #MF first, then the transition of SDM vol. 1, 9.5.
+    pub(super) mmx: bool,
+    pub(super) flags: FlagsUse,
+    /// Fxsave forms: wide | 64-bit mode << 1. Environments: their bytes (14 or 28).
+    pub(super) extra: u16,
+}
+
+impl FpInsn {
+    /// Which enable bits core has to check before [`super::execute`].
+    pub fn class(&self) -> Class {
+        self.class
+    }
+
+    /// Whether `FpContext::rflags` has to be materialised before or taken over after.
+    pub fn flags_use(&self) -> FlagsUse {
+        self.flags
+    }
+}
