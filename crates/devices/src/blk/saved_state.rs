@@ -1,0 +1,42 @@
+//! Between requests a disk has no state of its own; what travels is what it must fit.
+
+use bus::RestoreError;
+use serde::{Deserialize, Serialize};
+
+use super::Blk;
+
+const VERSION: u32 = 1;
+const NAME: &str = "virtio-blk";
+
+/// What the guest knows of the disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlkState {
+    /// 1.
+    pub version: u32,
+    /// Size in bytes.
+    pub size: u64,
+    pub read_only: bool,
+}
+
+impl BlkState {
+    pub(super) fn of(blk: &Blk) -> Self {
+        Self { version: VERSION, size: blk.disk.size(), read_only: blk.disk.is_read_only() }
+    }
+
+    pub(super) fn check(&self, blk: &Blk) -> Result<(), RestoreError> {
+        RestoreError::check_version(NAME, self.version, VERSION)?;
+        if *self == Self::of(blk) {
+            return Ok(());
+        }
+        let here = Self::of(blk);
+        let word = |ro: bool| if ro { "read-only" } else { "writable" };
+        let what = format!(
+            "it was a {} disk of {} bytes, here it is a {} one of {}",
+            word(self.read_only),
+            self.size,
+            word(here.read_only),
+            here.size
+        );
+        Err(RestoreError::invalid(NAME, what))
+    }
+}
