@@ -1,1 +1,277 @@
-//! stub
+//! The run loop: blocks one after the other, events between them.
+//!
+//! Counting is per block; a block is cut short where the budget, TF or an interrupt shadow asks for
+//! it, so that the count is exact everywhere the outside looks.
+
+use arch::x86_64::regs::{Rflags, seg};
+use arch::x86_64::state::MpState;
+
+use crate::block::CodeCache;
+use crate::cpu::{Cpu, Stop, Trap};
+use crate::decode::End;
+use crate::op::{Op, REG_START};
+
+/// Instructions between two looks at timers: at 100 MIPS about 40 µs.
+const TICK: u64 = 4096;
+
+/// How a run of ops came out.
+enum Ran {
+    /// All of it.
+    Whole,
+    /// A prefix: `rip` is set, the block was left.
+    Part,
+    /// An instruction did not complete; `rip` is its start.
+    Trapped(Trap),
+}
+
+impl Cpu {
+    /// Runs until something needs the outside, `max_instructions` have retired, or the poll flag was
+    /// kicked. After [`Stop::PioRead`] and [`Stop::MmioRead`] call [`Cpu::reply`] first.
+    pub fn run(&mut self, max_instructions: u64) -> Stop {
+        let mut code = self.code.take().unwrap_or_default();
+        let stop = self.run_inner(&mut code, max_instructions);
+        self.code = Some(code);
+        stop
+    }
+
+    /// Finishes an instruction that an access of the outside interrupted, without executing another
+    /// one. `None`: done (or nothing was open); otherwise it needs one more access.
+    pub fn settle(&mut self) -> Option<Stop> {
+        if !self.io.is_active() {
+            return None;
+        }
+        let mut code = self.code.take().unwrap_or_default();
+        let stop = self.resume(&mut code);
+        self.code = Some(code);
+        stop.err()
+    }
+
+    /// Drops all decoded code (after a restore).
+    pub(crate) fn forget_code(&mut self) {
+        if let Some(mut code) = self.code.take() {
+            code.clear(self);
+            self.code = Some(code);
+        }
+    }
+
+    fn run_inner(&mut self, code: &mut CodeCache, max: u64) -> Stop {
+        let limit = self.insn_count.saturating_add(max);
+        if self.io.is_active()
+            && let Err(stop) = self.resume(code)
+        {
+            return stop;
+        }
+        self.attention = true;
+        loop {
+            match self.turn(code, limit) {
+                Ok(()) => {}
+                Err(stop) => return stop,
+            }
+        }
+    }
+
+    /// Runs the half-done instruction to its end.
+    fn resume(&mut self, code: &mut CodeCache) -> Result<(), Stop> {
+        self.io.rewind();
+        let result = self.step(code);
+        if !matches!(result, Err(Stop::PioRead { .. } | Stop::PioWrite { .. }))
+            && !matches!(result, Err(Stop::MmioRead { .. } | Stop::MmioWrite { .. }))
+        {
+            self.io.clear();
+        }
+        result
+    }
+
+    /// One look at events, then blocks until the next look.
+    fn turn(&mut self, code: &mut CodeCache, limit: u64) -> Result<(), Stop> {
+        if let Some(stop) = self.outbox.take() {
+            return Err(stop);
+        }
+        self.poll_events()?;
+        if self.insn_count >= limit {
+            return Err(Stop::Budget);
+        }
+        if self.mp_state != MpState::Runnable {
+            return Err(Stop::Halt);
+        }
+        if self.flags.system_bit(Rflags::TF) || self.in_shadow() {
+            return self.step(code);
+        }
+        let tick = self.insn_count.saturating_add(TICK);
+        self.blocks(code, tick, limit)
+    }
+
+    #[inline(always)]
+    fn in_shadow(&self) -> bool {
+        self.events.sti_shadow || self.events.movss_shadow
+    }
+
+    /// Runs blocks until an event wants to be seen, `tick` has passed or exactly `limit` is reached.
+    fn blocks(&mut self, code: &mut CodeCache, tick: u64, limit: u64) -> Result<(), Stop> {
+        let mut index = match code.find(self) {
+            Ok(index) => index,
+            Err(trap) => return self.trapped(trap),
+        };
+        loop {
+            let block = code.block(index);
+            let room = limit - self.insn_count;
+            self.mmu_sync();
+            let start = self.rip;
+            self.gpr[usize::from(REG_START)] = start;
+            let ops = code.ops(block);
+            if u64::from(block.len) > room {
+                // The budget ends inside this block.
+                let Some(ops) = ops.get(..room as usize) else { return Ok(()) };
+                let Some(last) = ops.last() else { return Ok(()) };
+                self.rip = self.wrap_ip(start.wrapping_add(last.end()));
+                return self.finish(start, ops).map(|_| ());
+            }
+            self.rip = self.wrap_ip(start.wrapping_add(u64::from(block.bytes)));
+            let end = block.end;
+            match self.ops_loop(start, ops) {
+                Ran::Whole => self.insn_count += ops.len() as u64,
+                Ran::Part => {}
+                Ran::Trapped(trap) => return self.trapped(trap),
+            }
+            if self.attention || self.poll.is_raised() || self.insn_count >= tick.min(limit) {
+                return Ok(());
+            }
+            let from = index;
+            if end != End::System
+                && let Some(next) = code.linked(self, from)
+                && code.is_valid(self, code.block(next))
+            {
+                index = next;
+                continue;
+            }
+            let flushes = code.flushes;
+            index = match code.find(self) {
+                Ok(index) => index,
+                Err(trap) => return self.trapped(trap),
+            };
+            if flushes == code.flushes {
+                code.link(self, from, start, index);
+            }
+        }
+    }
+
+    /// Executes one instruction (with its traps) at `rip`.
+    pub(crate) fn step(&mut self, code: &mut CodeCache) -> Result<(), Stop> {
+        let index = match code.find(self) {
+            Ok(index) => index,
+            Err(trap) => return self.trapped(trap),
+        };
+        let trap_flag = self.flags.system_bit(Rflags::TF);
+        let shadow = (self.events.sti_shadow, self.events.movss_shadow);
+        self.events.sti_shadow = false;
+        self.events.movss_shadow = false;
+        self.mmu_sync();
+        let start = self.rip;
+        self.gpr[usize::from(REG_START)] = start;
+        let block = code.block(index);
+        let ops = &code.ops(block)[..1];
+        // What enters the kernel clears TF, which then also takes back the trap.
+        let transfers = block.len == 1 && block.end == End::System;
+        self.rip = self.wrap_ip(start.wrapping_add(ops[0].end()));
+        let finished = self.finish(start, ops);
+        if !matches!(finished, Ok(true)) {
+            // Not retired and not delivered: the shadow still covers it.
+            if finished.is_err() {
+                (self.events.sti_shadow, self.events.movss_shadow) = shadow;
+            }
+            return finished.map(|_| ());
+        }
+        self.attention = true;
+        let still = !transfers || self.flags.system_bit(Rflags::TF);
+        if trap_flag && still && !self.events.movss_shadow {
+            return self.single_step_trap();
+        }
+        Ok(())
+    }
+
+    /// Runs a prefix of a block whose end `rip` is already at. `Ok(true)`: all of it retired.
+    fn finish(&mut self, start: u64, ops: &[Op]) -> Result<bool, Stop> {
+        match self.ops_loop(start, ops) {
+            Ran::Whole => {
+                self.insn_count += ops.len() as u64;
+                Ok(true)
+            }
+            Ran::Part => Ok(true),
+            Ran::Trapped(trap) => self.trapped(trap).map(|()| false),
+        }
+    }
+
+    /// The loop that everything above exists for. On anything but [`Ran::Whole`] the count and `rip`
+    /// are right already.
+    #[inline(always)]
+    fn ops_loop(&mut self, start: u64, ops: &[Op]) -> Ran {
+        for op in ops {
+            let done = (op.run)(self, op);
+            if done.is_err() || self.leave {
+                return self.left_early(start, ops, op, done);
+            }
+        }
+        Ran::Whole
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn left_early(&mut self, start: u64, ops: &[Op], op: &Op, done: Result<(), Trap>) -> Ran {
+        let before = ops.iter().position(|o| o.at == op.at).unwrap_or(0);
+        self.leave = false;
+        match done {
+            Err(trap) => {
+                self.insn_count += before as u64;
+                self.rip = self.wrap_ip(start.wrapping_add(u64::from(op.at)));
+                Ran::Trapped(trap)
+            }
+            Ok(()) if before + 1 == ops.len() => Ran::Whole,
+            Ok(()) => {
+                self.insn_count += before as u64 + 1;
+                self.rip = self.wrap_ip(start.wrapping_add(op.end()));
+                Ran::Part
+            }
+        }
+    }
+
+    /// Acts on a trap; `rip` is the instruction's start.
+    fn trapped(&mut self, trap: Trap) -> Result<(), Stop> {
+        match trap {
+            Trap::Exception { vector, error } => {
+                self.io.clear();
+                self.events.sti_shadow = false;
+                self.events.movss_shadow = false;
+                self.deliver_exception(vector, error)
+            }
+            Trap::Io => Err(self.io.take_request().unwrap_or_else(|| self.failed())),
+            Trap::Unsupported => Err(self.failed()),
+            Trap::Pause => {
+                self.attention = true;
+                Ok(())
+            }
+        }
+    }
+
+    fn failed(&mut self) -> Stop {
+        let what = self.failure.take().unwrap_or_else(|| "internal: a trap without a reason".into());
+        Stop::Unsupported(format!("{what} (vCPU {} at {:#x})", self.id, self.rip))
+    }
+
+    /// Cuts an instruction pointer to its width.
+    #[inline(always)]
+    fn wrap_ip(&self, ip: u64) -> u64 {
+        if self.is_long() { ip } else { ip & 0xffff_ffff }
+    }
+
+    /// Linear address of code at `rip`; checks the CS limit outside of 64-bit mode.
+    pub(crate) fn code_address(&mut self, rip: u64) -> Result<u64, Trap> {
+        if self.is_long() {
+            return Ok(rip);
+        }
+        let cs = &self.seg[seg::CS];
+        if rip > u64::from(cs.limit) {
+            return Err(Trap::gp(0));
+        }
+        Ok(cs.base.wrapping_add(rip) & 0xffff_ffff)
+    }
+}
