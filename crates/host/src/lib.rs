@@ -3,4 +3,8 @@
 
 pub mod sys;
 
+pub use sys::entropy::fill_random;
+pub use sys::event::Event;
 pub use sys::mapping::Mapping;
+pub use sys::poller::{Interest, Poller, Ready};
+pub use sys::timer::Timer;

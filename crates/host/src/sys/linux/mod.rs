@@ -1,3 +1,7 @@
 //! Linux.
 
+pub mod entropy;
+pub mod event;
 pub mod mapping;
+pub mod poller;
+pub mod timer;
