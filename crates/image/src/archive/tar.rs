@@ -8,7 +8,7 @@ use std::io::{self, Read};
 
 use super::ArchiveError;
 use super::header::{BLOCK, Header};
-use crate::tree::{Device, Meta, Time, shown};
+use crate::tree::{Device, Meta, Time, Xattrs, shown};
 
 /// Largest extended header or long name, in bytes.
 const MAX_EXTENDED: u64 = 1 << 20;
@@ -56,7 +56,7 @@ struct Extended {
     uid: Option<u32>,
     gid: Option<u32>,
     mtime: Option<Time>,
-    xattrs: Vec<(Box<[u8]>, Box<[u8]>)>,
+    xattrs: Xattrs,
     sparse: bool,
 }
 
@@ -144,7 +144,7 @@ impl<R: Read> TarReader<R> {
             uid: field(extended.uid.or(header.uid()))?,
             gid: field(extended.gid.or(header.gid()))?,
             mtime,
-            xattrs: extended.xattrs.into_iter().collect(),
+            xattrs: extended.xattrs,
         };
         self.announce(size);
         let size = match entry_kind {
@@ -236,7 +236,7 @@ impl Extended {
             b"mtime" => self.mtime = given.then(|| time(value)).map_or(Some(None), |v| v.map(Some))?,
             _ => {
                 if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-                    self.xattrs.push((name.into(), value.into()));
+                    self.xattrs.insert(name.into(), value.into());
                 }
                 self.sparse |= key.starts_with(b"GNU.sparse.");
             }

@@ -66,16 +66,15 @@ impl Apt {
     /// built root does not need. The one that says that /usr is merged stands for the one that
     /// would merge it.
     fn base(&self) -> Result<Vec<String>, DebianError> {
-        let shown = self.stdout("apt-cache", &["show", "?essential"])?;
+        let pattern = "?or(?essential,?exact-name(usr-is-merged))";
+        let shown = self.stdout("apt-cache", &["show", pattern])?;
         let mut names: Vec<String> = package_names(&shown).filter(|name| name != "apt").collect();
         names.sort_unstable();
         names.dedup();
-        if names.is_empty() {
-            return Err(DebianError::NoLists);
+        match names.is_empty() {
+            true => Err(DebianError::NoLists),
+            false => Ok(names),
         }
-        let merged = self.stdout("apt-cache", &["show", "usr-is-merged"])?;
-        names.extend(package_names(&merged).take(1));
-        Ok(names)
     }
 
     /// Downloads exactly these packages into `into`, under apt's names for them.

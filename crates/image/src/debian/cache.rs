@@ -75,7 +75,10 @@ impl Cache {
         let partial = dir.join("archives/partial");
         fs::create_dir_all(&partial).map_err(|e| io_error("making the directory", &partial, e))?;
         let status = dir.join("status");
-        File::create(&status).map_err(|e| io_error("making", &status, e))?;
+        // Left alone when it is as it should be: apt's own cache depends on its time.
+        if fs::metadata(&status).map_or(true, |meta| meta.len() > 0) {
+            File::create(&status).map_err(|e| io_error("making", &status, e))?;
+        }
         Ok(dir)
     }
 

@@ -96,8 +96,9 @@ fn read_all(
 
 struct Layers {
     tree: Tree,
-    /// Which package each file came with.
-    owners: HashMap<NodeId, usize>,
+    /// Which package each file came with, and under which path, by where it really is: with a
+    /// merged /usr, two paths name one place.
+    owners: HashMap<(NodeId, Vec<u8>), (usize, Vec<u8>)>,
     lost: Vec<Vec<Vec<u8>>>,
     warnings: Vec<String>,
 }
@@ -145,9 +146,12 @@ impl Layers {
                 self.lost[at].push(listed_path(&entry.path));
                 continue;
             }
-            let id = self.place(entry, content.as_ref())?;
-            if entry.kind != EntryKind::Dir {
-                self.owners.insert(id, at);
+            self.place(entry, content.as_ref())?;
+            if entry.kind != EntryKind::Dir
+                && let Some((dir, name)) = self.tree.locate(&entry.path)
+            {
+                let owner = (at, listed_path(&entry.path));
+                self.owners.insert((dir, name.to_vec()), owner);
             }
         }
         Ok(())
@@ -170,10 +174,11 @@ impl Layers {
     /// Whether a file may take its place: always, unless another package has a file there that
     /// says it replaces this one's package. The loser of a replacement forgets the file.
     fn may_place(&mut self, packages: &[Package], at: usize, entry: &Entry) -> bool {
-        let Some(id) = self.tree.lookup(&entry.path) else {
+        let Some((dir, name)) = self.tree.locate(&entry.path) else {
             return true;
         };
-        let Some(owner) = self.owners.get(&id).copied().filter(|owner| *owner != at) else {
+        let owner = self.owners.get(&(dir, name.to_vec())).cloned();
+        let Some((owner, path)) = owner.filter(|(owner, _)| *owner != at) else {
             return true;
         };
         let (new, old) = (&packages[at], &packages[owner]);
@@ -181,7 +186,6 @@ impl Layers {
         if !replaces(new, old) && replaces(old, new) {
             return false;
         }
-        let path = listed_path(&entry.path);
         if !replaces(new, old) {
             self.warnings.push(format!(
                 "{} and {} both have {}; the first one's is gone",

@@ -70,6 +70,14 @@ impl Tree {
         self.resolve(ROOT, &names, Last::Follow).ok()
     }
 
+    /// The directory that really holds `path`'s last name, and that name. None where the
+    /// directory is not there, or for the root.
+    pub(crate) fn locate<'a>(&self, path: &'a [u8]) -> Option<(NodeId, &'a [u8])> {
+        let names = components(path).ok()?;
+        let (name, parents) = names.split_last()?;
+        Some((self.resolve(ROOT, parents, Last::Follow).ok()?, name))
+    }
+
     /// Walks `names` from directory `from`, as a process would that is chrooted to the tree.
     pub(super) fn resolve(&self, from: NodeId, names: &[&[u8]], last: Last) -> Result<NodeId, PathError> {
         // What is still to be walked, the next name at the end.
