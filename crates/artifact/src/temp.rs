@@ -163,9 +163,11 @@ pub fn clean_leftovers(dir: &Path) -> io::Result<Vec<PathBuf>> {
         }
         let path = entry.path();
         // Somebody else's file, or one that is gone by now, is not ours to mind.
-        let Ok(file) = File::open(&path) else {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let Ok(fd) = rustix::fs::open(&path, flags, Mode::empty()) else {
             continue;
         };
+        let file = File::from(fd);
         if file.try_lock().is_ok() && fs::remove_file(&path).is_ok() {
             removed.push(path);
         }

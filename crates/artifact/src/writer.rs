@@ -94,7 +94,7 @@ pub struct Written {
     pub id: Digest,
     /// Its length in bytes.
     pub len: u64,
-    /// The file itself, still open (and locked by [`TempFile`]'s lock until it is closed or unlocked).
+    /// The file itself, still open.
     pub file: File,
 }
 
@@ -254,6 +254,8 @@ impl MachineFileWriter {
         let (temp, id, len) = self.seal()?;
         let named = temp.replace(&path);
         let file = named.map_err(|error| Error::io(&path, "give the file its name", error))?;
+        // The lock said that it was unfinished; what cannot be locked cannot be unlocked.
+        let _ = file.unlock();
         if durable {
             sync_dir(&dir).map_err(|error| Error::io(&dir, "write the directory", error))?;
         }
