@@ -1,0 +1,240 @@
+//! The duties of PID 1 from the kernel's hand-over to the first line.
+//!
+//! The initial root is an initramfs with only this program. Order: device nodes and /proc; the root (a read-only
+//! base image under a writable overlay); what every Linux program expects below it; the move there; the control
+//! group; the network's loopback; the listening socket. Failures of what a machine can live without are told on the
+//! console and passed over.
+
+use crate::agent::Agent;
+use crate::cgroup::Cgroup;
+use crate::world::{World, open_directory, read_text, say};
+use rustix::fd::OwnedFd;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, mount, mount_bind, mount_move};
+use rustix::process::{Resource, Rlimit, setrlimit};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Where the root is put together before it becomes `/`.
+const NEW_ROOT: &str = "/newroot";
+/// Open files of a process: what the most programs are tested with, and room to raise it.
+const OPEN_FILES: (u64, u64) = (1024, 524_288);
+
+/// The kernel's command line as far as it is ours.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Parameters {
+    /// `smolvm.root=`: block device of the base image; `/dev/vda` when absent.
+    pub root: Option<String>,
+    /// `smolvm.rootfs=`: its file system; erofs when absent.
+    pub root_type: Option<String>,
+    /// `smolvm.rw=`: block device of the writable disk (ext4); `/dev/vdb` when absent.
+    pub writable: Option<String>,
+    /// `smolvm.hostname=`.
+    pub hostname: Option<String>,
+}
+
+impl Parameters {
+    /// Reads the words of a command line; unknown ones are someone else's.
+    pub fn parse(line: &str) -> Parameters {
+        let mut parameters = Parameters::default();
+        for word in line.split_ascii_whitespace() {
+            let Some((name, value)) = word.strip_prefix("smolvm.").and_then(|word| word.split_once('='))
+            else {
+                continue;
+            };
+            let value = Some(value.to_string()).filter(|value| !value.is_empty());
+            match name {
+                "root" => parameters.root = value,
+                "rootfs" => parameters.root_type = value,
+                "rw" => parameters.writable = value,
+                "hostname" => parameters.hostname = value,
+                _ => {}
+            }
+        }
+        parameters
+    }
+}
+
+/// Does what PID 1 has to do and gives back an agent that listens.
+///
+/// # Errors
+/// What a machine cannot live without: its root, the listening socket.
+pub fn boot() -> io::Result<Agent> {
+    rustix::process::umask(Mode::empty());
+    make_mount("devtmpfs", "/dev", "devtmpfs", MountFlags::NOSUID, "mode=0755");
+    standard_streams();
+    make_mount("proc", "/proc", "proc", quiet(), "");
+    let parameters = Parameters::parse(&read_text("/proc/cmdline"));
+    let (upper, writable) = root(&parameters)?;
+    let group = below_root(upper.is_some());
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(OPEN_FILES.0), maximum: Some(OPEN_FILES.1) });
+    if let Some(name) = &parameters.hostname {
+        tell("setting the host name", rustix::system::sethostname(name.as_bytes()));
+    }
+    tell("bringing up the loopback interface", crate::sys::socket::loopback_up());
+    let listener = crate::sys::socket::listen_vsock(agent_protocol::AGENT_PORT)
+        .map_err(|error| io::Error::new(error.kind(), format!("listening on vsock: {error}")))?;
+    let run = PathBuf::from("/run/smolvm");
+    let root = open_directory(Path::new("/"))?;
+    Agent::new(listener, World { pid1: true, root, run, cgroup: group, upper, writable })
+}
+
+fn quiet() -> MountFlags {
+    MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC
+}
+
+/// Tells a failure of something the machine can live without.
+fn tell<E: std::fmt::Display>(what: &str, result: Result<(), E>) {
+    if let Err(error) = result {
+        say(&format!("smolvm-agent: {what}: {error}\n"));
+    }
+}
+
+/// A directory with `mode` (the umask is 0); it is there already more often than not.
+fn make_directory(path: &str, mode: u32) {
+    match rustix::fs::mkdir(path, Mode::from_bits_retain(mode)) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(error) => tell(path, Err(error)),
+    }
+}
+
+fn make_mount(source: &str, target: &str, kind: &str, flags: MountFlags, data: &str) {
+    make_directory(target, 0o755);
+    tell(target, try_mount(source, target, kind, flags, data));
+}
+
+fn try_mount(source: &str, target: &str, kind: &str, flags: MountFlags, data: &str) -> Result<(), Errno> {
+    let data = std::ffi::CString::new(data).map_err(|_| Errno::INVAL)?;
+    mount(source, target, kind, flags, data.as_c_str())
+}
+
+/// Makes sure that descriptors 0 to 2 are open, so that no other file ever gets those numbers.
+fn standard_streams() {
+    for path in ["/dev/console", "/dev/null", "/dev/null"] {
+        let probe = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+        if probe.is_ok_and(|fd| rustix::fd::AsRawFd::as_raw_fd(&fd) > 2) {
+            return;
+        }
+        for place in [path, "/dev/null"] {
+            if let Ok(fd) = rustix::fs::open(place, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()) {
+                std::mem::forget(fd);
+                break;
+            }
+        }
+    }
+}
+
+/// Puts the root together and makes it `/`; gives the overlay's upper directory and the writable disk's root.
+///
+/// Without a base image the machine stays in its initramfs.
+fn root(parameters: &Parameters) -> io::Result<(Option<OwnedFd>, Option<OwnedFd>)> {
+    let device = parameters.root.as_deref().unwrap_or("/dev/vda");
+    if parameters.root.is_none() && rustix::fs::stat(device).is_err() {
+        return Ok((None, None));
+    }
+    let kind = parameters.root_type.as_deref().unwrap_or("erofs");
+    for (path, mode) in [("/base", 0o755), ("/rw", 0o755), (NEW_ROOT, 0o755)] {
+        make_directory(path, mode);
+    }
+    let failed = |what: String| {
+        move |error: Errno| io::Error::new(io::Error::from(error).kind(), format!("{what}: {error}"))
+    };
+    try_mount(device, "/base", kind, MountFlags::RDONLY | MountFlags::NOATIME, "")
+        .map_err(failed(format!("mounting the base image {device} as {kind}")))?;
+    let disk = parameters.writable.as_deref().unwrap_or("/dev/vdb");
+    let on_disk = parameters.writable.is_some() || rustix::fs::stat(disk).is_ok();
+    if on_disk {
+        // No access times: they would turn reading into writing, and so into snapshot size.
+        try_mount(disk, "/rw", "ext4", MountFlags::NOATIME, "discard")
+            .or_else(|_| try_mount(disk, "/rw", "ext4", MountFlags::NOATIME, ""))
+            .map_err(failed(format!("mounting the writable disk {disk} as ext4")))?;
+    } else {
+        try_mount("tmpfs", "/rw", "tmpfs", MountFlags::empty(), "mode=0755")
+            .map_err(failed("mounting /rw".into()))?;
+    }
+    make_directory("/rw/upper", 0o755);
+    make_directory("/rw/work", 0o755);
+    // docs/adr/0042: why each of these.
+    let options =
+        "lowerdir=/base,upperdir=/rw/upper,workdir=/rw/work,xino=on,redirect_dir=on,metacopy=off,index=off";
+    try_mount("root", NEW_ROOT, "overlay", MountFlags::NOATIME, options)
+        .map_err(failed("mounting the root overlay".into()))?;
+    let upper = open_directory(Path::new("/rw/upper"))?;
+    let writable = open_directory(Path::new("/rw"))?;
+    for name in ["dev", "proc"] {
+        let target = format!("{NEW_ROOT}/{name}");
+        make_directory(&target, 0o755);
+        tell(&target, mount_move(format!("/{name}"), &target));
+    }
+    rustix::process::chdir(NEW_ROOT)?;
+    mount_move(".", "/")?;
+    rustix::process::chroot(".")?;
+    rustix::process::chdir("/")?;
+    Ok((Some(upper), Some(writable).filter(|_| on_disk)))
+}
+
+/// Mounts and makes what programs expect below the root; gives the group of the user's processes.
+fn below_root(_overlay: bool) -> Option<Cgroup> {
+    make_mount("sysfs", "/sys", "sysfs", quiet(), "");
+    make_mount(
+        "devpts",
+        "/dev/pts",
+        "devpts",
+        MountFlags::NOSUID | MountFlags::NOEXEC,
+        "gid=5,mode=620,ptmxmode=666",
+    );
+    make_mount("tmpfs", "/dev/shm", "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, "mode=1777");
+    make_mount("mqueue", "/dev/mqueue", "mqueue", quiet(), "");
+    make_mount("tmpfs", "/run", "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, "mode=0755");
+    make_directory("/run/smolvm", 0o755);
+    make_directory("/run/lock", 0o1777);
+    make_directory("/tmp", 0o1777);
+    let links = [
+        ("/proc/self/fd", "/dev/fd"),
+        ("fd/0", "/dev/stdin"),
+        ("fd/1", "/dev/stdout"),
+        ("fd/2", "/dev/stderr"),
+    ];
+    for (target, link) in links {
+        let _ = rustix::fs::symlink(target, link);
+    }
+    control_group().map_err(|error| say(&format!("smolvm-agent: control group: {error}\n"))).ok()
+}
+
+/// The group `machine`, which is all that /sys/fs/cgroup shows: the agent's own place above it stays out of reach.
+fn control_group() -> io::Result<Cgroup> {
+    const PLACE: &str = "/sys/fs/cgroup";
+    try_mount("cgroup2", PLACE, "cgroup2", quiet(), "nsdelegate")?;
+    let path = format!("{PLACE}/machine");
+    match rustix::fs::mkdir(&path, Mode::from_bits_retain(0o755)) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let group = Cgroup::open(Path::new(&path))?;
+    mount_bind(&path, PLACE)?;
+    Ok(group)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_the_words_with_our_prefix() {
+        let line = "console=ttyS0 smolvm.root=/dev/vdc smolvm.rootfs=ext4 smolvm.first_line=1 smolvm.hostname=demo quiet\n";
+        let parameters = Parameters::parse(line);
+        assert_eq!(parameters.root.as_deref(), Some("/dev/vdc"));
+        assert_eq!(parameters.root_type.as_deref(), Some("ext4"));
+        assert_eq!(parameters.hostname.as_deref(), Some("demo"));
+        assert_eq!(parameters.writable, None);
+    }
+
+    #[test]
+    fn empty_values_and_strange_words_change_nothing() {
+        assert_eq!(
+            Parameters::parse("smolvm. smolvm.root= =x smolvm.unknown=1 smolvm"),
+            Parameters::default()
+        );
+    }
+}

@@ -1,0 +1,31 @@
+//! The guest's agent: PID 1 of every machine, and the other end of `agent_protocol`.
+//!
+//! One thread, one epoll loop ([`agent::Agent::run`]), nothing that polls: an idle machine has no wake-ups of ours.
+//! What takes long and may block (tar streams, readiness, freezing, shutdown) is done by a forked copy
+//! ([`worker`]), so the loop always answers, and a fault in there costs one operation.
+//!
+//! - [`boot`]: the duties of PID 1 until the first line
+//! - [`agent`]: the loop; [`dispatch`]: a request to who serves it; [`conn`], [`poll`]: descriptors
+//! - [`sessions`], [`session`]: processes with streams; [`spawn`], [`users`], [`environment`]: how they are made
+//! - [`sys`]: the only place with `unsafe`
+//!
+//! Next: `main` below, `boot::boot`, `agent::Agent::run`.
+
+pub mod agent;
+pub mod boot;
+pub mod cgroup;
+pub mod conn;
+pub mod dispatch;
+pub mod environment;
+pub mod options;
+pub mod poll;
+pub mod session;
+pub mod sessions;
+pub mod shutdown;
+pub mod spawn;
+pub mod sys;
+pub mod users;
+pub mod worker;
+pub mod world;
+
+pub use options::main;

@@ -1,0 +1,5 @@
+//! The system calls that have no safe wrapper elsewhere. The only modules of the agent with `unsafe`.
+
+pub mod process;
+pub mod signals;
+pub mod socket;
