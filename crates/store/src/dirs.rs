@@ -79,33 +79,48 @@ impl Dirs {
     }
 }
 
-/// Makes `dir` and what is missing above it, for this user only (0700), and refuses one that is somebody else's,
-/// that others can write to, or that is a symbolic link (in /tmp anybody could have made it).
+/// Makes `dir` and what is missing above it, for this user only (0700), and refuses one that is somebody else's or
+/// that others can write to. A symbolic link is followed if this user made it (the store may be on another disk);
+/// in /tmp anybody could have.
 pub fn ensure_private(dir: &Path) -> Result<()> {
-    match fs::symlink_metadata(dir) {
-        Ok(meta) => return check_private(dir, &meta),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(Error::io(dir, "look at it", error)),
+    let look = |error| Error::io(dir, "look at it", error);
+    let meta = match fs::symlink_metadata(dir) {
+        Ok(meta) => meta,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+            made.map_err(|error| Error::io(dir, "make the directory", error))?;
+            fs::symlink_metadata(dir).map_err(look)?
+        }
+        Err(error) => return Err(look(error)),
+    };
+    if !meta.is_symlink() {
+        return check_private(dir, &meta);
     }
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    made.map_err(|error| Error::io(dir, "make the directory", error))?;
-    let meta = fs::symlink_metadata(dir).map_err(|error| Error::io(dir, "look at it", error))?;
-    check_private(dir, &meta)
+    check_ours(dir, &meta)?;
+    check_private(dir, &fs::metadata(dir).map_err(look)?)
 }
 
 fn check_private(dir: &Path, meta: &fs::Metadata) -> Result<()> {
-    let refuse = |why: String| Err(Error::NotPrivate { path: dir.to_owned(), why });
-    let us = rustix::process::geteuid().as_raw();
+    check_ours(dir, meta)?;
     if !meta.is_dir() {
-        return refuse("it is no directory".to_owned());
-    }
-    if meta.uid() != us {
-        return refuse(format!("it belongs to user {} and this is user {us}", meta.uid()));
+        return refuse(dir, "it is no directory".to_owned());
     }
     if meta.mode() & 0o022 != 0 {
-        return refuse(format!("others can write to it (mode {:o})", meta.mode() & 0o7777));
+        return refuse(dir, format!("others can write to it (mode {:o})", meta.mode() & 0o7777));
     }
     Ok(())
+}
+
+fn check_ours(dir: &Path, meta: &fs::Metadata) -> Result<()> {
+    let us = rustix::process::geteuid().as_raw();
+    if meta.uid() != us {
+        return refuse(dir, format!("it belongs to user {} and this is user {us}", meta.uid()));
+    }
+    Ok(())
+}
+
+fn refuse(dir: &Path, why: String) -> Result<()> {
+    Err(Error::NotPrivate { path: dir.to_owned(), why })
 }
 
 #[cfg(test)]

@@ -127,6 +127,7 @@ impl Store {
         for name in names {
             self.untag(&name)?;
         }
+        self.drop_references(id);
         fs::remove_file(&path).map_err(fail)?;
         Ok(true)
     }

@@ -44,11 +44,13 @@ impl Store {
                 owners.push(owner);
             }
         }
-        if owners.is_empty() {
-            // Only if it is empty, and again best effort.
-            let _ = fs::remove_dir(self.part(&part));
-        }
         Ok(owners)
+    }
+
+    /// Removes what is left of the references to an object that goes.
+    pub(crate) fn drop_references(&self, id: &Digest) {
+        // Only if it is empty; best effort: an empty directory harms nobody.
+        let _ = fs::remove_dir(self.part(&format!("refs/{id}")));
     }
 }
 

@@ -337,8 +337,13 @@ fn a_store_that_others_can_write_to_is_refused() {
     fs::set_permissions(&shared, fs::Permissions::from_mode(0o777)).unwrap();
     let error = Store::open(&shared).unwrap_err().to_string();
     assert!(error.contains("others can write") && error.contains("SMOLVM_HOME"), "{error}");
+    // Our own link to a place of our own is fine: a larger disk.
     let link = home.path("link");
     std::os::unix::fs::symlink(home.store.root(), &link).unwrap();
+    let (path, id) = home.machine("a", 1);
+    assert_eq!(Store::open(&link).unwrap().import(&path).unwrap().id(), id);
+    fs::remove_file(&link).unwrap();
+    std::os::unix::fs::symlink(&shared, &link).unwrap();
     assert!(matches!(Store::open(&link), Err(Error::NotPrivate { .. })));
 }
 
@@ -355,6 +360,11 @@ fn another_users_store_is_refused() {
     std::os::unix::fs::chown(&theirs, Some(12345), None).unwrap();
     let error = Store::open(&theirs).unwrap_err().to_string();
     assert!(error.contains("belongs to user 12345"), "{error}");
+    // Nor is somebody else's link followed, wherever it leads.
+    let link = home.path("link");
+    std::os::unix::fs::symlink(home.store.root(), &link).unwrap();
+    std::os::unix::fs::lchown(&link, Some(12345), None).unwrap();
+    assert!(matches!(Store::open(&link), Err(Error::NotPrivate { .. })));
 }
 
 #[test]
