@@ -15,9 +15,10 @@ pub fn check(source: &Source, findings: &mut Vec<Finding>) {
     let lines = source.text.lines().count();
     let is_table = source.text.lines().take(20).any(|line| line.contains("tidy: table"));
     let (limit, kind) = match source.path.rsplit('/').next() {
+        _ if source.is_test() => (TABLE, "a file of tests"),
         Some("lib.rs") => (LIB, "a lib.rs is a table of contents"),
         Some("main.rs") => (MAIN, "a main.rs only starts things"),
-        _ if is_table || source.is_test() => (TABLE, "a table or a file of tests"),
+        _ if is_table => (TABLE, "a table"),
         _ => (FILE, "a file"),
     };
     if lines > limit {
