@@ -188,6 +188,24 @@ fn two_packages_with_one_file_are_said_aloud() {
 }
 
 #[test]
+fn a_diverted_file_waits_for_its_diversion() {
+    let diverter = || Deb {
+        name: "wrapper",
+        more: "",
+        info: vec![("./preinst", "#!/bin/sh\ndpkg-divert --package wrapper --rename /usr/bin/tool\n")],
+        files: vec![("./usr/bin/tool", "wrapped")],
+    };
+    for debs in [[base(), diverter()], [diverter(), base()]] {
+        let root = root(&debs).expect("root");
+        assert_eq!(root.warnings, [""; 0]);
+        assert_eq!(read(&root.tree, "usr/bin/tool"), "wrapped");
+        assert_eq!(read(&root.tree, "var/lib/dpkg/aside/1"), "tool");
+        assert!(root.configure_script.contains("\naside 1 '/bin/tool'\n"), "{}", root.configure_script);
+        assert!(read(&root.tree, "var/lib/dpkg/info/base-files.list").contains("/bin/tool\n"));
+    }
+}
+
+#[test]
 fn a_changed_package_is_not_used() {
     let dir = tempfile::tempdir().expect("directory");
     let cache = Cache::open(dir.path()).expect("cache");

@@ -14,6 +14,8 @@ use crate::tree::Time;
 
 /// First of all: nothing works without it.
 const FIRST: &str = "base-passwd";
+/// Where diverted files wait.
+const ASIDE: &str = "var/lib/dpkg/aside";
 
 /// Environment of every maintainer script.
 const ENVIRONMENT: &str = "\
@@ -34,8 +36,45 @@ preinst() {
 }
 ";
 
+/// Files that another package's `preinst` diverts: unpacked one by one, the diversion would have
+/// sent them elsewhere; unpacked all at once, they wait here until the diversion is known.
+#[derive(Default)]
+pub(super) struct Aside {
+    paths: Vec<Vec<u8>>,
+}
+
+impl Aside {
+    /// Where the file that is listed as `path` waits.
+    pub fn add(&mut self, path: Vec<u8>) -> String {
+        self.paths.push(path);
+        format!("{ASIDE}/{}", self.paths.len())
+    }
+
+    fn script(&self) -> String {
+        if self.paths.is_empty() {
+            return String::new();
+        }
+        let mut text = format!(
+            "aside() {{
+\treal=$(dpkg-divert --truename \"$2\")
+\tif [ \"$real\" = \"$2\" ]; then
+\t\techo \"two packages have $2, and neither diverts it; one is gone\" >&2
+\telse
+\t\tmv -f \"/{ASIDE}/$1\" \"$real\"
+\tfi
+}}
+"
+        );
+        for (i, path) in self.paths.iter().enumerate() {
+            let quoted = String::from_utf8_lossy(path).replace('\'', "'\\''");
+            let _ = writeln!(text, "aside {} '{quoted}'", i + 1); // a String takes everything
+        }
+        text + &format!("rm -rf /{ASIDE}\n")
+    }
+}
+
 /// The script for packages unpacked in this order.
-pub(super) fn configure_script(packages: &[Package], epoch: Time) -> String {
+pub(super) fn configure_script(packages: &[Package], aside: &Aside, epoch: Time) -> String {
     let mut text = ENVIRONMENT.to_owned();
     let first = packages.iter().filter(|package| package.name == FIRST);
     let others = packages.iter().filter(|package| package.name != FIRST);
@@ -47,6 +86,7 @@ pub(super) fn configure_script(packages: &[Package], epoch: Time) -> String {
             let _ = writeln!(text, "preinst {name} {arch} {info}"); // a String takes everything
         }
     }
+    text.push_str(&aside.script());
     let day = epoch.secs.div_euclid(86_400).max(0);
     let _ = write!(
         text,

@@ -128,6 +128,12 @@ impl Package {
         found.map(|(_, _, bytes)| &bytes[..])
     }
 
+    /// Whether its `preinst` may move other packages' files out of the way (dpkg-divert(1)).
+    pub fn diverts(&self) -> bool {
+        let needle = b"dpkg-divert";
+        self.info("preinst").is_some_and(|text| text.windows(needle.len()).any(|part| part == needle))
+    }
+
     /// The newest time in the package.
     pub fn newest(&self) -> Time {
         let times = self.entries.iter().map(|(entry, _)| entry.meta.mtime);

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use super::configure::Aside;
 use super::package::{Package, listed_path};
 use super::request::check_lock;
 use super::{Cache, DebianError, configure, database};
@@ -51,6 +52,7 @@ pub fn unpack(
         tree: Tree::new(limits),
         owners: HashMap::new(),
         lost: vec![Vec::new(); packages.len()],
+        aside: Aside::default(),
         warnings: Vec::new(),
     };
     let foundation = layers.foundation(&packages, epoch);
@@ -58,9 +60,14 @@ pub fn unpack(
     for at in 0..packages.len() {
         layers.package(&packages, at).map_err(|source| tree_error(&packages[at].name, source))?;
     }
-    let Layers { mut tree, lost, warnings, .. } = layers;
+    let Layers { mut tree, lost, aside, warnings, .. } = layers;
     database::write(&mut tree, &packages, &lost, epoch).map_err(|source| tree_error("(database)", source))?;
-    Ok(DebianRoot { configure_script: configure::configure_script(&packages, epoch), tree, epoch, warnings })
+    Ok(DebianRoot {
+        configure_script: configure::configure_script(&packages, &aside, epoch),
+        tree,
+        epoch,
+        warnings,
+    })
 }
 
 /// Reads every package, several at a time; the result is in the order of `locks`.
@@ -100,6 +107,7 @@ struct Layers {
     /// merged /usr, two paths name one place.
     owners: HashMap<(NodeId, Vec<u8>), (usize, Vec<u8>)>,
     lost: Vec<Vec<Vec<u8>>>,
+    aside: Aside,
     warnings: Vec<String>,
 }
 
@@ -142,61 +150,95 @@ impl Layers {
 
     fn package(&mut self, packages: &[Package], at: usize) -> Result<(), TreeError> {
         for (entry, content) in &packages[at].entries {
-            if entry.kind != EntryKind::Dir && !self.may_place(packages, at, entry) {
-                self.lost[at].push(listed_path(&entry.path));
+            if entry.kind == EntryKind::Dir {
+                self.place(entry, &entry.path, content.as_ref())?;
                 continue;
             }
-            self.place(entry, content.as_ref())?;
-            if entry.kind != EntryKind::Dir
-                && let Some((dir, name)) = self.tree.locate(&entry.path)
-            {
-                let owner = (at, listed_path(&entry.path));
-                self.owners.insert((dir, name.to_vec()), owner);
+            match self.contest(packages, at, entry) {
+                Contest::Lost => self.lost[at].push(listed_path(&entry.path)),
+                Contest::Diverted(path) => {
+                    let aside = self.aside.add(path);
+                    self.place(entry, aside.as_bytes(), content.as_ref())?;
+                }
+                Contest::Diverts(path) => {
+                    let aside = self.aside.add(path);
+                    self.tree.link(aside, &entry.path)?;
+                    self.own(at, entry, content.as_ref())?;
+                }
+                Contest::Won => self.own(at, entry, content.as_ref())?,
             }
         }
         Ok(())
     }
 
-    fn place(&mut self, entry: &Entry, content: Option<&Content>) -> Result<NodeId, TreeError> {
+    fn own(&mut self, at: usize, entry: &Entry, content: Option<&Content>) -> Result<(), TreeError> {
+        self.place(entry, &entry.path, content)?;
+        if let Some((dir, name)) = self.tree.locate(&entry.path) {
+            let owner = (at, listed_path(&entry.path));
+            self.owners.insert((dir, name.to_vec()), owner);
+        }
+        Ok(())
+    }
+
+    fn place(&mut self, entry: &Entry, path: &[u8], content: Option<&Content>) -> Result<(), TreeError> {
         let item = match &entry.kind {
             EntryKind::Dir => Item::Dir,
             EntryKind::File => Item::File(content.cloned().unwrap_or_else(Content::empty)),
-            EntryKind::HardLink(target) => return self.tree.link(&entry.path, target),
+            EntryKind::HardLink(target) => return self.tree.link(path, target).map(drop),
             EntryKind::Symlink(target) => Item::Symlink(target[..].into()),
             EntryKind::CharDevice(device) => Item::CharDevice(*device),
             EntryKind::BlockDevice(device) => Item::BlockDevice(*device),
             EntryKind::Fifo => Item::Fifo,
         };
         let meta = entry.meta.clone();
-        self.tree.insert(&entry.path, item, meta, OnSymlink::Keep)
+        self.tree.insert(path, item, meta, OnSymlink::Keep).map(drop)
     }
 
-    /// Whether a file may take its place: always, unless another package has a file there that
-    /// says it replaces this one's package. The loser of a replacement forgets the file.
-    fn may_place(&mut self, packages: &[Package], at: usize, entry: &Entry) -> bool {
+    /// What becomes of a file whose place another package's file may have already.
+    fn contest(&mut self, packages: &[Package], at: usize, entry: &Entry) -> Contest {
         let Some((dir, name)) = self.tree.locate(&entry.path) else {
-            return true;
+            return Contest::Won;
         };
         let owner = self.owners.get(&(dir, name.to_vec())).cloned();
         let Some((owner, path)) = owner.filter(|(owner, _)| *owner != at) else {
-            return true;
+            return Contest::Won;
         };
         let (new, old) = (&packages[at], &packages[owner]);
         let replaces = |a: &Package, b: &Package| a.control.names_in("Replaces").any(|name| name == b.name);
-        if !replaces(new, old) && replaces(old, new) {
-            return false;
+        if replaces(new, old) {
+            self.lost[owner].push(path);
+            return Contest::Won;
         }
-        if !replaces(new, old) {
-            self.warnings.push(format!(
-                "{} and {} both have {}; the first one's is gone",
-                old.name,
-                new.name,
-                String::from_utf8_lossy(&path)
-            ));
+        if replaces(old, new) {
+            return Contest::Lost;
         }
+        if new.diverts() {
+            return Contest::Diverts(path);
+        }
+        if old.diverts() {
+            return Contest::Diverted(listed_path(&entry.path));
+        }
+        self.warnings.push(format!(
+            "{} and {} both have {}; the first one's is gone",
+            old.name,
+            new.name,
+            String::from_utf8_lossy(&path)
+        ));
         self.lost[owner].push(path);
-        true
+        Contest::Won
     }
+}
+
+/// How two packages with one file settle it.
+enum Contest {
+    /// The new file takes the place.
+    Won,
+    /// The old one replaces it.
+    Lost,
+    /// The new package's script will move the file that is listed under this path.
+    Diverts(Vec<u8>),
+    /// The old package's script will move the new file, which is listed under this path.
+    Diverted(Vec<u8>),
 }
 
 fn tree_error(package: &str, source: TreeError) -> DebianError {
