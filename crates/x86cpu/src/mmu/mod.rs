@@ -1,68 +1,176 @@
-//! Stub: identity mapping.
+//! Memory as instructions see it: translation, permission, the way to the bytes.
+//!
+//! Problem: every guest access goes through paging and through guestmem's write gate, and most of
+//! the CPU's time goes here.
+//!
+//! Strategy: `tlb` makes a hit an index, a compare and an add; `access` is the hit path, inlined
+//! into the instructions; `slow` is everything else (misses, page crossings, devices, the local
+//! APIC's page); `walk` reads the page tables; `bulk` moves pages for string instructions.
+//!
+//! Invariants: no host pointer leaves this module; a store reaches RAM only through guestmem's gate
+//! or through a write tag, which says that the gate was passed (see `tlb`).
+
+#![allow(unsafe_code)] // Opted in for the TLB's hit path (DESIGN.md §4); only `raw` uses it.
+
+mod access;
+mod bulk;
+mod raw;
+mod slow;
+mod tlb;
+mod walk;
+
+use arch::x86_64::regs::{Cr0, Cr4, Efer};
 use guestmem::GuestMemory;
 
-use crate::cpu::{Cpu, Trap};
+use self::tlb::{ENTRIES, Tlb};
+pub(crate) use self::walk::Intent;
 
-#[derive(Debug)]
-pub(crate) struct Mmu {
-    pub(crate) map_epoch: u32,
-}
+const PAGE_SHIFT: u32 = 12;
+const PAGE_MASK: u64 = !0xfff;
 
-impl Mmu {
-    pub(crate) fn new(_m: &GuestMemory) -> Self {
-        Self { map_epoch: 0 }
-    }
-    pub(crate) fn mode_changed(&mut self, _cpl: u8, _cr0: u64, _cr4: u64, _efer: u64) {}
-}
-
+/// A page that instructions can be fetched from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CodePage {
+    /// guestmem's page index.
     pub(crate) page: usize,
+    /// Guest-physical address of the page.
     pub(crate) gpa: u64,
+    /// The translation survives CR3 loads.
     pub(crate) global: bool,
 }
 
-macro_rules! access {
-    ($t:ty, $r:ident, $w:ident, $rmw:ident, $at:ident) => {
-        impl Cpu {
-            pub(crate) fn $r(&mut self, lin: u64) -> Result<$t, Trap> {
-                self.memory.read_le::<$t>(lin).map_err(|_| Trap::gp(0))
-            }
-            pub(crate) fn $w(&mut self, lin: u64, v: $t) -> Result<(), Trap> {
-                self.memory.write_le::<$t>(lin, v).map_err(|_| Trap::gp(0))
-            }
-            pub(crate) fn $rmw(&mut self, lin: u64) -> Result<$t, Trap> {
-                self.$r(lin)
-            }
-            pub(crate) fn $at(&mut self, lin: u64, mut f: impl FnMut($t) -> $t) -> Result<$t, Trap> {
-                let old = self.$r(lin)?;
-                self.$w(lin, f(old))?;
-                Ok(old)
-            }
-        }
-    };
+/// What the control registers say about paging.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Paging {
+    on: bool,
+    cr3: u64,
+    wp: bool,
+    pge: bool,
+    smep: bool,
+    smap: bool,
+    nxe: bool,
+    /// 1 GiB pages exist (CPUID 0x80000001 EDX bit 26).
+    gb_pages: bool,
+    /// Address bits below MAXPHYADDR.
+    phys_mask: u64,
 }
-access!(u8, read_u8, write_u8, read_rmw_u8, atomic_u8);
-access!(u16, read_u16, write_u16, read_rmw_u16, atomic_u16);
-access!(u32, read_u32, write_u32, read_rmw_u32, atomic_u32);
-access!(u64, read_u64, write_u64, read_rmw_u64, atomic_u64);
-access!(u128, read_u128, write_u128, read_rmw_u128, atomic_u128);
 
-impl Cpu {
-    pub(crate) fn mmu_sync(&mut self) {}
-    pub(crate) fn probe_write(&mut self, _lin: u64, _len: u64) -> Result<(), Trap> {
-        Ok(())
+/// One vCPU's memory management unit.
+pub(crate) struct Mmu {
+    memory: GuestMemory,
+    tlb: Tlb,
+    /// First slot of the bank that the running privilege uses.
+    bank: usize,
+    paging: Paging,
+    /// The write epoch that the write tags belong to.
+    write_epoch: u32,
+    /// Moves whenever a translation may have changed or been dropped.
+    pub(crate) map_epoch: u32,
+}
+
+impl std::fmt::Debug for Mmu {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Mmu({:?})", self.paging)
     }
-    pub(crate) fn probe_read(&mut self, _lin: u64, _len: u64) -> Result<(), Trap> {
-        Ok(())
+}
+
+/// Whether bits 63:47 are all equal (SDM vol. 1, 3.3.7.1).
+#[inline]
+pub(crate) fn is_canonical(lin: u64) -> bool {
+    ((lin as i64) << 16 >> 16) as u64 == lin
+}
+
+impl Mmu {
+    pub(crate) fn new(memory: &GuestMemory) -> Self {
+        Self {
+            memory: memory.clone(),
+            tlb: Tlb::new(),
+            bank: ENTRIES,
+            paging: Paging { phys_mask: (1 << 40) - 1, ..Paging::default() },
+            write_epoch: memory.write_epoch(),
+            map_epoch: 0,
+        }
     }
-    pub(crate) fn copy_chunk(&mut self, _dst: u64, _src: u64, _len: usize) -> usize {
-        0
+
+    /// What CPUID says about addresses: MAXPHYADDR in bits (32 to 52) and 1 GiB pages.
+    pub(crate) fn set_features(&mut self, phys_bits: u32, gb_pages: bool) {
+        self.paging.phys_mask = (1 << phys_bits.clamp(32, 52)) - 1;
+        self.paging.gb_pages = gb_pages;
+        self.flush_all();
     }
-    pub(crate) fn fill_chunk(&mut self, _dst: u64, _pattern: u64, _elem: usize, _len: usize) -> usize {
-        0
+
+    /// Follows the privilege and the control registers; flushes when paging itself changed.
+    #[inline]
+    pub(crate) fn mode_changed(&mut self, cpl: u8, cr0: u64, cr4: u64, efer: u64) {
+        self.bank = if cpl == 3 { 0 } else { ENTRIES };
+        let has = |word: u64, bit: u64| word & bit != 0;
+        let paging = Paging {
+            on: has(cr0, Cr0::PG.bits()),
+            wp: has(cr0, Cr0::WP.bits()),
+            pge: has(cr4, Cr4::PGE.bits()),
+            smep: has(cr4, Cr4::SMEP.bits()),
+            smap: has(cr4, Cr4::SMAP.bits()),
+            nxe: has(efer, Efer::NXE.bits()),
+            ..self.paging
+        };
+        if paging != self.paging {
+            self.paging = paging;
+            self.flush_all();
+        }
     }
-    pub(crate) fn fetch_page(&mut self, lin: u64) -> Result<CodePage, Trap> {
-        let page = self.memory.page_index(lin).ok_or(Trap::gp(0))?;
-        Ok(CodePage { page, gpa: lin & !0xfff, global: false })
+
+    /// Loads CR3; what is not global is forgotten.
+    pub(crate) fn set_cr3(&mut self, cr3: u64) {
+        self.paging.cr3 = cr3;
+        self.tlb.flush_local();
+        self.map_epoch = self.map_epoch.wrapping_add(1);
+    }
+
+    /// Forgets every translation.
+    pub(crate) fn flush_all(&mut self) {
+        self.tlb.flush_all();
+        self.map_epoch = self.map_epoch.wrapping_add(1);
+    }
+
+    /// Forgets the translation of one address (INVLPG).
+    pub(crate) fn flush_page(&mut self, lin: u64) {
+        self.tlb.flush_page(lin);
+        self.map_epoch = self.map_epoch.wrapping_add(1);
+    }
+
+    /// Physical address bits that exist.
+    pub(crate) fn phys_mask(&self) -> u64 {
+        self.paging.phys_mask
+    }
+
+    /// Drops write tags when somebody moved the write epoch.
+    #[inline(always)]
+    pub(crate) fn sync(&mut self) {
+        let epoch = self.memory.write_epoch();
+        if epoch != self.write_epoch {
+            self.epoch_moved(epoch);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn epoch_moved(&mut self, epoch: u32) {
+        self.write_epoch = epoch;
+        self.tlb.drop_writers();
+    }
+
+    /// [`GuestMemory::watch_code`] by this vCPU itself: only the page's own write tags are dropped
+    /// here, unless others moved the epoch meanwhile.
+    pub(crate) fn watch_code(&mut self, page: usize) -> u32 {
+        self.sync();
+        let generation = self.memory.watch_code(page);
+        let epoch = self.memory.write_epoch();
+        if epoch == self.write_epoch.wrapping_add(1) {
+            self.write_epoch = epoch;
+            self.tlb.drop_writers_of(self.memory.page_gpa(page));
+        } else {
+            self.sync();
+        }
+        generation
     }
 }

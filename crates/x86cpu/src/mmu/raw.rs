@@ -1,0 +1,197 @@
+//! The only unsafe lines of the CPU: loads and stores through TLB entries.
+//!
+//! Why it is sound: an entry's `addend` comes from `GuestMemory::host_page` of the memory that
+//! [`super::Mmu`] keeps alive; a tag equals the linear page of all bytes of the access, so
+//! `lin + addend` lies inside that host page together with all its bytes. Guest memory is only ever
+//! referred to by raw pointers, so no Rust reference is invalidated; two vCPUs or a device that
+//! race on the same bytes see torn values, as on any machine.
+
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+
+use super::tlb::{ENTRIES, Entry, Tlb};
+use super::{Mmu, PAGE_MASK};
+
+/// What memory operands are made of.
+pub(crate) trait Word: Copy + guestmem::Pod {
+    const BYTES: u64 = size_of::<Self>() as u64;
+    fn widen(self) -> u64;
+    fn narrow(v: u64) -> Self;
+    /// Atomic read-modify-write; gives the old value.
+    ///
+    /// # Safety
+    /// `at` is valid for reads and writes of the word.
+    unsafe fn update(at: *mut Self, f: impl FnMut(Self) -> Self) -> Self;
+}
+
+macro_rules! word {
+    ($($t:ty => $atomic:ty),*) => {$(
+        impl Word for $t {
+            #[inline(always)]
+            fn widen(self) -> u64 {
+                u64::from(self)
+            }
+            #[inline(always)]
+            fn narrow(v: u64) -> Self {
+                v as $t
+            }
+            #[inline(always)]
+            unsafe fn update(at: *mut Self, mut f: impl FnMut(Self) -> Self) -> Self {
+                if !at.is_aligned() {
+                    // SAFETY: the caller's promise; a split lock is not atomic here (vCPUs take turns).
+                    return unsafe {
+                        let old = at.read_unaligned();
+                        at.write_unaligned(f(old));
+                        old
+                    };
+                }
+                // SAFETY: valid (the caller's promise) and aligned (checked above).
+                let cell = unsafe { <$atomic>::from_ptr(at) };
+                let mut old = cell.load(Ordering::Relaxed);
+                loop {
+                    let new = f(old);
+                    match cell.compare_exchange_weak(old, new, Ordering::SeqCst, Ordering::Relaxed) {
+                        Ok(_) => return old,
+                        Err(found) => old = found,
+                    }
+                }
+            }
+        }
+    )*};
+}
+word!(u8 => AtomicU8, u16 => AtomicU16, u32 => AtomicU32, u64 => AtomicU64);
+
+impl Word for u128 {
+    fn widen(self) -> u64 {
+        self as u64
+    }
+    fn narrow(v: u64) -> Self {
+        u128::from(v)
+    }
+    unsafe fn update(at: *mut Self, mut f: impl FnMut(Self) -> Self) -> Self {
+        // No portable 16-byte atomic: right as long as vCPUs take turns.
+        // SAFETY: the caller's promise.
+        unsafe {
+            let old = at.read_unaligned();
+            at.write_unaligned(f(old));
+            old
+        }
+    }
+}
+
+impl Mmu {
+    #[inline(always)]
+    fn entry(&self, lin: u64) -> &Entry {
+        let slot = Tlb::slot(self.bank, lin);
+        debug_assert!(slot < self.tlb.data.len());
+        // SAFETY: `bank` is 0 or ENTRIES and `slot` adds less than ENTRIES; there are two banks.
+        unsafe { self.tlb.data.get_unchecked(slot) }
+    }
+
+    #[inline(always)]
+    fn last_page<T: Word>(lin: u64) -> u64 {
+        lin.wrapping_add(T::BYTES - 1) & PAGE_MASK
+    }
+
+    /// Reads when the TLB allows it.
+    #[inline(always)]
+    pub(super) fn hit_read<T: Word>(&self, lin: u64) -> Option<T> {
+        let entry = self.entry(lin);
+        if entry.read != Self::last_page::<T>(lin) {
+            return None;
+        }
+        let at = lin.wrapping_add(entry.addend) as usize as *const T;
+        // SAFETY: see the module's header; the read tag matches.
+        Some(unsafe { at.read_unaligned() })
+    }
+
+    /// Reads when writing is allowed, too.
+    #[inline(always)]
+    pub(super) fn hit_read_rmw<T: Word>(&self, lin: u64) -> Option<T> {
+        let entry = self.entry(lin);
+        if entry.write != Self::last_page::<T>(lin) {
+            return None;
+        }
+        let at = lin.wrapping_add(entry.addend) as usize as *const T;
+        // SAFETY: see the module's header; the write tag matches.
+        Some(unsafe { at.read_unaligned() })
+    }
+
+    /// Writes when the TLB allows it.
+    #[inline(always)]
+    pub(super) fn hit_write<T: Word>(&self, lin: u64, value: T) -> bool {
+        let entry = self.entry(lin);
+        if entry.write != Self::last_page::<T>(lin) {
+            return false;
+        }
+        let at = lin.wrapping_add(entry.addend) as usize as *mut T;
+        // SAFETY: see the module's header; the write tag matches, so the gate was passed.
+        unsafe { at.write_unaligned(value) };
+        true
+    }
+
+    /// Atomic read-modify-write when the TLB allows it; gives the old value.
+    #[inline(always)]
+    pub(super) fn hit_update<T: Word>(&self, lin: u64, f: impl FnMut(T) -> T) -> Option<T> {
+        let entry = self.entry(lin);
+        if entry.write != Self::last_page::<T>(lin) {
+            return None;
+        }
+        let at = lin.wrapping_add(entry.addend) as usize as *mut T;
+        // SAFETY: see the module's header; the write tag matches.
+        Some(unsafe { T::update(at, f) })
+    }
+
+    /// Host address of a byte of a page that may be read (`write`: written), from the TLB alone.
+    #[inline]
+    fn host_of(&self, lin: u64, write: bool) -> Option<*mut u8> {
+        let entry = self.entry(lin);
+        let tag = if write { entry.write } else { entry.read };
+        (tag == lin & PAGE_MASK).then(|| lin.wrapping_add(entry.addend) as usize as *mut u8)
+    }
+
+    /// Copies `len` bytes forward within one page on either side; false when the TLB does not allow
+    /// it, or when byte-by-byte order would give something else.
+    pub(super) fn hit_copy(&self, dst: u64, src: u64, len: usize) -> bool {
+        debug_assert!(within_page(dst, len) && within_page(src, len));
+        let (Some(to), Some(from)) = (self.host_of(dst, true), self.host_of(src, false)) else {
+            return false;
+        };
+        let ahead = (to as usize).wrapping_sub(from as usize);
+        if ahead != 0 && ahead < len {
+            return false;
+        }
+        // SAFETY: both tags match and neither range leaves its page; `copy` allows overlap.
+        unsafe { std::ptr::copy(from, to, len) };
+        true
+    }
+
+    /// Fills `len` bytes within one page with the first `elem` bytes of `pattern`, repeated.
+    pub(super) fn hit_fill(&self, dst: u64, pattern: u64, elem: usize, len: usize) -> bool {
+        debug_assert!(within_page(dst, len) && len.is_multiple_of(elem));
+        let Some(to) = self.host_of(dst, true) else { return false };
+        let bytes = pattern.to_le_bytes();
+        if bytes[..elem].iter().all(|b| *b == bytes[0]) {
+            // SAFETY: the write tag matches and the range does not leave the page.
+            unsafe { std::ptr::write_bytes(to, bytes[0], len) };
+            return true;
+        }
+        for at in (0..len).step_by(elem) {
+            // SAFETY: as above; `at + elem <= len` because `len` is a multiple of `elem`.
+            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to.add(at), elem) };
+        }
+        true
+    }
+
+    /// Fills a TLB entry from guestmem's host address; false when the page is not RAM.
+    pub(super) fn fill(&mut self, bank: usize, lin: u64, info: u64) -> bool {
+        debug_assert!(bank == 0 || bank == ENTRIES);
+        let Some(host) = self.memory.host_page(info & PAGE_MASK) else { return false };
+        let addend = (host.as_ptr().expose_provenance() as u64).wrapping_sub(lin & PAGE_MASK);
+        self.tlb.fill(bank, lin, addend, info);
+        true
+    }
+}
+
+fn within_page(lin: u64, len: usize) -> bool {
+    (lin & !PAGE_MASK) as usize + len <= 4096
+}

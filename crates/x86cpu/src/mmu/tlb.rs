@@ -1,0 +1,238 @@
+//! The translation look-aside buffer.
+//!
+//! Problem: every load and store of the guest needs a translation; a hit must cost an index, a
+//! compare and an add.
+//!
+//! Strategy: direct-mapped banks of [`ENTRIES`], one bank per privilege, so that a hit needs no
+//! permission check: an entry has one tag per kind of access, and the tag is only there when the
+//! access is allowed. The tag is compared with the page of the access's *last* byte: an access that
+//! crosses a page never hits, since the next page belongs to the next entry.
+//!
+//! Invariants: only RAM has entries; a write tag is there only when the page-table entry is dirty and
+//! writable *and* guestmem's gate was passed for the page since the write epoch last moved; tags are
+//! canonical. Entries without `GLOBAL` go when CR3 is loaded; the slots used are logged, so that a
+//! flush costs what was used.
+
+use super::{PAGE_MASK, PAGE_SHIFT};
+
+/// Entries per bank.
+pub(super) const ENTRIES: usize = 1024;
+/// User and supervisor.
+pub(super) const BANKS: usize = 2;
+const EXEC_ENTRIES: usize = 256;
+/// A tag that no access has.
+pub(super) const NO_TAG: u64 = u64::MAX;
+
+/// Bits of [`Entry::info`] below the page address.
+pub(super) mod info {
+    /// Survives a CR3 load.
+    pub const GLOBAL: u64 = 1;
+    /// Writing is allowed by the page tables and the dirty bit is set.
+    pub const WRITABLE: u64 = 2;
+    /// Part of a 2 MiB or 1 GiB page.
+    pub const LARGE: u64 = 4;
+    /// Part of a 1 GiB page.
+    pub const HUGE: u64 = 8;
+}
+
+/// One translation for data.
+#[derive(Clone, Copy)]
+#[repr(C, align(32))]
+pub(super) struct Entry {
+    /// Linear page when reading is allowed, else [`NO_TAG`].
+    pub read: u64,
+    /// Linear page when writing needs no further question, else [`NO_TAG`].
+    pub write: u64,
+    /// Host address minus linear address, wrapping.
+    pub addend: u64,
+    /// Guest-physical page and [`info`] bits.
+    pub info: u64,
+}
+
+const EMPTY: Entry = Entry { read: NO_TAG, write: NO_TAG, addend: 0, info: 0 };
+
+/// One translation for instruction fetch.
+#[derive(Clone, Copy)]
+struct ExecEntry {
+    tag: u64,
+    info: u64,
+}
+
+const EMPTY_EXEC: ExecEntry = ExecEntry { tag: NO_TAG, info: 0 };
+
+pub(super) struct Tlb {
+    pub(super) data: Box<[Entry; ENTRIES * BANKS]>,
+    exec: Box<[ExecEntry; EXEC_ENTRIES * BANKS]>,
+    /// Slots filled with entries that are not global, since the last flush.
+    local: Vec<u16>,
+    /// Slots whose write tag was set, since write tags were last dropped.
+    writers: Vec<u16>,
+    /// 2 MiB regions (hashed) of which part is mapped by a large page, since the last full flush.
+    large: [u64; 16],
+}
+
+/// Beyond, a log is not worth keeping: everything is looked at.
+const LOG_LIMIT: usize = ENTRIES;
+
+fn large_bit(lin: u64) -> (usize, u64) {
+    let region = (lin >> 21) ^ (lin >> 31);
+    ((region >> 6) as usize & 15, 1 << (region & 63))
+}
+
+impl Tlb {
+    pub(super) fn new() -> Self {
+        Self {
+            data: Box::new([EMPTY; ENTRIES * BANKS]),
+            exec: Box::new([EMPTY_EXEC; EXEC_ENTRIES * BANKS]),
+            local: Vec::with_capacity(LOG_LIMIT),
+            writers: Vec::with_capacity(LOG_LIMIT),
+            large: [0; 16],
+        }
+    }
+
+    /// Slot of a linear address in the bank that starts at `bank`.
+    #[inline(always)]
+    pub(super) fn slot(bank: usize, lin: u64) -> usize {
+        bank + ((lin >> PAGE_SHIFT) as usize & (ENTRIES - 1))
+    }
+
+    #[inline(always)]
+    fn exec_slot(bank: usize, lin: u64) -> usize {
+        let page = lin >> PAGE_SHIFT;
+        bank / ENTRIES * EXEC_ENTRIES + ((page ^ (page >> 8)) as usize & (EXEC_ENTRIES - 1))
+    }
+
+    /// Puts a translation for data; without a write tag.
+    pub(super) fn fill(&mut self, bank: usize, lin: u64, addend: u64, info: u64) {
+        let slot = Self::slot(bank, lin);
+        self.data[slot] = Entry { read: lin & PAGE_MASK, write: NO_TAG, addend, info };
+        if info & info::GLOBAL == 0 && self.local.len() < LOG_LIMIT {
+            self.local.push(slot as u16);
+        }
+        self.note_large(lin, info);
+    }
+
+    fn note_large(&mut self, lin: u64, info: u64) {
+        if info & info::LARGE != 0 {
+            let (word, bit) = large_bit(lin);
+            self.large[word] |= bit;
+        }
+    }
+
+    /// Lets writes to a page hit, when its entry is still the one of `lin` and writable.
+    pub(super) fn grant_write(&mut self, bank: usize, lin: u64) {
+        let slot = Self::slot(bank, lin);
+        let entry = &mut self.data[slot];
+        if entry.read == lin & PAGE_MASK && entry.info & info::WRITABLE != 0 {
+            entry.write = entry.read;
+            if self.writers.len() < LOG_LIMIT {
+                self.writers.push(slot as u16);
+            }
+        }
+    }
+
+    /// The translation of a page for fetching: guest-physical page and [`info`] bits.
+    #[inline(always)]
+    pub(super) fn exec(&self, bank: usize, lin: u64) -> Option<u64> {
+        let entry = &self.exec[Self::exec_slot(bank, lin)];
+        (entry.tag == lin & PAGE_MASK).then_some(entry.info)
+    }
+
+    pub(super) fn fill_exec(&mut self, bank: usize, lin: u64, info: u64) {
+        self.exec[Self::exec_slot(bank, lin)] = ExecEntry { tag: lin & PAGE_MASK, info };
+        self.note_large(lin, info);
+    }
+
+    /// Drops everything.
+    pub(super) fn flush_all(&mut self) {
+        self.data.fill(EMPTY);
+        self.exec.fill(EMPTY_EXEC);
+        self.local.clear();
+        self.writers.clear();
+        self.large = [0; 16];
+    }
+
+    /// Drops what is not global (a CR3 load).
+    pub(super) fn flush_local(&mut self) {
+        if self.local.len() < LOG_LIMIT {
+            for slot in self.local.drain(..) {
+                let entry = &mut self.data[slot as usize];
+                if entry.info & info::GLOBAL == 0 {
+                    *entry = EMPTY;
+                }
+            }
+        } else {
+            self.local.clear();
+            for entry in self.data.iter_mut().filter(|e| e.info & info::GLOBAL == 0) {
+                *entry = EMPTY;
+            }
+        }
+        for entry in self.exec.iter_mut().filter(|e| e.info & info::GLOBAL == 0) {
+            *entry = EMPTY_EXEC;
+        }
+    }
+
+    /// Drops the translation of one linear address, also when it is part of a larger page
+    /// (SDM vol. 3, 4.10.4.1: INVLPG).
+    pub(super) fn flush_page(&mut self, lin: u64) {
+        let (word, bit) = large_bit(lin);
+        if self.large[word] & bit != 0 {
+            self.flush_large(lin);
+        }
+        for bank in [0, ENTRIES] {
+            let entry = &mut self.data[Self::slot(bank, lin)];
+            if entry.read == lin & PAGE_MASK {
+                *entry = EMPTY;
+            }
+            let entry = &mut self.exec[Self::exec_slot(bank, lin)];
+            if entry.tag == lin & PAGE_MASK {
+                *entry = EMPTY_EXEC;
+            }
+        }
+    }
+
+    #[cold]
+    fn flush_large(&mut self, lin: u64) {
+        let same = |tag: u64, bits: u64| {
+            let shift = if bits & info::HUGE != 0 { 30 } else { 21 };
+            bits & info::LARGE != 0 && tag >> shift == lin >> shift
+        };
+        for entry in self.data.iter_mut().filter(|e| same(e.read, e.info)) {
+            *entry = EMPTY;
+        }
+        for entry in self.exec.iter_mut().filter(|e| same(e.tag, e.info)) {
+            *entry = EMPTY_EXEC;
+        }
+    }
+
+    /// Drops all write tags (the write epoch moved).
+    pub(super) fn drop_writers(&mut self) {
+        if self.writers.len() < LOG_LIMIT {
+            for slot in self.writers.drain(..) {
+                self.data[slot as usize].write = NO_TAG;
+            }
+        } else {
+            self.writers.clear();
+            for entry in self.data.iter_mut() {
+                entry.write = NO_TAG;
+            }
+        }
+    }
+
+    /// Drops the write tags of one guest-physical page.
+    pub(super) fn drop_writers_of(&mut self, gpa: u64) {
+        if self.writers.len() >= LOG_LIMIT {
+            self.drop_writers();
+            return;
+        }
+        let data = &mut self.data;
+        self.writers.retain(|slot| {
+            let entry = &mut data[*slot as usize];
+            let hit = entry.info & PAGE_MASK == gpa & PAGE_MASK;
+            if hit {
+                entry.write = NO_TAG;
+            }
+            !hit
+        });
+    }
+}
