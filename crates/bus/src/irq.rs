@@ -1,6 +1,9 @@
 //! Interrupt lines, as a device sees them.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::lock;
 
 /// One wire from a device to the interrupt controller. Callable from any thread.
 pub trait IrqLine: Send + Sync {
@@ -25,26 +28,37 @@ impl IrqLine for NoLine {
 /// A wire that counts its rising edges: for tests of devices without an interrupt controller.
 #[derive(Debug, Default)]
 pub struct CountingLine {
-    level: AtomicBool,
-    edges: AtomicU64,
+    /// Level, and edges so far.
+    state: Mutex<(bool, u64)>,
+    risen: Condvar,
 }
 
 impl CountingLine {
     /// Rising edges so far.
     pub fn edges(&self) -> u64 {
-        self.edges.load(Ordering::Acquire)
+        lock(&self.state).1
     }
 
     /// Whether the wire is high now.
     pub fn level(&self) -> bool {
-        self.level.load(Ordering::Acquire)
+        lock(&self.state).0
+    }
+
+    /// Waits until there were more than `edges` rising edges; `false` after a minute without.
+    pub fn wait_beyond(&self, edges: u64) -> bool {
+        let state = lock(&self.state);
+        let wait = self.risen.wait_timeout_while(state, Duration::from_secs(60), |s| s.1 <= edges);
+        !wait.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 }
 
 impl IrqLine for CountingLine {
     fn set_level(&self, high: bool) {
-        if !self.level.swap(high, Ordering::AcqRel) && high {
-            self.edges.fetch_add(1, Ordering::AcqRel);
+        let mut state = lock(&self.state);
+        if high && !state.0 {
+            state.1 += 1;
+            self.risen.notify_all();
         }
+        state.0 = high;
     }
 }

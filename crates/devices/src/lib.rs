@@ -8,6 +8,7 @@
 pub mod blk;
 pub mod ioapic;
 pub mod serial;
+pub mod vsock;
 
 mod output;
 

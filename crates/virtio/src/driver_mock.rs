@@ -1,7 +1,9 @@
 //! A guest driver in miniature: drives a device through its registers and rings as Linux would,
 //! or as no honest driver would. For tests, here and in other crates (feature `driver_mock`).
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
 
 use bus::{BusDevice, CountingLine};
 use guestmem::GuestMemory;
@@ -34,6 +36,8 @@ pub struct DriverQueue {
 struct InFlight {
     descriptors: Vec<u16>,
     writable: Vec<(u64, u32)>,
+    /// All buffers with their sizes.
+    buffers: Vec<(u64, u32)>,
 }
 
 /// What the device gave back.
@@ -53,6 +57,8 @@ pub struct Driver<D: VirtioDevice> {
     pub line: Arc<CountingLine>,
     pub queues: Vec<DriverQueue>,
     next: u64,
+    /// Buffers that came back, by size.
+    free: HashMap<u32, Vec<u64>>,
 }
 
 impl<D: VirtioDevice> Driver<D> {
@@ -65,7 +71,7 @@ impl<D: VirtioDevice> Driver<D> {
     pub fn in_memory(memory: GuestMemory, device: Arc<D>) -> Self {
         let line = Arc::new(CountingLine::default());
         let transport = Arc::new(MmioTransport::new(memory.clone(), device, line.clone()));
-        Self { memory, transport, line, queues: Vec::new(), next: ARENA }
+        Self { memory, transport, line, queues: Vec::new(), next: ARENA, free: HashMap::new() }
     }
 
     /// A machine whose driver went through the whole negotiation with every feature offered.
@@ -79,6 +85,7 @@ impl<D: VirtioDevice> Driver<D> {
     pub fn adopt<E: VirtioDevice>(&mut self, other: &Driver<E>) {
         self.queues = other.queues.clone();
         self.next = other.next;
+        self.free = other.free.clone();
     }
 
     /// Reads a 32-bit register.
@@ -104,14 +111,15 @@ impl<D: VirtioDevice> Driver<D> {
     pub fn alloc(&mut self, len: u64, align: u64) -> u64 {
         let at = self.next.next_multiple_of(align);
         self.next = at + len;
-        assert!(self.next <= self.memory.size(), "the mock's arena is full: use release_buffers");
+        assert!(self.next <= self.memory.size(), "the mock's arena is full");
         at
     }
 
-    /// Forgets all buffers (not the rings): only when nothing is in flight.
-    pub fn release_buffers(&mut self) {
-        let end = |q: &DriverQueue| q.used + 6 + 8 * u64::from(q.size);
-        self.next = self.queues.iter().map(end).max().unwrap_or(ARENA);
+    /// A buffer, from those that came back if one fits.
+    fn buffer(&mut self, len: u32) -> (u64, u32) {
+        let class = len.max(16).next_power_of_two();
+        let back = self.free.get_mut(&class).and_then(Vec::pop);
+        (back.unwrap_or_else(|| self.alloc(class.into(), 16)), class)
     }
 
     /// Features that the device offers.
@@ -146,6 +154,7 @@ impl<D: VirtioDevice> Driver<D> {
         assert_eq!((self.get(0), self.get(4)), (0x7472_6976, 2));
         self.set(0x070, 0);
         self.next = ARENA;
+        self.free.clear();
         self.set(0x070, status::ACKNOWLEDGE);
         self.set(0x070, status::ACKNOWLEDGE | status::DRIVER);
         let accept = self.offered() & (wanted | features::VERSION_1);
@@ -217,12 +226,14 @@ impl<D: VirtioDevice> Driver<D> {
         let mut flight = InFlight::default();
         let mut buffers = Vec::new();
         for bytes in readable {
-            let gpa = self.alloc(bytes.len() as u64, 1);
+            let (gpa, class) = self.buffer(bytes.len() as u32);
+            flight.buffers.push((gpa, class));
             self.memory.write(gpa, bytes).expect("buffer");
             buffers.push((gpa, bytes.len() as u32, 0));
         }
         for len in writable {
-            let gpa = self.alloc(u64::from(*len), 1);
+            let (gpa, class) = self.buffer(*len);
+            flight.buffers.push((gpa, class));
             flight.writable.push((gpa, *len));
             buffers.push((gpa, *len, desc::WRITE));
         }
@@ -262,11 +273,16 @@ impl<D: VirtioDevice> Driver<D> {
                 data.resize(start + n as usize, 0);
                 self.memory.read(gpa, &mut data[start..]).expect("buffer");
             }
+            for (gpa, class) in flight.buffers {
+                self.free.entry(class).or_default().push(gpa);
+            }
             q.free.extend(flight.descriptors);
             all.push(Used { head, len, data });
         }
         let event = q.avail + 4 + 2 * u64::from(q.size);
         self.memory.store_u16(event, q.used_index).expect("used event");
+        // Whatever is used from here on interrupts: a caller that looks once more misses nothing.
+        fence(Ordering::SeqCst);
         all
     }
 

@@ -1,0 +1,104 @@
+//! The host's side: connect and listen.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::time::Duration;
+
+use thiserror::Error;
+
+use super::MAX_CONNECTIONS;
+use super::worker::Shared;
+
+/// Why there is no connection to the guest.
+#[derive(Debug, Error)]
+pub enum ConnectError {
+    /// The guest has not started its socket driver, or the machine is gone.
+    #[error("the guest's sockets are not up (port {port}): it has not booted that far, or has ended")]
+    NotReady { port: u32 },
+    /// Nobody listens there.
+    #[error("nothing in the guest listens on vsock port {port}")]
+    Refused { port: u32 },
+    /// No answer.
+    #[error("the guest did not answer on vsock port {port} within {after:?}")]
+    TimedOut { port: u32, after: Duration },
+    /// Over the limit.
+    #[error("{MAX_CONNECTIONS} connections to the guest are open: close some")]
+    TooMany,
+    /// The host has no more file descriptors, threads or memory.
+    #[error("cannot connect to the guest: {0}")]
+    Host(#[from] io::Error),
+}
+
+/// Why nobody listens on the host.
+#[derive(Debug, Error)]
+pub enum ListenError {
+    /// Somebody does already.
+    #[error("host vsock port {port} is taken")]
+    Taken { port: u32 },
+    /// The host has no more file descriptors or threads.
+    #[error("cannot listen for the guest: {0}")]
+    Host(#[from] io::Error),
+}
+
+/// Opens streams to the guest and takes those that it opens. Cloning is cheap; callable from any
+/// thread. The first use starts the device's one I/O thread.
+#[derive(Clone)]
+pub struct VsockHandle {
+    shared: Arc<Shared>,
+}
+
+impl VsockHandle {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// Connects to a port that something in the guest listens on; waits at most `timeout` for the
+    /// guest's answer (a machine that is paused answers when it goes on). The stream is an
+    /// ordinary blocking one: closing it, or its writing half, is what the guest sees.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub fn connect(&self, port: u32, timeout: Duration) -> Result<UnixStream, ConnectError> {
+        self.shared.start_io()?;
+        let (ours, theirs) = UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let (waiter, answer) = sync_channel(1);
+        let token = self.shared.with(|state| {
+            if state.closed || state.world.is_none() {
+                return Err(ConnectError::NotReady { port });
+            }
+            state.table.connect(port, ours, waiter).ok_or(ConnectError::TooMany)
+        })?;
+        match answer.recv_timeout(timeout) {
+            Ok(_) => Ok(theirs),
+            Err(RecvTimeoutError::Disconnected) => Err(ConnectError::Refused { port }),
+            Err(RecvTimeoutError::Timeout) => {
+                let made = self.shared.with(|state| state.table.give_up(token));
+                if made { Ok(theirs) } else { Err(ConnectError::TimedOut { port, after: timeout }) }
+            }
+        }
+    }
+
+    /// Calls `accept` with a stream for each connection that the guest opens to `port` of the
+    /// host. It is called on a vCPU or I/O thread and must be short: hand the stream on.
+    /// Connections to ports without a listener are reset. Listeners outlive resets of the guest.
+    ///
+    /// # Errors
+    /// [`ListenError`].
+    pub fn listen(
+        &self,
+        port: u32,
+        accept: impl FnMut(UnixStream) + Send + 'static,
+    ) -> Result<(), ListenError> {
+        self.shared.start_io()?;
+        let free = self.shared.with(|state| state.table.listen(port, Box::new(accept)));
+        if free { Ok(()) } else { Err(ListenError::Taken { port }) }
+    }
+
+    /// Stops listening; connections that were accepted stay.
+    pub fn unlisten(&self, port: u32) {
+        self.shared.with(|state| state.table.unlisten(port));
+    }
+}

@@ -1,0 +1,228 @@
+//! The queues: what the guest transmits, what it receives.
+
+use std::sync::{Arc, Mutex, Weak};
+
+use bus::{RestoreError, lock};
+use virtio::features::kind;
+use virtio::{Activation, QueueError, VirtioDevice};
+
+use super::handle::VsockHandle;
+use super::io::IoThread;
+use super::saved_state::VsockState;
+use super::table::Table;
+
+/// Receive, transmit, event (5.10.2). Nothing is ever sent on the third.
+const QUEUES: [u16; 3] = [256, 256, 16];
+const RECEIVE: usize = 0;
+const TRANSMIT: usize = 1;
+
+/// A virtio socket device.
+pub struct Vsock {
+    pub(super) shared: Arc<Shared>,
+}
+
+/// What the device, its handles and its thread share.
+pub(super) struct Shared {
+    pub state: Mutex<State>,
+    pub io: Mutex<Option<IoThread>>,
+}
+
+pub(super) struct State {
+    pub table: Table,
+    pub world: Option<Arc<Activation>>,
+    /// Guest memory must not be touched.
+    pub paused: bool,
+    /// The device is gone.
+    pub closed: bool,
+}
+
+impl Vsock {
+    /// A device whose guest has the address `guest_cid` (3 and up; ours is 3).
+    pub fn new(guest_cid: u64) -> Self {
+        let state = State { table: Table::new(guest_cid), world: None, paused: false, closed: false };
+        Self { shared: Arc::new(Shared { state: Mutex::new(state), io: Mutex::new(None) }) }
+    }
+
+    /// Connects and listens for the host's side. Lives longer than the device if need be.
+    pub fn handle(&self) -> VsockHandle {
+        VsockHandle::new(self.shared.clone())
+    }
+
+    /// Connections now, for statistics.
+    pub fn connections(&self) -> usize {
+        lock(&self.shared.state).table.len()
+    }
+}
+
+impl Drop for Vsock {
+    fn drop(&mut self) {
+        let mut state = lock(&self.shared.state);
+        state.closed = true;
+        state.world = None;
+        state.table.clear();
+    }
+}
+
+impl Shared {
+    /// Starts the I/O thread if there is none.
+    pub fn start_io(self: &Arc<Self>) -> std::io::Result<()> {
+        let mut io = lock(&self.io);
+        if io.is_none() {
+            let thread = IoThread::start(Arc::downgrade(self))?;
+            lock(&self.state).table.set_poller(thread.poller());
+            *io = Some(thread);
+        }
+        Ok(())
+    }
+
+    /// Works under the lock, moves what can be moved, then hands streams to their listeners.
+    pub fn with<R>(&self, work: impl FnOnce(&mut State) -> R) -> R {
+        let mut state = lock(&self.state);
+        let result = work(&mut state);
+        state.pump();
+        let accepted = state.table.take_accepted();
+        drop(state);
+        for (listener, stream) in accepted {
+            lock(&listener)(stream);
+        }
+        result
+    }
+
+    /// For the I/O thread: what the poller saw; `false` when there is nobody left to serve.
+    pub fn on_ready(shared: &Weak<Self>, ready: &[host::Ready]) -> bool {
+        let Some(shared) = shared.upgrade() else { return false };
+        shared.with(|state| ready.iter().for_each(|r| state.table.stream_ready(r)));
+        true
+    }
+}
+
+impl State {
+    /// Moves packets both ways until neither can go on.
+    fn pump(&mut self) {
+        let Some(world) = self.world.clone().filter(|_| !self.paused) else { return };
+        loop {
+            let taken = self.transmit(&world).unwrap_or_else(|_| broken(&world));
+            let given = self.receive(&world).unwrap_or_else(|_| broken(&world));
+            // Resets in the way of the guest's packets may have gone out: once more.
+            if !(taken == Transmit::Choked && given) {
+                return;
+            }
+        }
+    }
+
+    /// Takes the guest's packets.
+    fn transmit(&mut self, world: &Activation) -> Result<Transmit, QueueError> {
+        let mut queue = lock(&world.queues[TRANSMIT]);
+        queue.disarm(&world.memory)?;
+        let end = loop {
+            if self.table.is_choked() {
+                break Transmit::Choked;
+            }
+            match queue.pop(&world.memory)? {
+                Some(chain) => {
+                    self.table.take_packet(chain.readable(&world.memory));
+                    queue.push(&world.memory, chain.head(), 0)?;
+                }
+                None if queue.arm(&world.memory)? => {}
+                None => break Transmit::Empty,
+            }
+        };
+        world.interrupt(&mut queue);
+        Ok(end)
+    }
+
+    /// Fills the guest's buffers; whether any was filled.
+    fn receive(&mut self, world: &Activation) -> Result<bool, QueueError> {
+        let mut given = false;
+        if !self.table.has_output() {
+            return Ok(given);
+        }
+        let mut queue = lock(&world.queues[RECEIVE]);
+        loop {
+            let Some(chain) = queue.pop(&world.memory)? else {
+                // Out of buffers: hear of the next one.
+                if queue.arm(&world.memory)? {
+                    continue;
+                }
+                break;
+            };
+            match self.table.write_packet(chain.writable(&world.memory)) {
+                Some(written) => queue.push(&world.memory, chain.head(), written)?,
+                None => {
+                    queue.undo_pop();
+                    queue.disarm(&world.memory)?;
+                    break;
+                }
+            }
+            given = true;
+        }
+        world.interrupt(&mut queue);
+        Ok(given)
+    }
+}
+
+/// How taking the guest's packets ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Transmit {
+    #[default]
+    Empty,
+    /// Too many resets wait for room.
+    Choked,
+}
+
+fn broken<T: Default>(world: &Activation) -> T {
+    world.signal.needs_reset();
+    T::default()
+}
+
+impl VirtioDevice for Vsock {
+    type State = VsockState;
+
+    fn kind(&self) -> u32 {
+        kind::VSOCK
+    }
+
+    /// None: stream sockets need no feature (5.10.3).
+    fn features(&self) -> u64 {
+        0
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &QUEUES
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        let cid = lock(&self.shared.state).table.guest_cid;
+        crate::read_bytes(&cid.to_le_bytes(), offset, data);
+    }
+
+    fn activate(&self, world: Activation) {
+        lock(&self.shared.state).world = Some(Arc::new(world));
+    }
+
+    fn notify(&self, _queue: usize) {
+        self.shared.with(|_| ());
+    }
+
+    fn reset(&self) {
+        let mut state = lock(&self.shared.state);
+        state.world = None;
+        state.table.clear();
+    }
+
+    fn pause(&self) {
+        lock(&self.shared.state).paused = true;
+    }
+
+    fn resume(&self) {
+        self.shared.with(|state| state.paused = false);
+    }
+
+    fn save(&self) -> VsockState {
+        VsockState::of(&lock(&self.shared.state).table)
+    }
+
+    fn restore(&self, state: &VsockState) -> Result<(), RestoreError> {
+        state.apply(&mut lock(&self.shared.state).table)
+    }
+}
