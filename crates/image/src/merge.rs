@@ -1,6 +1,7 @@
 //! What a machine changed while it was built, put over the root that it was built from.
 //!
-//! The agent sends the overlay's upper directory as a tar. Its marks are Linux's overlayfs
+//! The agent sends the overlay's upper directory as a tar: paths from that directory, pax records
+//! `SCHILY.xattr.*` for attributes (also overlayfs's own), no sockets. Overlayfs's marks are Linux's overlayfs
 //! (Documentation/filesystems/overlayfs.rst): a character device 0/0, or an empty file with the
 //! attribute `overlay.whiteout`, takes a name away; a directory with `overlay.opaque` = y hides
 //! what was below. Then what differs from one run to the next is held still: times are clamped,

@@ -157,7 +157,9 @@ fn packages_land_merged_with_a_database_that_dpkg_can_go_on_from() {
     assert_eq!(read(tree, "var/lib/dpkg/triggers/ldconfig"), "libx:amd64\n");
     assert_eq!(read(tree, "var/lib/dpkg/info/format"), "1\n");
     let script = &root.configure_script;
-    assert!(script.contains("\npreinst base-files amd64 base-files\npreinst libx amd64 libx:amd64\n"));
+    assert!(script.contains(
+        "\npreinst base-files amd64 base-files\ndpkg --configure base-files\npreinst libx amd64 libx:amd64\n"
+    ));
     assert!(script.contains("dpkg --configure -a"));
 }
 
@@ -185,6 +187,44 @@ fn two_packages_with_one_file_are_said_aloud() {
     second.more = "";
     let root = self::root(&[first, second]).expect("root");
     assert_eq!(read(&root.tree, "bin/tool"), "tool");
+}
+
+#[test]
+fn scripts_run_when_what_they_rely_on_is_ready() {
+    let deb = |name, more| Deb { name, more, info: vec![("./preinst", "#!/bin/sh\n")], files: vec![] };
+    let root = root(&[
+        deb("essential", "Essential: yes\nDepends: libc, awk (>= 1)\n"),
+        deb("libc", ""),
+        deb("base-passwd", "Essential: yes\nPre-Depends: essential\n"),
+        deb("mawk", "Provides: awk\n"),
+        deb("server", "Pre-Depends: common (>= 1) | other\nDepends: late\n"),
+        deb("late", ""),
+        deb("common", "Depends: library\n"),
+        deb("library", "Multi-Arch: same\n"),
+    ])
+    .expect("root");
+    let all: Vec<&str> = root
+        .configure_script
+        .lines()
+        .filter(|line| line.starts_with("preinst ") || line.starts_with("dpkg "))
+        .collect();
+    assert_eq!(
+        all,
+        [
+            "preinst essential amd64 essential",
+            "preinst libc amd64 libc",
+            "preinst mawk amd64 mawk",
+            "dpkg --configure essential libc mawk",
+            "preinst base-passwd amd64 base-passwd",
+            "dpkg --configure base-passwd",
+            "preinst common amd64 common",
+            "preinst library amd64 library:amd64",
+            "dpkg --configure common library:amd64",
+            "preinst server amd64 server",
+            "preinst late amd64 late",
+            "dpkg --configure -a",
+        ]
+    );
 }
 
 #[test]
@@ -283,7 +323,6 @@ fn apt_finds_what_a_root_needs() {
     assert!(has("libc6") && has("dpkg") && has("dash") && has("python3-minimal"));
     assert!(!has("apt"), "a built root has no use for it");
     assert!(locks.iter().all(|lock| lock.sha256.len() == 64 && lock.size > 0));
-    assert_eq!(ask("python3-minimal").expect("again"), locks);
     match ask("python3-minimial") {
         Err(DebianError::NoPackage { hint, .. }) => assert!(hint.contains("python3-minimal"), "{hint}"),
         other => panic!("{other:?}"),

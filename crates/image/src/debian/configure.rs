@@ -1,19 +1,17 @@
 //! The script that finishes unpacked packages inside the machine.
 //!
 //! What dpkg would have done while unpacking and what was not done on the host is done first:
-//! the `preinst` scripts, in the order of unpacking, except that the one that makes
-//! /etc/passwd comes before those that look there. Then dpkg configures everything in the order
-//! that it finds right. No service is started: `policy-rc.d` says no (invoke-rc.d(8), 101) until
-//! the end. Whatever would differ from one run to the next is held still: hash seeds, and the
-//! day on which passwords were last changed.
+//! the `preinst` scripts, each when what it relies on is ready (`order.rs`). Then dpkg configures
+//! everything in the order that it finds right. No service is started: `policy-rc.d` says no
+//! (invoke-rc.d(8), 101) until the end. Whatever would differ from one run to the next is held
+//! still: hash seeds, and the day on which passwords were last changed.
 
 use std::fmt::Write;
 
+use super::order::{self, Step};
 use super::package::Package;
 use crate::tree::Time;
 
-/// First of all: nothing works without it.
-const FIRST: &str = "base-passwd";
 /// Where diverted files wait.
 const ASIDE: &str = "var/lib/dpkg/aside";
 
@@ -32,7 +30,10 @@ chmod 755 \"$policy\"
 preinst() {
 \tDPKG_MAINTSCRIPT_PACKAGE=$1 DPKG_MAINTSCRIPT_ARCH=$2 DPKG_MAINTSCRIPT_NAME=preinst \\
 \tDPKG_MAINTSCRIPT_PACKAGE_REFCOUNT=1 DPKG_ADMINDIR=/var/lib/dpkg DPKG_ROOT= \\
-\t\"/var/lib/dpkg/info/$3.preinst\" install
+\t\"/var/lib/dpkg/info/$3.preinst\" install || {
+\t\techo \"the preinst script of $1 failed\" >&2
+\t\texit 1
+\t}
 }
 ";
 
@@ -76,14 +77,18 @@ impl Aside {
 /// The script for packages unpacked in this order.
 pub(super) fn configure_script(packages: &[Package], aside: &Aside, epoch: Time) -> String {
     let mut text = ENVIRONMENT.to_owned();
-    let first = packages.iter().filter(|package| package.name == FIRST);
-    let others = packages.iter().filter(|package| package.name != FIRST);
-    for package in first.chain(others) {
-        if package.info("preinst").is_some() {
-            let arch = package.control.get("Architecture").unwrap_or("all");
-            // Names and architectures are Debian's: letters, digits, + - . only (checked there).
-            let (name, info) = (&package.name, package.info_name());
-            let _ = writeln!(text, "preinst {name} {arch} {info}"); // a String takes everything
+    for step in order::steps(packages) {
+        match step {
+            Step::Preinst(at) => {
+                let package = &packages[at];
+                let arch = package.control.get("Architecture").unwrap_or("all");
+                let (name, info) = (&package.name, package.info_name());
+                let _ = writeln!(text, "preinst {name} {arch} {info}"); // a String takes everything
+            }
+            Step::Configure(some) => {
+                let names: Vec<String> = some.iter().map(|at| packages[*at].info_name()).collect();
+                let _ = writeln!(text, "dpkg --configure {}", names.join(" "));
+            }
         }
     }
     text.push_str(&aside.script());

@@ -8,13 +8,14 @@
 //! what is in the cache needs no apt.
 //!
 //! Next, in the order of work: `request.rs` → `apt.rs` → `cache.rs` → `package.rs` →
-//! `unpack.rs` → `database.rs` → `configure.rs`.
+//! `unpack.rs` → `database.rs` → `order.rs` → `configure.rs`.
 
 mod apt;
 mod cache;
 mod configure;
 mod control;
 mod database;
+mod order;
 mod package;
 mod request;
 mod unpack;
@@ -22,7 +23,8 @@ mod unpack;
 use std::io;
 use std::path::PathBuf;
 
-pub use apt::{Apt, resolve};
+use apt::Apt;
+pub use apt::resolve;
 pub use cache::{Cache, fetch};
 
 pub use request::{PackageSpec, Request};
