@@ -23,7 +23,7 @@ pub fn decode(insn: &Instruction) -> Option<FpInsn> {
     op.d = ops.loc[0];
     op.a = if matches!(op.d, Loc::Mem(_)) { Loc::None } else { op.d };
     op.b = ops.loc[1];
-    op.aligned = ops.xmm && ops.mem == 16 && !unaligned(insn.mnemonic());
+    op.aligned = ops.mem == 16 && !unaligned(insn.mnemonic());
     match insn.mnemonic() {
         M::Comiss | M::Ucomiss | M::Comisd | M::Ucomisd | M::Ptest => {
             op.d = Loc::Flags;
@@ -43,9 +43,13 @@ pub fn decode(insn: &Instruction) -> Option<FpInsn> {
     Some(op)
 }
 
-/// Instructions without a vector register that belong to SSE.
+/// Instructions without an XMM register operand that belong to SSE all the same.
 fn sse_only(m: M) -> bool {
-    matches!(m, M::Stmxcsr)
+    use M::*;
+    matches!(
+        m,
+        Stmxcsr | Cvtps2pi | Cvttps2pi | Cvtpd2pi | Cvttpd2pi | Cvtss2si | Cvttss2si | Cvtsd2si | Cvttsd2si
+    )
 }
 
 fn unaligned(m: M) -> bool {
@@ -156,7 +160,7 @@ fn special(insn: &Instruction) -> Option<FpInsn> {
 
 fn kernel(insn: &Instruction, o: &Operands) -> Option<Kernel> {
     let m = insn.mnemonic();
-    if !(o.xmm || o.mm || matches!(m, M::Stmxcsr | M::Emms)) {
+    if !(o.xmm || o.mm || m == M::Emms || sse_only(m)) {
         return None;
     }
     moves(m, o)
@@ -164,7 +168,7 @@ fn kernel(insn: &Instruction, o: &Operands) -> Option<Kernel> {
         .or_else(|| integer(m))
         .or_else(|| if o.xmm { shuffles(m, o) } else { None })
         .or_else(|| if o.xmm { floats(m) } else { None })
-        .or_else(|| if o.xmm { conversions(m, o) } else { None })
+        .or_else(|| conversions(m, o))
 }
 
 fn moves(mnemonic: M, o: &Operands) -> Option<Kernel> {

@@ -108,7 +108,7 @@ fn plain<B: FpBus>(
     let b = fetch(insn.b, insn, c, bus, ea)?;
     let v = (insn.kernel)(c, a, b, insn.imm);
     if c.fpu.raised != 0 {
-        take_raised(c.fpu)?;
+        take_raised(c.fpu, insn.mmx)?;
     }
     deliver(insn, c, bus, ea, v)
 }
@@ -117,9 +117,13 @@ fn plain<B: FpBus>(
 /// results are not computed, so that nothing is reported of rounding (SDM vol. 1, 11.5.3.2).
 #[cold]
 #[inline(never)]
-fn take_raised<F>(fpu: &mut Fpu) -> Result<(), FpFault<F>> {
+fn take_raised<F>(fpu: &mut Fpu, mmx: bool) -> Result<(), FpFault<F>> {
     let raised = std::mem::take(&mut fpu.raised) & 0x3f;
     let unmasked = raised & !(fpu.mxcsr >> 7);
+    if mmx && unmasked != 0 {
+        // CVTPS2PI, CVTPI2PS and kin have left the x87 state by then.
+        fpu.enter_mmx();
+    }
     if unmasked & 7 != 0 {
         fpu.mxcsr |= raised & 7;
         return Err(FpFault::Simd);
@@ -138,11 +142,16 @@ fn x87<B: FpBus>(
     let before = (c.fpu.fsw, c.fpu.tags);
     let v = (insn.kernel)(c, 0, b, insn.imm);
     let no_result = std::mem::take(&mut c.fpu.raised) & NO_RESULT != 0;
-    if insn.d != Loc::None && !no_result {
-        if let Err(fault) = deliver(insn, c, bus, ea, v) {
-            (c.fpu.fsw, c.fpu.tags) = before;
-            return Err(fault);
-        }
+    let stored = match insn.d {
+        Loc::None => Ok(()),
+        // The address is checked also where an exception leaves nothing to store.
+        Loc::Mem(len) if no_result => bus.check_write(ea, len.into()).map_err(FpFault::Mem),
+        _ if no_result => Ok(()),
+        _ => deliver(insn, c, bus, ea, v),
+    };
+    if let Err(fault) = stored {
+        (c.fpu.fsw, c.fpu.tags) = before;
+        return Err(fault);
     }
     if c.fpu.fsw & !before.0 & fsw::ES != 0 {
         c.fpu.fip = c.rip;
@@ -169,6 +178,7 @@ fn system<B: FpBus>(
         Form::Fxsave | Form::Fxrstor if ea & 15 != 0 => return Err(FpFault::Gp),
         Form::Fxsave => {
             let image = c.fpu.fxsave(wide, xmms);
+            bus.check_write(ea, FXSAVE_LEN).map_err(FpFault::Mem)?;
             let len = if xmms == 16 { FXSAVE_USED } else { 288 };
             bus.store(ea, &image[..len]).map_err(FpFault::Mem)?;
         }

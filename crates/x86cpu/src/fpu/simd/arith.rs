@@ -238,9 +238,14 @@ pairs! {
     hsubpd: qwords, from_qwords, op64, |c, a, b| [op64(c, Op::Sub, a[0], a[1]), op64(c, Op::Sub, b[0], b[1])];
 }
 
-/// Whether exceptions so far already stop the instruction.
-fn stopped(c: &FpContext<'_>) -> bool {
-    c.fpu.raised & !(c.fpu.mxcsr >> 7) & 0x3f != 0
+/// Whether the exceptions of a stage stop the instruction. Masked ones are final: a later stage that
+/// faults does not take them back.
+fn stopped(c: &mut FpContext<'_>) -> bool {
+    if c.fpu.raised & !(c.fpu.mxcsr >> 7) & 0x3f != 0 {
+        return true;
+    }
+    c.fpu.mxcsr |= std::mem::take(&mut c.fpu.raised) & 0x3f;
+    false
 }
 
 /// DPPS: products of the chosen lanes, summed in pairs (SDM vol. 2).
@@ -300,8 +305,7 @@ fn round64(c: &mut FpContext<'_>, a: u64, imm: u8) -> u64 {
 fn approximate(sign: u32, exact: f64) -> u32 {
     let bits = exact.to_bits();
     let cut = (bits + (1 << 39)) & !((1u64 << 40) - 1);
-    let v = f64::from_bits(cut);
-    if v < f64::from(f32::MIN_POSITIVE) { sign } else { sign | (v as f32).to_bits() }
+    if exact < f64::from(f32::MIN_POSITIVE) { sign } else { sign | (f64::from_bits(cut) as f32).to_bits() }
 }
 
 fn rcp(x: u32) -> u32 {

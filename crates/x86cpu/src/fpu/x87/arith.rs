@@ -98,19 +98,19 @@ pub fn fsqrt(c: &mut FpContext<'_>, _: u128, _: u128, _: u8) -> u128 {
     0
 }
 
-/// Compares ST(0) with `src`; `None`: an operand was empty and that went unmasked, or another
-/// unmasked exception.
-fn order(c: &mut FpContext<'_>, src: Option<Num>, signalling: bool) -> Option<Order> {
+/// Compares ST(0) with `src`, and whether the instruction may pop. An unmasked exception still
+/// tells the order (as AMD does; Intel's manual leaves the condition codes as they were then).
+fn order(c: &mut FpContext<'_>, src: Option<Num>, signalling: bool) -> (Order, bool) {
     let (Some(a), Some(b)) = (reg(c.fpu, 0), src) else {
-        return stack_fault(c, false).then_some(Order::Unordered);
+        return (Order::Unordered, stack_fault(c, false));
     };
     let mut env = Env::x87(c.fpu.fcw);
     let r = soft::compare(&mut env, a, b, signalling);
-    commit(c, &env).then_some(r)
+    (r, commit(c, &env))
 }
 
 fn to_fsw(c: &mut FpContext<'_>, src: Option<Num>, signalling: bool, pops: u8) {
-    let Some(order) = order(c, src, signalling) else { return };
+    let (order, go_on) = order(c, src, signalling);
     c.fpu.fsw = c.fpu.fsw & !(fsw::C0 | fsw::C2 | fsw::C3)
         | match order {
             Order::Greater => 0,
@@ -118,7 +118,7 @@ fn to_fsw(c: &mut FpContext<'_>, src: Option<Num>, signalling: bool, pops: u8) {
             Order::Equal => fsw::C3,
             Order::Unordered => fsw::C0 | fsw::C2 | fsw::C3,
         };
-    for _ in 0..pops {
+    for _ in 0..if go_on { pops } else { 0 } {
         pop(c.fpu);
     }
 }
@@ -153,9 +153,16 @@ compares! {
 
 /// FCOMI and kin: ZF PF CF, the other arithmetic flags zero.
 fn to_rflags(c: &mut FpContext<'_>, i: u8, signalling: bool, pops: u8) -> u128 {
-    let src = reg(c.fpu, i);
-    let Some(order) = order(c, src, signalling) else { return 0 };
-    for _ in 0..pops {
+    let (src, c1) = (reg(c.fpu, i), c.fpu.fsw & fsw::C1 != 0);
+    let underflow = is_empty(c.fpu, 0) || src.is_none();
+    let (order, go_on) = order(c, src, signalling);
+    if !underflow {
+        // Only a stack fault touches C1 here.
+        set_c1(c.fpu, c1);
+    }
+    // The result goes to RFLAGS in any case.
+    c.fpu.raised = 0;
+    for _ in 0..if go_on { pops } else { 0 } {
         pop(c.fpu);
     }
     match order {
@@ -184,12 +191,11 @@ pub fn fucomip(c: &mut FpContext<'_>, _: u128, _: u128, i: u8) -> u128 {
 
 fn cmov(c: &mut FpContext<'_>, i: u8, taken: bool) {
     if is_empty(c.fpu, 0) || is_empty(c.fpu, i) {
-        if stack_fault(c, false) && taken {
+        if stack_fault(c, false) {
             set_st(c.fpu, 0, F80::INDEFINITE);
         }
         return;
     }
-    set_c1(c.fpu, false);
     if taken {
         let v = st(c.fpu, i);
         set_st(c.fpu, 0, v);

@@ -36,8 +36,14 @@ fn load_raw(c: &mut FpContext<'_>, v: F80) -> u128 {
     0
 }
 
+/// A denormal is loaded even where DE is unmasked; only an invalid operand suppresses the push.
 fn load(c: &mut FpContext<'_>, n: Num) -> u128 {
+    let room = is_empty(c.fpu, 7);
     push_result(c, |env| loaded(env, n));
+    if n.denormal && room && c.fpu.raised != 0 {
+        c.fpu.raised = 0;
+        super::push(c.fpu, soft::to_f80(n));
+    }
     0
 }
 

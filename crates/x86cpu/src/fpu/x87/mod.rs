@@ -19,9 +19,10 @@ use super::insn::FpContext;
 use super::soft::{self, DE, EXT, Env, Fmt, IE, Num, OE, PE, UE, ZE};
 use super::state::{F80, Fpu, fsw};
 
-/// EMMS: all registers empty, after the check for a pending exception.
+/// EMMS: all registers empty and TOP 0 (SDM vol. 3, 13.2), after the check for a pending exception.
 pub(super) fn emms(c: &mut FpContext<'_>, _: u128, _: u128, _: u8) -> u128 {
     c.fpu.tags = 0;
+    c.fpu.set_top(0);
     0
 }
 
@@ -87,14 +88,15 @@ fn commit(c: &mut FpContext<'_>, env: &Env) -> bool {
 
 /// The same for a result that goes to memory: unmasked overflow and underflow suppress it too.
 fn commit_store(c: &mut FpContext<'_>, env: &Env) -> bool {
-    if !commit(c, env) {
+    let range = env.flags & !env.masked & (OE | UE) != 0;
+    let told = if range { env.flags & !PE } else { env.flags };
+    if !commit(c, &Env { flags: told, ..*env }) {
         return false;
     }
-    if env.flags & !env.masked & (OE | UE) != 0 {
+    if range {
         c.fpu.raised = NO_RESULT;
-        return false;
     }
-    true
+    !range
 }
 
 /// Stack underflow (`overflow` false) or overflow. True: masked, the indefinite takes the result's

@@ -15,8 +15,9 @@ kernels! {
     fabs: |c, _b, _i| sign(c, |se| se & 0x7fff);
     fchs: |c, _b, _i| sign(c, |se| se ^ 0x8000);
     fnop: |_c, _b, _i| 0;
-    ffree: |c, _b, i| { let r = super::phys(c.fpu, i); c.fpu.tags &= !(1 << r); 0 };
-    ffreep: |c, _b, i| { let r = super::phys(c.fpu, i); c.fpu.tags &= !(1 << r); pop(c.fpu); 0 };
+    ffree: |c, _b, i| { let r = super::phys(c.fpu, i); c.fpu.tags &= !(1 << r); set_c1(c.fpu, false); 0 };
+    ffreep: |c, _b, i| { let r = super::phys(c.fpu, i); c.fpu.tags &= !(1 << r); set_c1(c.fpu, false); pop(c.fpu); 0 };
+    fstpnce: |c, _b, i| copy_pop(c, i);
     fincstp: |c, _b, _i| { let t = c.fpu.top(); c.fpu.set_top(t + 1); set_c1(c.fpu, false); 0 };
     fdecstp: |c, _b, _i| { let t = c.fpu.top(); c.fpu.set_top(t.wrapping_sub(1)); set_c1(c.fpu, false); 0 };
     fninit: |c, _b, _i| { c.fpu.init_x87(); 0 };
@@ -49,6 +50,17 @@ fn integral(env: &mut Env, n: Num) -> Num {
     }
     env.denormals(n.denormal);
     soft::round_to_integral(env, n)
+}
+
+/// D9 D8+i: FSTP without exceptions; an empty source is only popped.
+fn copy_pop(c: &mut FpContext<'_>, i: u8) -> u128 {
+    if !is_empty(c.fpu, 0) {
+        let v = st(c.fpu, 0);
+        set_st(c.fpu, i, v);
+    }
+    set_c1(c.fpu, false);
+    pop(c.fpu);
+    0
 }
 
 /// C3 C2 C0 by class, C1 the sign, also of an empty register.
@@ -116,11 +128,13 @@ fn scaled(env: &mut Env, a: Num, b: Num) -> Num {
     let exp = a.exp + by.clamp(-0x10000, 0x10000) as i32;
     let r = soft::round(env, &EXT, a.sign, exp, u128::from(a.sig) << 64);
     // Unmasked and further out than the bias adjustment reaches.
-    match r.kind {
-        Kind::Finite if r.exp > EXT.emax => Num::inf(r.sign),
-        Kind::Finite if r.exp < EXT.emin - 64 => Num::zero(r.sign),
-        _ => r,
+    let (over, under) = (r.exp > EXT.emax, r.exp < EXT.emin - 64);
+    if r.kind != Kind::Finite || !over && !under {
+        return r;
     }
+    env.flags |= soft::PE;
+    env.up = over;
+    if over { Num::inf(r.sign) } else { Num::zero(r.sign) }
 }
 
 pub fn fscale(c: &mut FpContext<'_>, _: u128, _: u128, _: u8) -> u128 {
@@ -171,31 +185,41 @@ pub fn fxtract(c: &mut FpContext<'_>, _: u128, _: u128, _: u8) -> u128 {
     0
 }
 
-/// The remainder and, once complete, the low bits of the quotient.
-fn remainder(env: &mut Env, a: Num, b: Num, nearest: bool) -> (Num, Option<u64>) {
+/// What FPREM tells of the quotient.
+enum Quotient {
+    /// Nothing: there is none.
+    None,
+    /// The reduction is not complete (C2).
+    Partial,
+    /// Its low bits.
+    Bits(u64),
+}
+
+/// The remainder and the quotient's low bits.
+fn remainder(env: &mut Env, a: Num, b: Num, nearest: bool) -> (Num, Quotient) {
     if let Some(nan) = env.nan2(a, b) {
-        return (nan, Some(0));
+        return (nan, Quotient::None);
     }
     if a.kind == Kind::Inf || b.kind == Kind::Zero {
         env.flags |= IE;
-        return (Num::indefinite(), Some(0));
+        return (Num::indefinite(), Quotient::None);
     }
     env.denormals(a.denormal || b.denormal);
     if a.kind == Kind::Zero {
-        return (a, Some(0));
+        return (a, Quotient::Bits(0));
     }
     let d = a.exp - b.exp;
     let (r, q) = match b.kind {
-        Kind::Inf => (a, Some(0)),
+        Kind::Inf => (a, Quotient::Bits(0)),
         _ if d < 64 => {
             let (r, q) = soft::remainder(a, b, nearest);
-            (r, Some(q))
+            (r, Quotient::Bits(q))
         }
         // Too far apart: take off between 32 and 63 bits of the quotient, and say "not done".
         _ => {
             let step = d & 31 | 32;
             let (r, _) = soft::remainder(a, Num { exp: b.exp + d - step, ..b }, false);
-            (r, None)
+            (r, Quotient::Partial)
         }
     };
     if r.kind == Kind::Finite {
@@ -205,6 +229,7 @@ fn remainder(env: &mut Env, a: Num, b: Num, nearest: bool) -> (Num, Option<u64>)
 }
 
 fn partial_remainder(c: &mut FpContext<'_>, nearest: bool) -> u128 {
+    c.fpu.fsw &= !fsw::C2;
     let Some((a, b)) = two(c) else {
         if stack_fault(c, false) {
             set_st(c.fpu, 0, F80::INDEFINITE);
@@ -218,10 +243,15 @@ fn partial_remainder(c: &mut FpContext<'_>, nearest: bool) -> u128 {
     }
     set_st(c.fpu, 0, soft::to_f80(r));
     let bit = |on: bool, flag: u16| if on { flag } else { 0 };
-    c.fpu.fsw = c.fpu.fsw & !fsw::CONDITION
-        | match q {
-            None => fsw::C2,
-            Some(q) => bit(q & 4 != 0, fsw::C0) | bit(q & 2 != 0, fsw::C3) | bit(q & 1 != 0, fsw::C1),
-        };
+    match q {
+        Quotient::None => {}
+        Quotient::Partial => c.fpu.fsw = c.fpu.fsw & !fsw::CONDITION | fsw::C2,
+        Quotient::Bits(q) => {
+            c.fpu.fsw = c.fpu.fsw & !fsw::CONDITION
+                | bit(q & 4 != 0, fsw::C0)
+                | bit(q & 2 != 0, fsw::C3)
+                | bit(q & 1 != 0, fsw::C1);
+        }
+    }
     0
 }

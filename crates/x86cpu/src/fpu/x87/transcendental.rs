@@ -3,7 +3,7 @@
 
 use super::super::insn::FpContext;
 use super::super::soft::wide::{self, Wide};
-use super::super::soft::{self, EXT, Env, Kind, Num, PE, ZE};
+use super::super::soft::{self, EXT, Env, Kind, Num, PE, UE, ZE};
 use super::super::state::{F80, fsw};
 use super::special::two;
 use super::{commit, is_empty, pop, push, set_st, st, stack_fault, unary};
@@ -17,11 +17,8 @@ pub fn f2xm1(c: &mut FpContext<'_>, _: u128, _: u128, _: u8) -> u128 {
         match n.kind {
             Kind::Inf if n.sign => Num::one(true),
             Kind::Finite if n.exp == 0 && n.sig == 1 << 63 => {
-                if n.sign {
-                    Num::finite(true, -1, 1 << 63)
-                } else {
-                    n
-                }
+                env.flags |= PE;
+                if n.sign { Num::finite(true, -1, 1 << 63) } else { n }
             }
             // Outside ±1 the result is undefined: the operand stays.
             Kind::Finite if n.exp < 0 => wide::exp2m1(Wide::of(n)).round(env, &EXT),
@@ -43,9 +40,11 @@ fn times(env: &mut Env, y: Num, l: Wide, l_inf: bool) -> Num {
         _ if l.sig == 0 => Num::zero(sign),
         _ => {
             let v = Wide::of(y).mul(l);
-            // An exact logarithm (of a power of two) times y: round the product itself.
+            // An exact logarithm (of a power of two) times y: the product itself, PE as always.
             if l.sig << 40 == 0 {
-                return soft::mul(env, &EXT, y, Num::finite(l.sign, l.exp, (l.sig >> 64) as u64));
+                let r = soft::mul(env, &EXT, y, Num::finite(l.sign, l.exp, (l.sig >> 64) as u64));
+                env.flags |= if r.kind == Kind::Finite && r.exp < EXT.emin { PE | UE } else { PE };
+                return r;
             }
             v.round(env, &EXT)
         }
@@ -128,7 +127,7 @@ fn far(env: &mut Env, x: Num, y: Num) -> Option<Num> {
         return None;
     }
     let r = soft::div(env, &EXT, y, x);
-    env.flags |= PE;
+    env.flags |= if r.kind == Kind::Finite && r.exp >= EXT.emin { PE } else { PE | UE };
     Some(r)
 }
 
@@ -199,6 +198,7 @@ fn circular(env: &mut Env, n: Num, what: Circular) -> (Num, Num) {
 
 fn trigonometric(c: &mut FpContext<'_>, what: Circular) -> u128 {
     let pushes = matches!(what, Circular::SinCos | Circular::Tan);
+    c.fpu.fsw &= !fsw::C2;
     let underflow = is_empty(c.fpu, 0);
     if underflow || pushes && !is_empty(c.fpu, 7) {
         if stack_fault(c, !underflow) {
@@ -209,7 +209,6 @@ fn trigonometric(c: &mut FpContext<'_>, what: Circular) -> u128 {
         }
         return 0;
     }
-    c.fpu.fsw &= !fsw::C2;
     let n = soft::from_f80(st(c.fpu, 0));
     if n.kind == Kind::Finite && n.exp >= 63 {
         // Out of range: C2, and nothing else (SDM vol. 1, 8.3.8).

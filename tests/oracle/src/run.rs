@@ -1,0 +1,92 @@
+//! The loop over cases: generate, run both, compare, count.
+
+use std::collections::BTreeMap;
+
+use crate::case::End;
+use crate::catalogue;
+use crate::compare;
+use crate::generate;
+use crate::native::{Native, Unavailable};
+use crate::rng::Rng;
+use crate::soft;
+
+/// What to run.
+pub struct Options {
+    pub cases: u64,
+    pub seed: u64,
+    /// Mnemonic to stay with, lower case.
+    pub only: Option<String>,
+    /// Differing cases kept as text.
+    pub keep: usize,
+}
+
+/// Per mnemonic.
+#[derive(Default, Clone, Copy)]
+pub struct Count {
+    pub cases: u64,
+    pub faults: u64,
+    pub differ: u64,
+    /// x86cpu does not know the form.
+    pub unknown: u64,
+}
+
+/// What came of it.
+pub struct Report {
+    pub counts: BTreeMap<String, Count>,
+    pub differing: Vec<String>,
+    pub lacking: Vec<&'static str>,
+}
+
+impl Report {
+    pub fn total(&self, f: impl Fn(&Count) -> u64) -> u64 {
+        self.counts.values().map(f).sum()
+    }
+}
+
+/// Runs the cases on both sides.
+///
+/// # Errors
+/// [`Unavailable`] on a host without an oracle.
+pub fn run(options: &Options) -> Result<Report, Unavailable> {
+    let mut native = Native::new()?;
+    let (mut entries, lacking) = catalogue::entries();
+    if let Some(only) = &options.only {
+        entries.retain(|e| format!("{:?}", e.code.mnemonic()).to_lowercase() == *only);
+    }
+    let mut report = Report { counts: BTreeMap::new(), differing: Vec::new(), lacking };
+    if entries.is_empty() {
+        return Ok(report);
+    }
+    let mut rng = Rng(options.seed);
+    let mut done = 0;
+    let mut k = 0;
+    while done < options.cases && k < options.cases.saturating_mul(4) {
+        let entry = entries[(k % entries.len() as u64) as usize];
+        k += 1;
+        let mut own = Rng(rng.next());
+        let Some(case) = generate::case(&mut own, entry.code) else { continue };
+        let insn = soft::decode(&case);
+        let name = format!("{:?}", insn.mnemonic()).to_lowercase();
+        let count = report.counts.entry(name).or_default();
+        done += 1;
+        count.cases += 1;
+        let ours = soft::run_fpu(&case);
+        if ours.end == End::Unknown {
+            count.unknown += 1;
+            continue;
+        }
+        let host = native.run(&case);
+        if matches!(host.end, End::Vector(_)) {
+            count.faults += 1;
+        }
+        let text = compare::differences(&case, &insn, &host, &ours);
+        if !text.is_empty() {
+            count.differ += 1;
+            let per = report.differing.len();
+            if per < options.keep && count.differ <= 3 {
+                report.differing.push(format!("{:?} {}\n{text}", insn.code(), compare::line(&case)));
+            }
+        }
+    }
+    Ok(report)
+}
