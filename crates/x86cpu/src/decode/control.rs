@@ -126,9 +126,13 @@ fn plain(f: &Form<'_>) -> Option<Decoded> {
     let sized = |aux, size| (aux, size, End::System);
     let (aux, size, end) = match f.insn.mnemonic() {
         Mnemonic::Syscall => sized(system::SYSCALL, 0),
-        Mnemonic::Sysret => sized(system::SYSRET, if f.insn.code() == Code::Sysretq { 8 } else { 4 }),
+        Mnemonic::Sysret | Mnemonic::Sysretq => {
+            sized(system::SYSRET, if f.insn.code() == Code::Sysretq { 8 } else { 4 })
+        }
         Mnemonic::Sysenter => sized(system::SYSENTER, 0),
-        Mnemonic::Sysexit => sized(system::SYSEXIT, if f.insn.code() == Code::Sysexitq { 8 } else { 4 }),
+        Mnemonic::Sysexit | Mnemonic::Sysexitq => {
+            sized(system::SYSEXIT, if f.insn.code() == Code::Sysexitq { 8 } else { 4 })
+        }
         Mnemonic::Rdmsr => sized(system::RDMSR, 0),
         Mnemonic::Wrmsr => sized(system::WRMSR, 0),
         Mnemonic::Cpuid => sized(system::CPUID, 0),
@@ -139,7 +143,7 @@ fn plain(f: &Form<'_>) -> Option<Decoded> {
         Mnemonic::Int3 => sized(system::INT3, 0),
         Mnemonic::Int => sized(system::INT, 0),
         Mnemonic::Into => sized(system::INTO, 0),
-        Mnemonic::Iret => sized(
+        Mnemonic::Iret | Mnemonic::Iretd | Mnemonic::Iretq => sized(
             system::IRET,
             match f.insn.code() {
                 Code::Iretw => 2,

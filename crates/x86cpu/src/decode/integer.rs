@@ -296,10 +296,12 @@ fn stack_ops(f: &Form<'_>) -> Option<Decoded> {
     let op = match f.insn.mnemonic() {
         Mnemonic::Push => return push(f, op, long),
         Mnemonic::Pop => return pop(f, op, long),
-        Mnemonic::Pushf => Op { run: stack::pushf, ..op },
-        Mnemonic::Popf => return Decoded::end(Op { run: stack::popf, ..op }, End::Direct),
-        Mnemonic::Pusha => Op { run: stack::pusha, size: moved / 8, ..op },
-        Mnemonic::Popa => Op { run: stack::popa, size: moved / 8, ..op },
+        Mnemonic::Pushf | Mnemonic::Pushfd | Mnemonic::Pushfq => Op { run: stack::pushf, ..op },
+        Mnemonic::Popf | Mnemonic::Popfd | Mnemonic::Popfq => {
+            return Decoded::end(Op { run: stack::popf, ..op }, End::Direct);
+        }
+        Mnemonic::Pusha | Mnemonic::Pushad => Op { run: stack::pusha, size: moved / 8, ..op },
+        Mnemonic::Popa | Mnemonic::Popad => Op { run: stack::popa, size: moved / 8, ..op },
         Mnemonic::Enter => {
             let imm = f.imm(0, 2) | (f.imm(1, 1) << 16);
             Op { run: stack::enter, size: frame_size(f), imm, ..op }
