@@ -6,8 +6,12 @@
 #![forbid(unsafe_code)]
 
 pub mod blk;
+pub mod console;
 pub mod ioapic;
+pub mod power;
+pub mod rng;
 pub mod serial;
+pub mod vmgenid;
 pub mod vsock;
 
 mod output;
