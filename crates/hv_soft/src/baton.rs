@@ -1,0 +1,100 @@
+//! Who executes, and who sleeps.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The right to execute: one vCPU has it, the others wait in line.
+#[derive(Default)]
+pub(crate) struct Baton {
+    line: Mutex<Line>,
+    /// Length of the line, for the holder to look at without the lock.
+    waiting: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Line {
+    held: bool,
+    queue: VecDeque<u32>,
+}
+
+impl Baton {
+    /// Waits for the turn of vCPU `id`; false when it was kicked out of the line.
+    pub(crate) fn take(&self, id: u32, seat: &Seat) -> bool {
+        let mut line = lock(&self.line);
+        if !line.held && line.queue.is_empty() {
+            line.held = true;
+            return true;
+        }
+        line.queue.push_back(id);
+        self.waiting.store(line.queue.len(), Ordering::Relaxed);
+        let mine = |line: &Line| !line.held && line.queue.front() == Some(&id);
+        while !mine(&line) && !seat.kicked.load(Ordering::Acquire) {
+            line = seat.turn.wait(line).unwrap_or_else(PoisonError::into_inner);
+        }
+        let won = mine(&line);
+        line.held |= won;
+        line.queue.retain(|other| *other != id);
+        self.waiting.store(line.queue.len(), Ordering::Relaxed);
+        won
+    }
+
+    /// Gives it back and wakes who is next.
+    pub(crate) fn pass(&self, seats: &[Seat]) {
+        let mut line = lock(&self.line);
+        line.held = false;
+        if let Some(next) = line.queue.front() {
+            seats[*next as usize].turn.notify_one();
+        }
+    }
+
+    /// Whether somebody waits.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) != 0
+    }
+
+    /// Makes a kicked vCPU in the line, or the one behind it, look again.
+    pub(crate) fn nudge(&self, seats: &[Seat]) {
+        let line = lock(&self.line);
+        for id in &line.queue {
+            seats[*id as usize].turn.notify_one();
+        }
+    }
+}
+
+/// Where one vCPU waits: for its turn, or in HLT.
+#[derive(Default)]
+pub(crate) struct Seat {
+    turn: Condvar,
+    pub(crate) kicked: AtomicBool,
+    woken: Mutex<bool>,
+    bell: Condvar,
+}
+
+impl Seat {
+    /// Forgets earlier wake-ups; what comes after counts.
+    pub(crate) fn clear(&self) {
+        *lock(&self.woken) = false;
+    }
+
+    pub(crate) fn wake(&self) {
+        *lock(&self.woken) = true;
+        self.bell.notify_one();
+    }
+
+    /// Sleeps until woken, since [`Seat::clear`] at the latest, or until the time is over.
+    pub(crate) fn sleep(&self, limit: Option<Duration>) {
+        let woken = lock(&self.woken);
+        if let Some(limit) = limit {
+            let wait = self.bell.wait_timeout_while(woken, limit, |woken| !*woken);
+            drop(wait.unwrap_or_else(PoisonError::into_inner));
+        } else {
+            drop(self.bell.wait_while(woken, |woken| !*woken).unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+}

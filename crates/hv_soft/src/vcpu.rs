@@ -1,0 +1,167 @@
+//! [`SoftVcpu`]: way (a), first step. Next: `machine/vcpu_thread.rs`.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use hv::{Counters, Error, Exit, Kick, Vcpu, VcpuState};
+use x86cpu::{Cpu, PollFlag, Stop};
+
+use crate::partition::{ENGINE, Shared};
+
+/// Instructions before somebody who waits gets the baton: about 200 µs.
+const SLICE: u64 = 20_000;
+
+pub(crate) struct SoftVcpu {
+    cpu: Cpu,
+    id: u32,
+    shared: Arc<Shared>,
+    /// The reply slot of the last exit, or the data of a write.
+    data: [u8; 8],
+    /// The last exit was a read: `data` is its answer.
+    reading: bool,
+    /// An access that came up while settling: the next exit.
+    deferred: Option<Stop>,
+    /// Restored and not run since: timers and clock page must follow the clock.
+    fresh: bool,
+    exits: u64,
+}
+
+struct SoftKick {
+    id: u32,
+    poll: Arc<PollFlag>,
+    shared: Arc<Shared>,
+}
+
+impl Kick for SoftKick {
+    fn kick(&self) {
+        let seat = &self.shared.seats[self.id as usize];
+        seat.kicked.store(true, Ordering::Release);
+        self.poll.kick();
+        seat.wake();
+        self.shared.baton.nudge(&self.shared.seats);
+    }
+}
+
+impl SoftVcpu {
+    pub(crate) fn new(cpu: Cpu, id: u32, shared: Arc<Shared>) -> Self {
+        Self { cpu, id, shared, data: [0; 8], reading: false, deferred: None, fresh: false, exits: 0 }
+    }
+
+    /// Hands the answer of the last read to the CPU.
+    fn answer(&mut self) {
+        if std::mem::take(&mut self.reading) {
+            self.cpu.reply(u64::from_le_bytes(self.data));
+        }
+    }
+
+    /// Executes until something is for the machine. Holds the baton only while executing.
+    fn execute(&mut self) -> Stop {
+        let shared = Arc::clone(&self.shared);
+        let seat = &shared.seats[self.id as usize];
+        let slice = if shared.seats.len() == 1 { u64::MAX } else { SLICE };
+        loop {
+            seat.clear();
+            if !shared.baton.take(self.id, seat) {
+                seat.kicked.store(false, Ordering::Release);
+                return Stop::Poll;
+            }
+            let stop = loop {
+                let stop = self.cpu.run(slice);
+                if stop != Stop::Budget || shared.baton.is_wanted() {
+                    break stop;
+                }
+            };
+            shared.baton.pass(&shared.seats);
+            match stop {
+                Stop::Budget => {}
+                Stop::Halt => seat.sleep(self.until_timer()),
+                // The flag may be left from a kick that was seen in the line.
+                Stop::Poll if !seat.kicked.swap(false, Ordering::AcqRel) => {}
+                stop => return stop,
+            }
+        }
+    }
+
+    fn until_timer(&self) -> Option<Duration> {
+        let due = self.cpu.timer_due_ns()?;
+        Some(Duration::from_nanos(due.saturating_sub(self.shared.clock.now_ns())))
+    }
+
+    fn exit(&mut self, stop: Stop) -> Exit<'_> {
+        self.exits += 1;
+        let mut slot = |size: u8, value: u64| {
+            self.data = value.to_le_bytes();
+            usize::from(size)
+        };
+        match stop {
+            Stop::PioRead { port, size } => {
+                let len = slot(size, 0);
+                self.reading = true;
+                Exit::PioRead { port, data: &mut self.data[..len] }
+            }
+            Stop::PioWrite { port, size, value } => {
+                let len = slot(size, u64::from(value));
+                Exit::PioWrite { port, data: &self.data[..len] }
+            }
+            Stop::MmioRead { gpa, size } => {
+                let len = slot(size, 0);
+                self.reading = true;
+                Exit::MmioRead { gpa, data: &mut self.data[..len] }
+            }
+            Stop::MmioWrite { gpa, size, value } => {
+                let len = slot(size, value);
+                Exit::MmioWrite { gpa, data: &self.data[..len] }
+            }
+            Stop::IoapicEoi { vector } => Exit::IoapicEoi { vector },
+            Stop::TripleFault => Exit::Shutdown,
+            Stop::Unsupported(reason) => Exit::Failed { reason },
+            // `execute` keeps the others to itself.
+            Stop::Poll | Stop::Halt | Stop::Budget => Exit::Kicked,
+        }
+    }
+}
+
+impl Vcpu for SoftVcpu {
+    fn run(&mut self) -> Result<Exit<'_>, Error> {
+        self.answer();
+        if let Some(stop) = self.deferred.take() {
+            return Ok(self.exit(stop));
+        }
+        self.shared.clock.resume();
+        if std::mem::take(&mut self.fresh) {
+            self.cpu.clock_changed();
+        }
+        let stop = self.execute();
+        Ok(self.exit(stop))
+    }
+
+    fn settle(&mut self) -> Result<(), Error> {
+        self.answer();
+        if self.deferred.is_none() {
+            self.deferred = self.cpu.settle();
+        }
+        Ok(())
+    }
+
+    fn save(&mut self) -> Result<VcpuState, Error> {
+        self.shared.clock.hold();
+        Ok(self.cpu.save())
+    }
+
+    fn restore(&mut self, state: &VcpuState) -> Result<(), Error> {
+        self.cpu.restore(state).map_err(|e| Error::BadState { engine: ENGINE, what: e.to_string() })?;
+        self.reading = false;
+        self.deferred = None;
+        self.fresh = true;
+        Ok(())
+    }
+
+    fn kicker(&self) -> Arc<dyn Kick> {
+        Arc::new(SoftKick { id: self.id, poll: self.cpu.poll_handle(), shared: Arc::clone(&self.shared) })
+    }
+
+    fn counters(&self) -> Counters {
+        Counters { instructions: Some(self.cpu.instructions()), exits: self.exits }
+    }
+}
