@@ -4,6 +4,8 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -18,13 +20,30 @@ pub fn status(command: &mut Command) -> Result<()> {
 
 /// Runs a command with its output in `log` (made anew); a failure shows the log's last lines.
 pub fn logged(command: &mut Command, log: &Path) -> Result<()> {
+    watched(command, log, |_| {})
+}
+
+/// As `logged`; calls `progress` twice a minute with the number of lines that the command has written.
+pub fn watched(command: &mut Command, log: &Path, progress: impl Fn(usize)) -> Result<()> {
     let file = File::create(log).with_context(|| format!("cannot write the log {}", log.display()))?;
     let again = file.try_clone().with_context(|| format!("cannot share the log {}", log.display()))?;
-    let status = command
+    let mut child = command
+        .stdin(Stdio::null())
         .stdout(Stdio::from(file))
         .stderr(Stdio::from(again))
-        .status()
+        .spawn()
         .with_context(|| format!("cannot start {}", shown(command)))?;
+    let mut said = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().context("cannot wait for a command")? {
+            break status;
+        }
+        thread::sleep(Duration::from_millis(50));
+        if said.elapsed() > Duration::from_secs(30) {
+            said = Instant::now();
+            progress(fs::read(log).unwrap_or_default().iter().filter(|byte| **byte == b'\n').count());
+        }
+    };
     if !status.success() {
         bail!(
             "{} failed ({status}); its output is in {} and ends:\n{}",

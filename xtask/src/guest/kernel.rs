@@ -8,6 +8,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 
 use anyhow::{Context, Result, bail};
 
@@ -22,6 +23,9 @@ const PACKAGE: &str = "linux-source-6.12";
 
 /// Raise it when this file changes what is built.
 const RECIPE: &str = "2";
+
+/// Lines that a whole build prints, about: for the progress only.
+const STEPS: usize = 1250;
 
 /// Source packages that this recipe was tried with: (version, SHA-256 of the package).
 const TRIED: &[(&str, &str)] =
@@ -102,13 +106,16 @@ fn make(
 ) -> Result<()> {
     let tree = unpack(source, paths, work)?;
     let build = work.join("build");
-    cache::remove_dir(&build)?;
+    if options.rebuild {
+        cache::remove_dir(&build)?;
+    }
+    // An interrupted build of the same inputs is gone on with.
     fs::create_dir_all(&build).with_context(|| format!("cannot make {}", build.display()))?;
     let make = |targets: &[&str]| {
         let mut command = Command::new("make");
         tools.apply(&mut command);
         let out = format!("O={}", build.display());
-        command.arg("-s").arg("-C").arg(&tree).arg(out).args(targets);
+        command.arg("-C").arg(&tree).arg(out).args(targets);
         // What the kernel would record about the build, fixed; and nothing from our own environment.
         command.env("KBUILD_BUILD_TIMESTAMP", "Thu Jan  1 00:00:00 UTC 1970");
         command.env("KBUILD_BUILD_USER", "smolvm").env("KBUILD_BUILD_HOST", "smolvm");
@@ -124,14 +131,13 @@ fn make(
     let result = fs::read_to_string(&dot_config).context("`make olddefconfig` left no .config")?;
     config::check(fragment, &result)?;
 
-    let jobs = options.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-    say(&format!(
-        "compiling the kernel with {jobs} jobs (a few minutes; log: {})",
-        work.join("make.log").display()
-    ));
-    run::logged(&mut make(&[&format!("-j{jobs}"), "vmlinux"]), &work.join("make.log"))?;
+    let jobs = options.jobs.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
+    let log = work.join("make.log");
+    say(&format!("compiling the kernel with {jobs} jobs: minutes (log: {})", log.display()));
+    let progress = |lines| say(&format!("{lines} of about {STEPS} steps"));
+    run::watched(&mut make(&[&format!("-j{jobs}"), "vmlinux"]), &log, progress)?;
     collect(&build, &dot_config, dir)?;
-    let release = run::output(&mut make(&["kernelrelease"]))?;
+    let release = run::output(make(&["kernelrelease"]).arg("-s"))?;
     fs::write(dir.join("release"), release.trim()).context("cannot write the kernel's release")
 }
 
