@@ -226,7 +226,7 @@ impl CodeCache {
             self.clear(cpu);
         }
         // The generation is read before the bytes: a write in between then invalidates.
-        let generation = cpu.memory.watch_code(page);
+        let generation = cpu.mmu.watch_code(page);
         let rest = 4096 - (gpa & 0xfff) as usize;
         let mut window = [0u8; WINDOW];
         let window = &mut window[..rest.min(WINDOW)];
@@ -298,7 +298,7 @@ impl CodeCache {
         block: &mut Block,
     ) -> Result<(), Trap> {
         let next = cpu.fetch_page((lin | 0xfff).wrapping_add(1))?;
-        block.generation2 = cpu.memory.watch_code(next.page);
+        block.generation2 = cpu.mmu.watch_code(next.page);
         block.page2 = next.page as u32;
         let mut bytes = [0u8; 2 * MAX_INSN];
         let take = head.len().min(MAX_INSN);

@@ -29,7 +29,9 @@ pub mod fpu;
 pub mod lapic;
 mod mmu;
 mod state;
+mod step;
 mod sys;
 
 pub use cpu::{Cpu, CpuConfig, PollFlag, Stop};
 pub use state::BadState;
+pub use step::{StepOutcome, Stepper};

@@ -96,6 +96,7 @@ impl Cpu {
         self.failure = None;
         self.mmu.set_cr3(state.cr3);
         self.mmu.flush_all();
+        self.forget_code();
         self.update_mode();
         self.attention = true;
     }
