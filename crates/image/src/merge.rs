@@ -1,18 +1,20 @@
 //! What a machine changed while it was built, put over the root that it was built from.
 //!
 //! The agent sends the overlay's upper directory as a tar: paths from that directory, pax records
-//! `SCHILY.xattr.*` for attributes (also overlayfs's own), no sockets. Overlayfs's marks are Linux's overlayfs
-//! (Documentation/filesystems/overlayfs.rst): a character device 0/0, or an empty file with the
-//! attribute `overlay.whiteout`, takes a name away; a directory with `overlay.opaque` = y hides
-//! what was below. Then what differs from one run to the next is held still: times are clamped,
+//! `SCHILY.xattr.*` for attributes (also overlayfs's own), no sockets. The marks in it are those
+//! of Linux's overlayfs (Documentation/filesystems/overlayfs.rst): a character device 0/0, or an
+//! empty file with the attribute `overlay.whiteout`, takes a name away; a directory with
+//! `overlay.opaque` = y hides what was below; one with `overlay.redirect` was renamed. Then what differs from one run to the next is held still: times are clamped,
 //! and logs, caches and identities emptied. The tar comes from a guest, so nothing in it is
 //! trusted; the worst it can do is make its own root useless.
 
+mod moved;
 mod pyc;
 mod volatile;
 
 use std::io::Read;
 
+use self::moved::Moved;
 use crate::archive::{ArchiveError, Entry, EntryKind, TarReader, Unpacker};
 use crate::content::Spool;
 use crate::tree::{Device, NodeId, OnSymlink, Time, Tree, shown};
@@ -32,20 +34,22 @@ pub struct MergeOptions {
 /// # Errors
 /// [`ArchiveError`]: a damaged tar, limits, overlay features that the machine must not use.
 pub fn merge_upper(
-    mut base: Tree,
+    base: Tree,
     upper: impl Read,
     spool: &Spool,
     options: &MergeOptions,
 ) -> Result<Tree, ArchiveError> {
     let mut tar = TarReader::new(upper);
+    let mut layer = Layer { tree: base.clone(), lower: base, spool, moved: Moved::default() };
     while let Some(entry) = tar.next_entry()? {
-        layer(&mut base, spool, entry, &mut tar)?;
+        layer.entry(entry, &mut tar)?;
     }
+    let mut tree = layer.tree;
     if options.settle {
-        volatile::settle(&mut base);
+        volatile::settle(&mut tree);
     }
-    clamp(&mut base, options.epoch)?;
-    Ok(base)
+    clamp(&mut tree, options.epoch)?;
+    Ok(tree)
 }
 
 /// What an upper layer's entry means for the name.
@@ -53,31 +57,60 @@ enum Mark {
     Gone,
     /// A directory whose old entries are gone.
     Opaque,
+    /// A directory that was renamed: what is not in the upper layer is still at the old place.
+    Redirect(Box<[u8]>),
     None,
 }
 
-fn layer(tree: &mut Tree, spool: &Spool, mut entry: Entry, data: &mut impl Read) -> Result<(), ArchiveError> {
-    let mark = take_marks(&mut entry)?;
-    let is_dir = entry.kind == EntryKind::Dir;
-    match mark {
-        Mark::Gone => {
-            tree.remove(&entry.path);
-            return Ok(());
+struct Layer<'a> {
+    tree: Tree,
+    /// The root as it was: what renamed directories refer to.
+    lower: Tree,
+    spool: &'a Spool,
+    moved: Moved,
+}
+
+impl Layer<'_> {
+    fn entry(&mut self, mut entry: Entry, data: &mut impl Read) -> Result<(), ArchiveError> {
+        let is_dir = entry.kind == EntryKind::Dir;
+        match take_marks(&mut entry)? {
+            Mark::Gone => {
+                self.tree.remove(&entry.path);
+                return Ok(());
+            }
+            Mark::Opaque => {
+                let dir = self.tree.lookup(&entry.path);
+                dir.map(|id| self.tree.clear(id));
+            }
+            Mark::Redirect(to) if is_dir => return self.renamed(entry, &to),
+            // A file in a directory's place hides all that was in it.
+            Mark::None if !is_dir => {
+                let old = self.tree.lookup(&entry.path);
+                if old.is_some_and(|id| self.tree.children(id).next().is_some()) {
+                    self.tree.remove(&entry.path);
+                }
+            }
+            Mark::Redirect(_) | Mark::None => {}
         }
-        Mark::Opaque => {
-            let dir = tree.lookup(&entry.path);
-            dir.map(|id| tree.clear(id));
-        }
-        // A file in a directory's place hides all that was in it.
-        Mark::None if !is_dir => {
-            let filled = tree.lookup(&entry.path).filter(|id| tree.children(*id).next().is_some());
-            filled.map(|_| tree.remove(&entry.path));
-        }
-        Mark::None => {}
+        self.place(entry, data)?;
+        Ok(())
     }
-    let mut into = Unpacker { tree, spool, on_symlink: OnSymlink::Replace };
-    into.entry(entry, data)?;
-    Ok(())
+
+    fn place(&mut self, entry: Entry, data: &mut impl Read) -> Result<NodeId, ArchiveError> {
+        let (tree, spool) = (&mut self.tree, self.spool);
+        Unpacker { tree, spool, on_symlink: OnSymlink::Replace }.entry(entry, data)
+    }
+
+    /// A directory that the machine renamed gets what the root had at its old place.
+    fn renamed(&mut self, entry: Entry, to: &[u8]) -> Result<(), ArchiveError> {
+        let wrong = || ArchiveError::Damaged { at: 0, what: "a renamed directory names no directory" };
+        let origin = self.moved.add(&entry.path, to).ok_or_else(wrong)?;
+        let from = self.lower.lookup(&origin).ok_or_else(wrong)?;
+        self.tree.remove(&entry.path);
+        let id = self.place(entry, &mut std::io::empty())?;
+        self.tree.copy_below(id, &self.lower, from)?;
+        Ok(())
+    }
 }
 
 /// Reads overlayfs's attributes and takes them off the entry.
@@ -86,24 +119,24 @@ fn take_marks(entry: &mut Entry) -> Result<Mark, ArchiveError> {
         EntryKind::CharDevice(Device { major: 0, minor: 0 }) => Mark::Gone,
         _ => Mark::None,
     };
-    let mut unsupported = None;
+    let mut data_below = false;
     entry.meta.xattrs.retain(|name, value| {
         let rest = name.strip_prefix(b"trusted.overlay.").or(name.strip_prefix(b"user.overlay."));
         match rest {
             Some(b"opaque") if value[..] == *b"y" => mark = Mark::Opaque,
             Some(b"whiteout") if entry.size == 0 => mark = Mark::Gone,
-            Some(b"redirect") => unsupported = Some("a renamed directory of an overlay"),
-            Some(b"metacopy") => unsupported = Some("a file whose data stayed in the lower layer"),
+            Some(b"redirect") if !matches!(mark, Mark::Opaque) => mark = Mark::Redirect(value.clone()),
+            Some(b"metacopy") => data_below = true,
             _ => {}
         }
         rest.is_none()
     });
-    match unsupported {
-        None => Ok(mark),
-        Some(what) => Err(ArchiveError::Unsupported {
+    match data_below {
+        false => Ok(mark),
+        true => Err(ArchiveError::Unsupported {
             path: shown(&entry.path),
-            what,
-            way_out: "mount the overlay with redirect_dir=off,metacopy=off",
+            what: "a file whose data stayed in the lower layer",
+            way_out: "mount the overlay with metacopy=off",
         }),
     }
 }

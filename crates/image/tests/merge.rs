@@ -159,10 +159,52 @@ fn compiled_python_stays_true_to_its_clamped_source() {
 }
 
 #[test]
-fn overlay_features_that_hide_data_are_refused() {
-    for name in ["trusted.overlay.redirect", "trusted.overlay.metacopy"] {
-        let upper = Upper::new().dir("d", &[(name, b"/x")]);
-        let refused = upper.over(Tree::new(Limits::default()), false).expect_err("refused");
-        assert!(refused.to_string().contains("redirect_dir=off"), "{refused}");
+fn renamed_directories_bring_what_they_had() {
+    let mut base = Tree::new(Limits::default());
+    for path in ["a/x", "a/sub/y", "a/sub/z", "other"] {
+        put(&mut base, path, text(path), 1);
     }
+    base.link("a/sub/x-too", "a/x").expect("linked");
+    let redirect = |to: &'static [u8]| [("trusted.overlay.redirect", to)];
+    let merged = Upper::new()
+        .gone("a")
+        .dir("b", &redirect(b"a"))
+        .file("b/new", "new")
+        .gone("b/x")
+        .dir("b/renamed", &redirect(b"sub"))
+        .gone("b/sub")
+        .gone("b/renamed/y")
+        .dir("deep", &[])
+        .dir("deep/copy", &redirect(b"/a/sub"))
+        .over(base, false)
+        .expect("merged");
+    assert_eq!(
+        paths(&merged),
+        [
+            "b",
+            "b/new",
+            "b/renamed",
+            "b/renamed/x-too",
+            "b/renamed/z",
+            "deep",
+            "deep/copy",
+            "deep/copy/x-too",
+            "deep/copy/y",
+            "deep/copy/z",
+            "other"
+        ]
+    );
+    assert_eq!(read(&merged, "b/renamed/z").as_deref(), Some("a/sub/z"));
+    assert_eq!(read(&merged, "deep/copy/x-too").as_deref(), Some("a/x"));
+    for bad in [&b"/nowhere"[..], b"../a", b"a/b", b"/../.."] {
+        let upper = Upper::new().dir("d", &[("trusted.overlay.redirect", bad)]);
+        assert!(upper.over(Tree::new(Limits::default()), false).is_err());
+    }
+}
+
+#[test]
+fn files_whose_data_stayed_below_are_refused() {
+    let upper = Upper::new().add(tar::EntryType::Regular, "f", b"", &[("trusted.overlay.metacopy", b"")]);
+    let refused = upper.over(Tree::new(Limits::default()), false).expect_err("refused");
+    assert!(refused.to_string().contains("metacopy=off"), "{refused}");
 }

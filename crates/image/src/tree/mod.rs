@@ -8,6 +8,7 @@
 //!
 //! Next: `path.rs` (how a path is understood), `edit.rs` (insert, link, remove), `walk.rs`.
 
+mod copy;
 mod edit;
 mod hash;
 mod path;
@@ -19,6 +20,7 @@ use crate::content::Content;
 
 pub(crate) use edit::shown;
 pub use edit::{OnSymlink, TreeError};
+pub(crate) use path::normal;
 pub use path::{MAX_NAME, MAX_PATH, PathError};
 pub use walk::Walk;
 

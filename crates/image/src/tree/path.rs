@@ -49,6 +49,11 @@ pub(super) fn components(path: &[u8]) -> Result<Vec<&[u8]>, PathError> {
     Ok(names)
 }
 
+/// A path in the one spelling that walks give: `a/b` for `/./a//b/`.
+pub(crate) fn normal(path: &[u8]) -> Option<Vec<u8>> {
+    Some(components(path).ok()?.join(&b'/'))
+}
+
 /// Whether the last component's symbolic link is followed too.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Last {
