@@ -11,8 +11,9 @@ use super::io::IoThread;
 use super::saved_state::VsockState;
 use super::table::Table;
 
-/// Receive, transmit, event (5.10.2). Nothing is ever sent on the third.
-const QUEUES: [u16; 3] = [256, 256, 16];
+/// Receive, transmit, event (5.10.2). Nothing is ever sent on the third. A driver fills the first
+/// with a page for each entry, so it is no longer than a burst needs.
+const QUEUES: [u16; 3] = [128, 128, 16];
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
 
