@@ -113,6 +113,21 @@ fn equal_files_share_blocks() {
     assert_eq!(reread(image).digest().unwrap(), tree.digest().unwrap());
 }
 
+/// A lock promises the same image from every release: a change of the layout is a decision (raise
+/// the lock's version), not an accident.
+#[test]
+fn the_layout_is_pinned() {
+    let mut tree = Tree::new(Limits::default());
+    for i in 0..300usize {
+        let name = format!("dir{}/file{i}", i % 7);
+        put(&mut tree, &name, Item::File(bytes(i * 53, i as u8)), meta(0o644, Time::from_secs(i as i64 / 9)));
+    }
+    put(&mut tree, "link", Item::Symlink(b"dir1/file1"[..].into()), meta(0o777, BUILD));
+    tree.link("dir2/again", "dir0/file0").expect("linked");
+    let digest = blake3::hash(&written(&tree).0).to_hex();
+    assert_eq!(digest.as_str(), "d33b195cc7324692437c0d87de5e977b30c439636eb5715ecc4b4eb047c2bd07");
+}
+
 #[derive(Clone, Debug)]
 enum Op {
     Put(Vec<u8>, u8, usize, u16, u32, i64, Option<u16>),
