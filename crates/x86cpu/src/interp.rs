@@ -3,13 +3,14 @@
 //! Counting is per block; a block is cut short where the budget, TF or an interrupt shadow asks for
 //! it, so that the count is exact everywhere the outside looks.
 
+use arch::x86_64::regs::gpr::{RBP, RSP};
 use arch::x86_64::regs::{Rflags, seg};
 use arch::x86_64::state::MpState;
 
 use crate::block::CodeCache;
 use crate::cpu::{Cpu, Stop, Trap};
 use crate::decode::End;
-use crate::op::{Op, REG_START};
+use crate::op::{Op, REG_START, REG_ZERO, SEG_FLAT};
 
 /// Instructions between two looks at timers: at 100 MIPS about 40 µs.
 const TICK: u64 = 4096;
@@ -223,7 +224,8 @@ impl Cpu {
             Err(trap) => {
                 self.insn_count += before as u64;
                 self.rip = self.wrap_ip(start.wrapping_add(u64::from(op.at)));
-                Ran::Trapped(trap)
+                let stack = trap == Trap::gp(0) && self.is_stack_fault(op);
+                Ran::Trapped(if stack { Trap::ss(0) } else { trap })
             }
             Ok(()) if before + 1 == ops.len() => Ran::Whole,
             Ok(()) => {
@@ -232,6 +234,23 @@ impl Cpu {
                 Ran::Part
             }
         }
+    }
+
+    /// Whether a #GP(0) of `op` is for a non-canonical address that goes by SS: that is #SS(0)
+    /// (SDM vol. 3, 6.15). The MMU cannot know; nothing has changed yet, so it is found out here.
+    fn is_stack_fault(&self, op: &Op) -> bool {
+        let bad = |address: u64| ((address << 16) as i64 >> 16) as u64 != address;
+        if !self.is_long() || op.seg != SEG_FLAT {
+            return false;
+        }
+        let (base, rsp) = (usize::from(op.base), self.gpr[RSP]);
+        if base == RSP || base == RBP {
+            return bad(self.offset(op)) || bad(self.offset(op).wrapping_add(15));
+        }
+        // Implicit operands: PUSH, POP, CALL, RET, LEAVE.
+        op.base == REG_ZERO
+            && op.index == REG_ZERO
+            && (bad(rsp) || bad(rsp.wrapping_sub(8)) || bad(self.gpr[RBP]))
     }
 
     /// Acts on a trap; `rip` is the instruction's start.

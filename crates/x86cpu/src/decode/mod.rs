@@ -103,6 +103,7 @@ fn decode(insn: &Instruction, at: u16, mode: Mode) -> Decoded {
         let size = if form.has_memory() { insn.memory_size().size().clamp(1, 512) as u16 } else { 0 };
         // Only legacy-mode limit checks use the size: 255 stands for the large images.
         let op = Op { run: fp::execute, size: size.min(255) as u8, ..form.op() };
+        let op = operands::string_target(insn, mode, op);
         return Decoded { op, end: None, fp: Some(fp_insn) };
     }
     undefined(at, insn.len() as u8)

@@ -1,5 +1,6 @@
 //! What iced says about operands, as [`Op`] fields.
 
+use arch::x86_64::regs::gpr::RDI;
 use iced_x86::{Instruction, OpKind, Register};
 
 use crate::cpu::Mode;
@@ -160,4 +161,17 @@ fn memory_operand(insn: &Instruction, mode: Mode, op: &mut Op) {
     op.scale = insn.memory_index_scale().trailing_zeros() as u8 & 3;
     op.disp = insn.memory_displacement64();
     op.seg = segment(insn.memory_segment(), mode);
+}
+
+/// MASKMOVQ and MASKMOVDQU: their memory operand is implicit, at DS:rDI.
+pub(crate) fn string_target(insn: &Instruction, mode: Mode, op: Op) -> Op {
+    let addr_size = match insn.op_kind(0) {
+        OpKind::MemorySegDI => 2,
+        OpKind::MemorySegEDI => 4,
+        OpKind::MemorySegRDI => 8,
+        _ => return op,
+    };
+    let seg = segment(insn.memory_segment(), mode);
+    // The bytes that are not masked are not accessed: one byte stands for the address.
+    Op { base: RDI as u8, addr_size, seg, size: 1, ..op }
 }

@@ -18,10 +18,8 @@ pub(crate) fn cmpxchg_rr<const B: u32>(cpu: &mut Cpu, op: &Op) -> Result<(), Tra
         let v = cpu.reg::<B>(op.src);
         cpu.set_reg::<B>(op.dst, v);
     } else {
+        // The destination register is not written at all then: its upper half stays.
         cpu.set_reg::<B>(RAX as u8, old);
-        if B == 32 {
-            cpu.set_reg::<B>(op.dst, old);
-        }
     }
     cpu.flags.set_sum::<B>(sub::<B>(expected, old, 0));
     Ok(())
