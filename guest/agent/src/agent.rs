@@ -4,6 +4,8 @@
 //! then closes, pauses or watches it. So a handler may hold ids, and no event meets a table in a half-done state.
 
 use crate::conn::{Conn, Role};
+use crate::freeze::Freezing;
+use crate::log::Log;
 use crate::poll::{Interest, Poller, Ready, Token};
 use crate::session::Session;
 use crate::world::World;
@@ -18,6 +20,15 @@ use std::io;
 
 /// Connections at once; more wait in the listener's queue.
 const CONNECTIONS: usize = 1024;
+
+/// What happens when a time is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deadline {
+    /// A session that ended stops waiting for its last output.
+    LastOutput(u64),
+    /// A connection's readiness check gives up.
+    Ready(u64),
+}
 
 /// The whole agent.
 pub struct Agent {
@@ -35,8 +46,18 @@ pub struct Agent {
     pub workers: BTreeMap<i32, u64>,
     /// Connections to look at after the event.
     pub touched: Vec<u64>,
-    /// When sessions that ended stop waiting for their last output: (CLOCK_MONOTONIC ms, session).
-    pub deadlines: Vec<(u64, u64)>,
+    /// What happens at a time (CLOCK_MONOTONIC, ms) unless something else came first.
+    pub deadlines: Vec<(u64, Deadline)>,
+    /// The main service's output.
+    pub log: Log,
+    /// Readiness checks that fail when the service ends, by connection.
+    pub needs_service: Vec<u64>,
+    /// The freeze that is under way.
+    pub freezing: Option<Freezing>,
+    /// The connection whose hooks run after a restore.
+    pub restoring: Option<u64>,
+    /// The generation id of the last restore.
+    pub generation: [u8; 16],
     /// For reading into; as long as a data frame with its header.
     pub scratch: Vec<u8>,
     next_id: u64,
@@ -73,6 +94,11 @@ impl Agent {
             workers: BTreeMap::new(),
             touched: Vec::new(),
             deadlines: Vec::new(),
+            log: Log::default(),
+            needs_service: Vec::new(),
+            freezing: None,
+            restoring: None,
+            generation: [0; 16],
             scratch: Vec::new(),
             next_id: 1,
             listener,
@@ -117,7 +143,7 @@ impl Agent {
             Token::Out(id) => self.output_event(id, 0),
             Token::Err(id) => self.output_event(id, 1),
             Token::In(id) => self.input_event(id),
-            Token::Upstream(_) => {}
+            Token::Upstream(id) => self.upstream_event(id, ready),
         }
     }
 
@@ -152,7 +178,15 @@ impl Agent {
     /// A forked copy ended: its connection is over, and if it died the host is told.
     fn worker_ended(&mut self, id: u64, status: WaitStatus) {
         self.touched.push(id);
-        self.worker_done(id, status);
+        if self.freezing.as_ref().is_some_and(|freezing| freezing.conn == id) {
+            self.freeze_ended();
+        }
+        if self.restoring == Some(id) {
+            self.restoring = None;
+            // Done by the copy, unless it died.
+            let _ = self.let_go();
+        }
+        self.needs_service.retain(|conn| *conn != id);
         let Some(conn) = self.conns.get_mut(&id) else { return };
         if status.exit_status() != Some(0) && !conn.dead {
             let text = format!("the agent's helper for this request failed ({status:?})");
@@ -170,6 +204,12 @@ impl Agent {
     }
 
     fn settle(&mut self, id: u64) {
+        match self.conns.get_mut(&id) {
+            Some(Conn { role: Role::Logs { .. }, .. }) => self.feed_log_reader(id),
+            Some(Conn { role: Role::ReadyLog(_), .. }) => self.check_log_watch(id),
+            Some(conn) => crate::forward::pass_guest_end(conn),
+            None => return,
+        }
         let Some(conn) = self.conns.get_mut(&id) else { return };
         if conn.dead || (conn.finish && conn.queued() == 0) {
             if let Some(conn) = self.conns.remove(&id) {
@@ -179,6 +219,7 @@ impl Agent {
             return;
         }
         conn.watch(&self.poller, id);
+        crate::forward::watch_upstream(conn, &self.poller, id);
         if let Role::Attached(session) = conn.role {
             self.watch_outputs(session);
         }
@@ -186,13 +227,31 @@ impl Agent {
 
     fn closed(&mut self, id: u64, mut conn: Conn) {
         conn.unwatch(&self.poller, id);
+        self.needs_service.retain(|waiting| *waiting != id);
         match conn.role {
             Role::Attached(session) => self.detached(id, session, conn.before_freeze),
             Role::Worker(pid) => {
                 // Still in `workers`, to be reaped; its end then finds no connection.
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
             }
-            Role::Fresh | Role::Waiting(_) | Role::Answered => {}
+            Role::Forward(mut forward) => crate::forward::unwatch_upstream(&mut forward, &self.poller, id),
+            _ => {}
+        }
+    }
+
+    /// Does what is due.
+    fn pass_deadlines(&mut self) {
+        if self.deadlines.is_empty() {
+            return;
+        }
+        let now = now_ms();
+        let (due, later): (Vec<_>, Vec<_>) = self.deadlines.drain(..).partition(|(time, _)| *time <= now);
+        self.deadlines = later;
+        for (_, deadline) in due {
+            match deadline {
+                Deadline::LastOutput(session) => self.last_output(session),
+                Deadline::Ready(conn) => self.log_watch_over(conn),
+            }
         }
     }
 

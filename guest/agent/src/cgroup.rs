@@ -53,4 +53,19 @@ impl Cgroup {
     pub fn event(&self, key: &str) -> bool {
         self.read("cgroup.events").lines().any(|line| line.split_once(' ') == Some((key, "1")))
     }
+
+    /// The names of the groups in `directory` (empty, or ending in a slash) of this one.
+    pub fn subgroups(&self, directory: &str) -> Vec<String> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let place = if directory.is_empty() { "." } else { directory };
+        let Ok(fd) = rustix::fs::openat(&self.directory, place, flags, Mode::empty()) else {
+            return Vec::new();
+        };
+        let names = crate::walk::names_in(&fd).unwrap_or_default();
+        let is_directory = |name: &String| {
+            let stat = rustix::fs::statat(&fd, name.as_str(), rustix::fs::AtFlags::SYMLINK_NOFOLLOW);
+            stat.is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir())
+        };
+        names.iter().filter_map(|name| name.to_str().ok().map(String::from)).filter(is_directory).collect()
+    }
 }

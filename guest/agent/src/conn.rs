@@ -17,6 +17,17 @@ pub enum Role {
     Attached(u64),
     /// Waits for a session's end.
     Waiting(u64),
+    /// Reads the service's log from record `next` on: to the end (and `until` is none) or to a record.
+    Logs {
+        /// The next record to send.
+        next: u64,
+        /// Where a reader that does not follow stops.
+        until: Option<u64>,
+    },
+    /// Waits for a line in the service's log.
+    ReadyLog(Box<crate::ready::LogWatch>),
+    /// Joined to a port of the guest.
+    Forward(Box<crate::forward::Forward>),
     /// A forked copy serves it; we only watch for the host going away.
     Worker(rustix::process::Pid),
     /// Answered; nothing more is expected from the host.
@@ -56,6 +67,15 @@ impl Conn {
             before_freeze: false,
             out: VecDeque::new(),
             interest: Interest::default(),
+        }
+    }
+
+    /// Whether the host's bytes are not frames for the loop (any more).
+    pub fn raw(&self) -> bool {
+        match &self.role {
+            Role::Forward(forward) => forward.raw(),
+            Role::Worker(_) => true,
+            _ => false,
         }
     }
 

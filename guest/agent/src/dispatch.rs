@@ -3,6 +3,7 @@
 use crate::agent::Agent;
 use crate::conn::Role;
 use crate::poll::Ready;
+use crate::{copy, stats};
 use agent_protocol::frame::FrameKind;
 use agent_protocol::{AgentState, ErrorKind, Failure, Frame, Pong, Reply, Request};
 use rustix::io::Errno;
@@ -11,7 +12,8 @@ use rustix::time::{ClockId, clock_gettime};
 /// Bytes read from a connection at once.
 const READ_SIZE: usize = 64 << 10;
 
-fn nanoseconds(clock: ClockId) -> u64 {
+/// A clock in nanoseconds.
+pub fn nanoseconds(clock: ClockId) -> u64 {
     let now = clock_gettime(clock);
     (now.tv_sec as u64).saturating_mul(1_000_000_000).saturating_add(now.tv_nsec as u64)
 }
@@ -28,9 +30,14 @@ impl Agent {
             conn.dead |= ready.hangup;
             return;
         }
-        if conn.finish || conn.paused {
-            // Nothing more is read; whoever hung up does not wait for the rest either.
-            conn.dead |= ready.hangup;
+        let waits = match &conn.role {
+            Role::Forward(forward) => !forward.wants_host(),
+            _ => conn.paused,
+        };
+        if conn.finish || waits {
+            // Nothing more is read; whoever hung up does not wait for the rest either. A forwarded connection's
+            // end shows when it is written to.
+            conn.dead |= ready.hangup && !matches!(conn.role, Role::Forward(_));
             return;
         }
         if !ready.read {
@@ -38,6 +45,11 @@ impl Agent {
         }
         self.scratch.resize(READ_SIZE, 0);
         match rustix::io::read(&conn.fd, &mut self.scratch) {
+            Ok(n) if matches!(conn.role, Role::Forward(_)) => {
+                let scratch = std::mem::take(&mut self.scratch);
+                self.forward_from_host(id, scratch.get(..n).unwrap_or_default());
+                self.scratch = scratch;
+            }
             Ok(0) => conn.dead = true,
             Ok(n) => {
                 conn.decoder.push(self.scratch.get(..n).unwrap_or_default());
@@ -52,7 +64,7 @@ impl Agent {
     pub fn frames(&mut self, id: u64) {
         loop {
             let Some(conn) = self.conns.get_mut(&id) else { return };
-            if conn.paused || conn.finish || conn.dead {
+            if conn.paused || conn.finish || conn.dead || conn.raw() {
                 return;
             }
             match conn.decoder.next_frame() {
@@ -72,7 +84,8 @@ impl Agent {
         match conn.role {
             Role::Fresh => self.first_frame(id, &frame),
             Role::Attached(session) => self.session_frame(id, session, frame),
-            Role::Waiting(_) | Role::Worker(_) | Role::Answered => {
+            Role::Forward(_) => self.forward_datagram(id, &frame),
+            _ => {
                 let text = format!("a {:?} frame does not belong here", frame.kind);
                 self.fail(id, &Failure::new(ErrorKind::BadRequest, text));
             }
@@ -113,12 +126,35 @@ impl Agent {
             }
             Request::Wait { session } => self.wait_for(id, session),
             Request::Kill { session, signal } => self.kill(id, session, signal),
+            Request::Attach { session, replay } => self.attach(id, session, replay),
+            Request::Service(spec) => self.service(id, &spec),
+            Request::Logs(spec) => self.logs(id, spec),
+            Request::Forward { port, transport } => self.forward(id, port, transport),
+            Request::Stat { path, follow } => {
+                self.work(id, move |world, channel| copy::stat(world, channel, &path, follow))
+            }
+            Request::CopyOut { path, follow } => {
+                self.work(id, move |world, channel| copy::copy_out(world, channel, &path, follow))
+            }
+            Request::CopyIn { path, owner } => {
+                self.work(id, move |world, channel| copy::copy_in(world, channel, &path, owner))
+            }
+            Request::ExportUpper => self.work(id, copy::export_upper),
+            Request::Ready(spec) => self.ready(id, spec),
+            Request::Freeze(spec) => self.freeze(id, spec),
+            Request::Thaw => self.thaw(id),
+            Request::Restored(spec) => self.restored(id, spec),
+            Request::KernelLog { follow } => {
+                self.work(id, move |_, channel| stats::kernel_log(channel, follow))
+            }
+            Request::Stats => {
+                self.work(id, |world, channel| channel.reply(&Reply::Stats(stats::stats(world))))
+            }
             Request::Sync => self.work(id, |_, channel| {
                 rustix::fs::sync();
                 channel.reply(&Reply::Done);
             }),
             Request::Shutdown { power, grace_ms } => self.shut_down(id, power, grace_ms),
-            _ => Err(Failure::new(ErrorKind::Unsupported, "this agent does not serve that request")),
         }
     }
 
@@ -130,7 +166,7 @@ impl Agent {
             monotonic_ns: nanoseconds(ClockId::Monotonic),
             realtime_ns: nanoseconds(ClockId::Realtime),
             service: self.service_runs(),
-            generation: [0; 16],
+            generation: self.generation,
         }
     }
 

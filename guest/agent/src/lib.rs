@@ -7,6 +7,9 @@
 //! - [`boot`]: the duties of PID 1 until the first line
 //! - [`agent`]: the loop; [`dispatch`]: a request to who serves it; [`conn`], [`poll`]: descriptors
 //! - [`sessions`], [`session`]: processes with streams; [`spawn`], [`users`], [`environment`]: how they are made
+//! - [`service`], [`log`], [`ready`]: the main service, its output, when it counts as ready
+//! - [`forward`]: ports; [`copy`], [`walk`], [`unpack`], [`tar`]: files; [`stats`]: a look at the machine
+//! - [`freeze`], [`restored`], [`shutdown`], [`command`]: the machine's own life
 //! - [`sys`]: the only place with `unsafe`
 //!
 //! Next: `main` below, `boot::boot`, `agent::Agent::run`.
@@ -14,17 +17,29 @@
 pub mod agent;
 pub mod boot;
 pub mod cgroup;
+pub mod command;
 pub mod conn;
+pub mod copy;
 pub mod dispatch;
 pub mod environment;
+pub mod forward;
+pub mod freeze;
+pub mod log;
 pub mod options;
 pub mod poll;
+pub mod ready;
+pub mod restored;
+pub mod service;
 pub mod session;
 pub mod sessions;
 pub mod shutdown;
 pub mod spawn;
+pub mod stats;
 pub mod sys;
+pub mod tar;
+pub mod unpack;
 pub mod users;
+pub mod walk;
 pub mod worker;
 pub mod world;
 

@@ -1,6 +1,6 @@
 //! What the loop does with processes: start them, move their bytes, notice their end.
 
-use crate::agent::{Agent, now_ms};
+use crate::agent::{Agent, Deadline, now_ms};
 use crate::conn::{HIGH_WATER, Role};
 use crate::poll::{Interest, Token};
 use crate::session::{Input, Kept, Output, Session, output_token};
@@ -149,8 +149,10 @@ impl Agent {
             Ok(()) => {
                 let started =
                     Started { session: id, pid: session.pid.as_raw_nonzero().get().cast_unsigned() };
+                let service = session.service;
+                session.conn = conn.filter(|_| !service);
                 if let (Some(conn), Ok(bytes)) = (conn, frame::encode(FrameKind::Started, &started)) {
-                    self.send(conn, &bytes);
+                    if service { self.finish(conn, &bytes) } else { self.send(conn, &bytes) }
                 }
                 self.watch_outputs(id);
                 self.check_end(id);
@@ -209,8 +211,12 @@ impl Agent {
         let bytes = whole.get(frame::HEADER..).unwrap_or_default();
         let Some(session) = self.sessions.get_mut(&id) else { return };
         session.keep_output(kind, bytes);
+        let service = session.service;
         if let Some(conn) = session.conn {
             self.send(conn, whole);
+        }
+        if service {
+            self.log_output(kind, bytes);
         }
         self.watch_outputs(id);
     }
@@ -328,28 +334,20 @@ impl Agent {
             output.left = if tty { None } else { rustix::io::ioctl_fionread(&output.fd).ok() };
         }
         if tty && session.outputs.iter().any(Option::is_some) {
-            self.deadlines.push((now_ms() + LAST_OUTPUT_MS, id));
+            self.deadlines.push((now_ms() + LAST_OUTPUT_MS, Deadline::LastOutput(id)));
         }
         self.check_end(id);
     }
 
-    /// Stops waiting for the last output of sessions whose time is up.
-    pub fn pass_deadlines(&mut self) {
-        if self.deadlines.is_empty() {
-            return;
-        }
-        let now = now_ms();
-        let (due, later): (Vec<_>, Vec<_>) = self.deadlines.drain(..).partition(|(time, _)| *time <= now);
-        self.deadlines = later;
-        for (_, id) in due {
-            self.close_output(id, 0);
-            self.close_output(id, 1);
-            self.check_end(id);
-        }
+    /// Stops waiting for the last output of a session that ended.
+    pub fn last_output(&mut self, id: u64) {
+        self.close_output(id, 0);
+        self.close_output(id, 1);
+        self.check_end(id);
     }
 
     /// Closes outputs with nothing left to read and, when all are, tells the end.
-    fn check_end(&mut self, id: u64) {
+    pub fn check_end(&mut self, id: u64) {
         for which in 0..2 {
             let Some(session) = self.sessions.get(&id) else { return };
             let output = session.outputs.get(which).and_then(Option::as_ref);
@@ -360,6 +358,7 @@ impl Agent {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         let (true, Some(exit)) = (session.finished() && session.started(), session.exit) else { return };
         session.input = None;
+        let service = session.service;
         let conn = session.conn.take();
         if conn.is_some() {
             // What the host has seen is not shown again.
@@ -371,6 +370,9 @@ impl Agent {
             for conn in waiters.chain(conn).collect::<Vec<_>>() {
                 self.finish(conn, &bytes);
             }
+        }
+        if service {
+            self.service_ended(exit);
         }
         self.forget_old();
     }
@@ -419,7 +421,9 @@ impl Agent {
             session.keep = true;
         }
         if abandon {
-            session.input = session.input.take().filter(|_| session.tty);
+            if let Some(mut input) = session.input.take_if(|_| !session.tty) {
+                self.poller.set(&input.fd, Token::In(id), &mut input.interest, Interest::default());
+            }
             if session.exit.is_none() {
                 let _ = rustix::process::kill_process_group(session.pid, Signal::HUP);
             }

@@ -11,7 +11,6 @@ use agent_protocol::frame::{self, FrameKind};
 use agent_protocol::{ErrorKind, Failure, Frame, Reply};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
-use rustix::process::WaitStatus;
 use std::io::{self, Read, Write};
 
 /// The host's connection in a forked copy: blocking, in frames.
@@ -102,6 +101,7 @@ impl Agent {
                 self.workers.insert(pid.as_raw_nonzero().get(), id);
                 if let Some(conn) = self.conns.get_mut(&id) {
                     conn.role = Role::Worker(pid);
+                    conn.decoder = agent_protocol::FrameDecoder::new();
                 }
                 self.touched.push(id);
                 Ok(())
@@ -120,7 +120,4 @@ impl Agent {
             }
         }
     }
-
-    /// What the agent itself has to do when a copy ended.
-    pub fn worker_done(&mut self, _conn: u64, _status: WaitStatus) {}
 }

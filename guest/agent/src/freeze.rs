@@ -1,0 +1,166 @@
+//! Bringing the user's processes to rest, and letting them go on.
+//!
+//! The rest itself is the kernel's (cgroup v2 freezer): no process of the group runs in user mode once
+//! `cgroup.events` says `frozen 1`, whatever it was doing. Hooks run before it, file data is written before it.
+
+use crate::agent::{Agent, now_ms};
+use crate::cgroup::Cgroup;
+use crate::command::{run_hooks, wait_readable};
+use crate::dispatch::nanoseconds;
+use crate::worker::Channel;
+use crate::world::{World, read_text};
+use agent_protocol::{AgentState, ErrorKind, Failure, FreezeSpec, FrozenReport, Reply};
+use rustix::event::PollFlags;
+use rustix::fd::OwnedFd;
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::time::ClockId;
+
+/// How long tasks may take to stop when nothing else was said.
+const FREEZE_MS: u64 = 10_000;
+
+/// A freeze under way.
+pub struct Freezing {
+    /// The host's connection.
+    pub conn: u64,
+    /// Holds a byte once everything stands still: the copy's own end says nothing, since a host that has its answer
+    /// may hang up before it.
+    frozen: OwnedFd,
+}
+
+impl Agent {
+    /// Serves `Freeze`.
+    ///
+    /// # Errors
+    /// `Busy` unless the machine runs; `Unsupported` without a control group.
+    pub fn freeze(&mut self, id: u64, spec: FreezeSpec) -> Result<(), Failure> {
+        self.must_run()?;
+        if self.world.cgroup.is_none() {
+            let text = "the guest has no cgroup v2, so its processes cannot be frozen";
+            return Err(Failure::new(ErrorKind::Unsupported, text));
+        }
+        // A connection that is lost from now on is lost to the freeze.
+        self.conns.values_mut().for_each(|conn| conn.before_freeze = true);
+        let (frozen, done) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)
+            .map_err(|error| Failure::new(ErrorKind::Other, format!("making a pipe: {error}")))?;
+        self.work(id, move |world, channel| freeze_group(world, channel, &spec, &done))?;
+        self.state = AgentState::Freezing;
+        self.freezing = Some(Freezing { conn: id, frozen });
+        Ok(())
+    }
+
+    /// The copy that froze, or failed to, ended.
+    pub fn freeze_ended(&mut self) {
+        let Some(freezing) = self.freezing.take() else { return };
+        if rustix::io::read(&freezing.frozen, &mut [0u8; 1]) == Ok(1) {
+            self.state = AgentState::Frozen;
+        } else {
+            // It may have died half-way, or its host went away.
+            let _ = self.let_go();
+        }
+    }
+
+    /// Lets the group run and the agent take requests again.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn let_go(&mut self) -> std::io::Result<()> {
+        self.freezing = None;
+        if self.state != AgentState::ShuttingDown {
+            self.state = AgentState::Running;
+        }
+        self.conns.values_mut().for_each(|conn| conn.before_freeze = false);
+        self.world.cgroup.as_ref().map_or(Ok(()), |group| group.write("cgroup.freeze", "0"))
+    }
+
+    /// Serves `Thaw`.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn thaw(&mut self, id: u64) -> Result<(), Failure> {
+        self.let_go().map_err(|error| {
+            Failure::new(ErrorKind::Other, format!("letting the guest's processes go on: {error}"))
+        })?;
+        self.reply(id, &Reply::Done);
+        Ok(())
+    }
+}
+
+fn microseconds() -> u64 {
+    nanoseconds(ClockId::Monotonic) / 1000
+}
+
+/// Runs in the copy: hooks, file data, freeze.
+fn freeze_group(world: &World, channel: &mut Channel, spec: &FreezeSpec, done: &OwnedFd) {
+    let Some(group) = &world.cgroup else { return };
+    let begin = microseconds();
+    if let Err(failure) = run_hooks(world, &spec.hooks, "snapshot") {
+        return channel.fail(&failure);
+    }
+    let hooked = microseconds();
+    if spec.sync {
+        rustix::fs::sync();
+    }
+    let synced = microseconds();
+    let limit = if spec.timeout_ms == 0 { FREEZE_MS } else { u64::from(spec.timeout_ms) };
+    if let Err(failure) = freeze_within(group, limit) {
+        let _ = group.write("cgroup.freeze", "0");
+        return channel.fail(&failure);
+    }
+    let report = FrozenReport {
+        hooks_us: hooked - begin,
+        sync_us: synced - hooked,
+        freeze_us: microseconds().saturating_sub(synced),
+    };
+    let _ = rustix::io::write(done, &[1]);
+    channel.reply(&Reply::Frozen(report));
+}
+
+fn freeze_within(group: &Cgroup, limit_ms: u64) -> Result<(), Failure> {
+    let other = |error: std::io::Error| {
+        Failure::new(ErrorKind::Other, format!("freezing the guest's processes: {error}"))
+    };
+    let events = group.open_file("cgroup.events").map_err(other)?;
+    group.write("cgroup.freeze", "1").map_err(other)?;
+    let end = now_ms().saturating_add(limit_ms);
+    // In an empty group there is nothing that could run.
+    while !group.event("frozen") && group.event("populated") {
+        let left = end.saturating_sub(now_ms());
+        if left == 0 {
+            let text = format!("after {limit_ms} ms the guest's processes still run: {}", stuck(group));
+            return Err(Failure::new(ErrorKind::TimedOut, text));
+        }
+        // The kernel signals a change of the file; a second at most covers one between look and wait.
+        wait_readable(&events, PollFlags::PRI, left.min(1000));
+    }
+    Ok(())
+}
+
+/// Names the tasks that are in the way: those in an uninterruptible wait, else all that do not stand still.
+fn stuck(group: &Cgroup) -> String {
+    const NAMED: usize = 8;
+    let mut waiting = Vec::new();
+    let mut running = Vec::new();
+    for pid in group.read("cgroup.procs").lines().take(4096) {
+        let stat = read_text(&format!("/proc/{pid}/stat"));
+        // pid (comm) state ...: the name may hold anything, so from its last parenthesis.
+        let Some((head, tail)) = stat.rsplit_once(')') else { continue };
+        let name = head.split_once('(').map_or("", |(_, name)| name);
+        let state = tail.trim_start().chars().next().unwrap_or('?');
+        let place = read_text(&format!("/proc/{pid}/wchan"));
+        let place = if place.is_empty() || place == "0" { "-" } else { place.trim() };
+        let line = format!("pid {pid} ({name}) state {state} in {place}");
+        match state {
+            'D' => waiting.push(line),
+            'R' => running.push(line),
+            _ => {}
+        }
+    }
+    let mut lines = if waiting.is_empty() { running } else { waiting };
+    let more = lines.len().saturating_sub(NAMED);
+    lines.truncate(NAMED);
+    match (lines.is_empty(), more) {
+        (true, _) => "none of them can be named (a nested group?)".to_string(),
+        (_, 0) => lines.join(", "),
+        _ => format!("{} and {more} more", lines.join(", ")),
+    }
+}

@@ -1,0 +1,130 @@
+//! What a machine puts right after it was restored, before its processes go on.
+//!
+//! The order is fixed: random numbers (so that nothing drawn later repeats), the clock, the names, the generation
+//! file, connections whose peers are gone, hooks, and the thaw last.
+
+use crate::agent::Agent;
+use crate::command::restore_hooks;
+use crate::dispatch::nanoseconds;
+use crate::sys::{random, tcp};
+use crate::world::World;
+use agent_protocol::{ErrorKind, Failure, Reply, RestoredReport, RestoredSpec};
+use rustix::fs::{Mode, OFlags};
+use rustix::time::{ClockId, Timespec};
+use std::io;
+
+/// The file whose contents change with every restore.
+const GENERATION_FILE: &str = "generation";
+/// The shortest seed worth having, in bytes.
+const SEED: usize = 32;
+
+impl Agent {
+    /// Serves `Restored`.
+    ///
+    /// # Errors
+    /// `BadRequest` for a short seed. What fails on the way is noted in the report: a machine with a wrong host name
+    /// is better than a frozen one.
+    pub fn restored(&mut self, id: u64, spec: RestoredSpec) -> Result<(), Failure> {
+        let begin = nanoseconds(ClockId::Monotonic);
+        if spec.seed.len() < SEED {
+            return Err(Failure::new(ErrorKind::BadRequest, format!("the seed has fewer than {SEED} bytes")));
+        }
+        let mut report = put_right(&self.world, &spec);
+        self.generation = spec.generation;
+        // The other ends of these were not restored with us.
+        for (other, conn) in &mut self.conns {
+            if *other != id {
+                conn.before_freeze = true;
+                conn.dead = true;
+                self.touched.push(*other);
+            }
+        }
+        self.settle_touched();
+        if spec.hooks.commands.is_empty() {
+            note(&mut report.notes, "letting the processes go on", self.let_go());
+            report.total_us = (nanoseconds(ClockId::Monotonic) - begin) / 1000;
+            self.reply(id, &Reply::Restored(report));
+            return Ok(());
+        }
+        let result = self.work(id, move |world, channel| {
+            if let Err(failure) = restore_hooks(world, &spec.hooks, spec.reason) {
+                report.notes.push(failure.text);
+            }
+            let thawed = world.cgroup.as_ref().map_or(Ok(()), |group| group.write("cgroup.freeze", "0"));
+            note(&mut report.notes, "letting the processes go on", thawed);
+            report.total_us = (nanoseconds(ClockId::Monotonic) - begin) / 1000;
+            channel.reply(&Reply::Restored(report));
+        });
+        match result {
+            // New processes are born into the frozen group and wait for the thaw like the others.
+            Ok(()) => {
+                self.state = agent_protocol::AgentState::Running;
+                self.restoring = Some(id);
+            }
+            Err(_) => drop(self.let_go()),
+        }
+        result
+    }
+}
+
+fn note<E: std::fmt::Display>(notes: &mut Vec<String>, what: &str, result: Result<(), E>) {
+    if let Err(error) = result {
+        notes.push(format!("{what}: {error}"));
+    }
+}
+
+/// Everything but hooks and thaw. Outside a machine the host's own clock, name and connections are left alone.
+fn put_right(world: &World, spec: &RestoredSpec) -> RestoredReport {
+    let mut report = RestoredReport::default();
+    let notes = &mut report.notes;
+    if world.pid1 {
+        note(notes, "reseeding the random number generator", random::reseed(&spec.seed));
+        let time = Timespec {
+            tv_sec: i64::try_from(spec.realtime_ns / 1_000_000_000).unwrap_or(i64::MAX),
+            tv_nsec: (spec.realtime_ns % 1_000_000_000) as i64,
+        };
+        note(notes, "setting the clock", rustix::time::clock_settime(ClockId::Realtime, time));
+        if let Some(name) = &spec.hostname {
+            note(notes, "setting the host name", rustix::system::sethostname(name.as_bytes()));
+        }
+    }
+    if let Some(machine) = spec.machine_id {
+        note(notes, "writing /etc/machine-id", write_root(world, "etc/machine-id", &hex(&machine)));
+    }
+    note(notes, "writing the generation file", write_generation(world, &spec.generation));
+    if world.pid1 {
+        match tcp::reset_remote() {
+            Ok(closed) => report.sockets_closed = closed,
+            Err(error) => notes.push(format!("closing connections to the outside: {error}")),
+        }
+    }
+    report
+}
+
+fn hex(id: &[u8; 16]) -> String {
+    use std::fmt::Write;
+    let mut text = String::with_capacity(33);
+    for byte in id {
+        let _ = write!(text, "{byte:02x}");
+    }
+    text.push('\n');
+    text
+}
+
+/// Replaces a file's contents in place: whoever watches or holds the file sees the change.
+fn write_root(world: &World, path: &str, text: &str) -> io::Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+    let resolve = rustix::fs::ResolveFlags::IN_ROOT;
+    let file = rustix::fs::openat2(&world.root, path, flags, Mode::from_bits_retain(0o444), resolve)?;
+    rustix::io::write(&file, text.as_bytes())?;
+    Ok(())
+}
+
+fn write_generation(world: &World, id: &[u8; 16]) -> io::Result<()> {
+    let path = world.run.join(GENERATION_FILE);
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
+    let file = rustix::fs::open(&path, flags, Mode::from_bits_retain(0o444))?;
+    // Always 33 bytes, written at once: no reader sees a half.
+    rustix::io::pwrite(&file, hex(id).as_bytes(), 0)?;
+    Ok(())
+}
