@@ -116,9 +116,9 @@ impl Connection {
         self.stream.is_none()
     }
 
-    /// Whether the guest was asked at all (nothing need be taken back if not).
-    pub fn was_announced(&self) -> bool {
-        self.owe_greeting.is_none()
+    /// Whether the guest knows of it: all but those that we have not asked for yet.
+    pub fn is_known(&self) -> bool {
+        self.owe_greeting != Some(Op::Request)
     }
 
     /// Takes the sender's view of its buffer from a header of the guest.

@@ -82,7 +82,8 @@ impl VsockHandle {
     }
 
     /// Calls `accept` with a stream for each connection that the guest opens to `port` of the
-    /// host. It is called on a vCPU or I/O thread and must be short: hand the stream on.
+    /// host. It is called on a vCPU or I/O thread and must be short: hand the
+    /// stream on.
     /// Connections to ports without a listener are reset. Listeners outlive resets of the guest.
     ///
     /// # Errors
@@ -90,10 +91,10 @@ impl VsockHandle {
     pub fn listen(
         &self,
         port: u32,
-        accept: impl FnMut(UnixStream) + Send + 'static,
+        accept: impl Fn(UnixStream) + Send + Sync + 'static,
     ) -> Result<(), ListenError> {
         self.shared.start_io()?;
-        let free = self.shared.with(|state| state.table.listen(port, Box::new(accept)));
+        let free = self.shared.with(|state| state.table.listen(port, Arc::new(accept)));
         if free { Ok(()) } else { Err(ListenError::Taken { port }) }
     }
 

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, Mutex};
 
 use host::{Interest, Poller, Ready};
 use virtio::{Reader, Writer};
@@ -12,10 +12,9 @@ use super::connection::{Connection, Next, Phase, Spare};
 use super::packet::{HEADER, HOST_CID, Header, Op, Ports, STREAM};
 use super::{CHUNK, MAX_CONNECTIONS};
 
-/// Called for each connection that the guest opens to a port.
-pub type Accept = Box<dyn FnMut(UnixStream) + Send>;
-/// A listener, shared so that it can be called without the lock.
-pub type Listener = Arc<Mutex<Accept>>;
+/// Called for each connection that the guest opens to a port; without any lock, so that it may
+/// come back here.
+pub type Listener = Arc<dyn Fn(UnixStream) + Send + Sync>;
 
 /// Resets that wait for the guest; from here on its packets wait, too.
 pub const RESET_LIMIT: usize = 256;
@@ -79,7 +78,7 @@ impl Table {
         let owed = self.resets.iter().filter(|h| h.src_cid == HOST_CID && h.dst_cid == self.guest_cid);
         let owed = owed.map(|h| Ports { guest: h.dst_port, host: h.src_port });
         let open = self.connections.values();
-        let open = open.filter(|c| !matches!(c.phase, Phase::Draining) && c.was_announced());
+        let open = open.filter(|c| !matches!(c.phase, Phase::Draining) && c.is_known());
         owed.chain(open.map(|c| c.ports)).collect()
     }
 
@@ -108,10 +107,10 @@ impl Table {
         std::mem::take(&mut self.accepted)
     }
 
-    pub fn listen(&mut self, port: u32, accept: Accept) -> bool {
+    pub fn listen(&mut self, port: u32, listener: Listener) -> bool {
         let free = !self.listeners.contains_key(&port);
         if free {
-            self.listeners.insert(port, Arc::new(Mutex::new(accept)));
+            self.listeners.insert(port, listener);
         }
         free
     }
@@ -156,7 +155,7 @@ impl Table {
     pub fn give_up(&mut self, token: u64) -> bool {
         match self.connections.get(&token) {
             Some(c) if matches!(c.phase, Phase::Connecting(_)) => {
-                if c.was_announced() {
+                if c.is_known() {
                     self.kill(token)
                 } else {
                     self.remove(token)
@@ -283,7 +282,7 @@ impl Table {
         c.update_credit(header);
         if let Phase::Connecting(waiter) = &c.phase {
             match header.op {
-                Op::Response if c.was_announced() => {
+                Op::Response if c.is_known() => {
                     // Nobody may listen any more: then the stream's other end is closed, too.
                     let _ = waiter.send(true);
                     c.phase = Phase::Open;

@@ -440,6 +440,21 @@ fn after_a_restore_old_connections_are_reset_first_and_new_ones_work_at_once() {
 }
 
 #[test]
+fn a_guest_that_waits_for_an_answer_when_frozen_gets_a_reset() {
+    let mut g = Guest::bare();
+    g.handle.listen(80, drop).unwrap();
+    g.send(Ports { guest: 4000, host: 80 }, Op::Request);
+    let unasked = g.connecting(7);
+    while g.driver.transport.device().connections() < 2 {
+        thread::yield_now();
+    }
+    let state = g.driver.transport.save().device;
+    assert_eq!(state.connections, [(4000, 80)], "and of the other it knows nothing");
+    drop(g);
+    assert!(matches!(unasked.join().unwrap(), Err(ConnectError::Refused { port: 7 })));
+}
+
+#[test]
 fn while_paused_nothing_is_written_and_afterwards_nothing_is_lost() {
     let mut g = Guest::new();
     let (mut stream, _) = g.connect(5);

@@ -84,7 +84,7 @@ impl Shared {
         let accepted = state.table.take_accepted();
         drop(state);
         for (listener, stream) in accepted {
-            lock(&listener)(stream);
+            listener(stream);
         }
         result
     }
