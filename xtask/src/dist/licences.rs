@@ -167,6 +167,13 @@ mod tests {
     }
 
     #[test]
+    fn every_crate_of_this_workspace_may_be_inside() {
+        let text = crates(&Paths::find().unwrap()).unwrap();
+        assert!(text.contains("rustix") && text.contains("Permission is hereby granted"));
+        assert!(!text.contains("\nproptest "), "a crate for tests only is not linked");
+    }
+
+    #[test]
     fn build_dependencies_are_not_linked() {
         let metadata = serde_json::json!({
             "packages": [

@@ -1,6 +1,6 @@
 //! The cache: one directory for each part and set of inputs, made whole or not at all.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -51,6 +51,13 @@ pub fn get_or_make(
         }
     }
     Ok(done)
+}
+
+/// Waits until no other process holds this lock file, and holds it until the result is dropped.
+pub fn lock(path: &Path) -> Result<File> {
+    let file = File::create(path).with_context(|| format!("cannot make {}", path.display()))?;
+    file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
+    Ok(file)
 }
 
 /// Removes a directory and what is in it; nothing there is fine.

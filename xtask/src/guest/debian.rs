@@ -50,8 +50,7 @@ impl Candidate {
 
     /// Downloads the archive into the cache (once) and returns its path, its hash checked.
     pub fn download(&self, cache_dir: &Path) -> Result<PathBuf> {
-        let key = &self.sha256[..self.sha256.len().min(16)];
-        let dir = cache::get_or_make(cache_dir, &format!("deb-{}", self.name), key, |dir| {
+        let dir = cache::get_or_make(cache_dir, &format!("deb-{}", self.name), self.key(), |dir| {
             say(&format!("downloading {} {}", self.name, self.version));
             let wanted = format!("{}={}", self.name, self.version);
             // As root apt warns that its download user cannot write here; it then downloads as root.
@@ -67,6 +66,11 @@ impl Candidate {
             Ok(())
         })?;
         only_deb(&dir)
+    }
+
+    /// A short name for this archive: the start of its hash.
+    pub fn key(&self) -> &str {
+        self.sha256.get(..16).unwrap_or(&self.sha256)
     }
 
     /// Downloads and unpacks the archive into `to`.

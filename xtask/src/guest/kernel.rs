@@ -22,7 +22,7 @@ use crate::run;
 const PACKAGE: &str = "linux-source-6.12";
 
 /// Raise it when this file changes what is built.
-const RECIPE: &str = "2";
+const RECIPE: &str = "3";
 
 /// Lines that a whole build prints, about: for the progress only.
 const STEPS: usize = 1250;
@@ -75,7 +75,10 @@ pub fn build(paths: &Paths, options: &Options, info: &mut BuildInfo) -> Result<(
         cache::remove_dir(&paths.cache.join(format!("kernel-{key}")))?;
     }
     let dir = cache::get_or_make(&paths.cache, "kernel", &key, |dir| {
-        let work = paths.cache.join(format!("kernel-work-{key}"));
+        // One work directory for each source, so that a change of the configuration compiles only what it
+        // touches, if the last build's was kept.
+        let work = paths.cache.join(format!("kernel-work-{}", source.key()));
+        let _lock = cache::lock(&paths.cache.join("kernel-work.lock"))?;
         make(&source, paths, &tools, options, &fragment, &work, dir)?;
         if options.keep_build { Ok(()) } else { cache::remove_dir(&work) }
     })?;
@@ -109,7 +112,7 @@ fn make(
     if options.rebuild {
         cache::remove_dir(&build)?;
     }
-    // An interrupted build of the same inputs is gone on with.
+    // An interrupted or kept build is gone on with.
     fs::create_dir_all(&build).with_context(|| format!("cannot make {}", build.display()))?;
     let make = |targets: &[&str]| {
         let mut command = Command::new("make");
@@ -119,6 +122,7 @@ fn make(
         // What the kernel would record about the build, fixed; and nothing from our own environment.
         command.env("KBUILD_BUILD_TIMESTAMP", "Thu Jan  1 00:00:00 UTC 1970");
         command.env("KBUILD_BUILD_USER", "smolvm").env("KBUILD_BUILD_HOST", "smolvm");
+        command.env("KBUILD_BUILD_VERSION", "1");
         command.env("LC_ALL", "C").env_remove("MAKEFLAGS").env_remove("ARCH").env_remove("CROSS_COMPILE");
         command
     };
