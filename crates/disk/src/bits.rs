@@ -34,6 +34,9 @@ impl Bits {
 
     /// The first present number from `from` on.
     pub(crate) fn next(&self, from: u64) -> Option<u64> {
+        if self.count == 0 {
+            return None;
+        }
         let mut index = (from / 64) as usize;
         let mut word = self.words.get(index)? & (u64::MAX << (from % 64));
         while word == 0 {

@@ -217,31 +217,71 @@ impl Overlay {
         let mut map = DeltaMap { disk_size: self.size, extents: Vec::new() };
         let mut buffer = vec![0; (COPY * CLUSTER) as usize];
         let mut at = 0;
-        while let Some(first) = self.next_changed(&own, at) {
+        let mut changes = Changes { layers: [Some(0); 3] };
+        while let Some(first) = changes.next(self, &own, at) {
             let mut count = 1;
-            while count < COPY && self.next_changed(&own, first + count) == Some(first + count) {
+            while count < COPY && self.source(&own, first + count) != Source::Base {
                 count += 1;
             }
             at = first + count;
             let len = (count * CLUSTER).min(self.size - first * CLUSTER) as usize;
             buffer.fill(0);
             self.read_layers(&own, first * CLUSTER, &mut buffer[..len])?;
-            for (cluster, bytes) in (first..at).zip(buffer.chunks_exact(CLUSTER as usize)) {
-                let zero = bytes.iter().all(|b| *b == 0);
-                map.push(cluster, if zero { ExtentKind::Zero } else { ExtentKind::Data });
-                if !zero {
-                    sink(bytes)?;
-                }
-            }
+            copy_run(first, &buffer[..(count * CLUSTER) as usize], &mut map, &mut sink)?;
         }
         Ok(map)
     }
+}
 
-    /// The first cluster from `from` on that is not the base's.
-    fn next_changed(&self, own: &Own, from: u64) -> Option<u64> {
-        let frozen = self.frozen.as_ref().and_then(|f| f.next(from));
-        [own.data.next(from), own.zero.next(from), frozen].into_iter().flatten().min()
+/// Walks the changed clusters of all layers together. Each layer is asked again only when its
+/// answer was passed, so that a table is scanned once, however little it holds.
+struct Changes {
+    layers: [Option<u64>; 3],
+}
+
+impl Changes {
+    /// The first cluster from `from` on that is not the base's; `from` never falls.
+    fn next(&mut self, overlay: &Overlay, own: &Own, from: u64) -> Option<u64> {
+        for (i, layer) in self.layers.iter_mut().enumerate() {
+            if layer.is_some_and(|found| found <= from) {
+                *layer = match i {
+                    0 => own.data.next(from),
+                    1 => own.zero.next(from),
+                    _ => overlay.frozen.as_ref().and_then(|f| f.next(from)),
+                };
+            }
+        }
+        self.layers.into_iter().flatten().min()
     }
+}
+
+/// Enters a run of changed clusters in the map and gives the bytes of those that are not zeros to
+/// the sink, as many at a time as lie together.
+fn copy_run(
+    first: u64,
+    run: &[u8],
+    map: &mut DeltaMap,
+    sink: &mut impl FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut start = 0;
+    let mut end = 0;
+    for (cluster, bytes) in (first..).zip(run.chunks_exact(CLUSTER as usize)) {
+        let zero = is_zero(bytes);
+        map.push(cluster, if zero { ExtentKind::Zero } else { ExtentKind::Data });
+        if zero && start < end {
+            sink(&run[start..end])?;
+        }
+        end += bytes.len();
+        if zero {
+            start = end;
+        }
+    }
+    if start < end { sink(&run[start..end]) } else { Ok(()) }
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    let (words, rest) = bytes.as_chunks::<16>();
+    words.iter().all(|w| u128::from_ne_bytes(*w) == 0) && rest.iter().all(|b| *b == 0)
 }
 
 impl Own {

@@ -272,6 +272,18 @@ fn a_blank_file_system_of_16_gib_is_a_short_list() {
     overlay.write_at(size - 2 * C, &[1; CLUSTER as usize]).unwrap();
     overlay.read_at(size - 2 * C, &mut bytes[..2]).unwrap();
     assert_eq!(bytes[..2], [1, 1]);
+    // Few changes, far apart, in both tables: the walk over them visits each once.
+    for gib in 0..15u64 {
+        overlay.write_at(gib << 30, &[gib as u8 + 1; CLUSTER as usize]).unwrap();
+        overlay.discard((gib << 30) + 9 * C, C).unwrap();
+    }
+    let mut sum = 0;
+    let count = |bytes: &[u8]| {
+        sum += bytes.iter().map(|b| u64::from(*b)).sum::<u64>();
+        Ok(())
+    };
+    let map = overlay.write_delta(count).unwrap();
+    assert_eq!((map.extents.len(), map.data_len(), sum), (31, 16 * C, 121 * C));
 }
 
 #[test]
