@@ -45,6 +45,10 @@ impl Cpu {
         if !matches!(self.mp_state, MpState::Runnable | MpState::Halted) {
             return Ok(());
         }
+        if self.events.sti_shadow || self.events.movss_shadow {
+            // One instruction first; who executes it looks here again.
+            return Ok(());
+        }
         if let Some(vector) = self.events.interrupt.take() {
             self.mp_state = MpState::Runnable;
             return self.deliver_interrupt(vector);

@@ -1,0 +1,8 @@
+//! The privileged half through the public surface: tiny hand-assembled programs on a tiny machine.
+
+mod apic;
+mod interrupts;
+mod machine;
+mod paging;
+mod saving;
+mod smp;
