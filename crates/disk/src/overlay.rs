@@ -225,9 +225,10 @@ impl Overlay {
             }
             at = first + count;
             let len = (count * CLUSTER).min(self.size - first * CLUSTER) as usize;
-            buffer.fill(0);
-            self.read_layers(&own, first * CLUSTER, &mut buffer[..len])?;
-            copy_run(first, &buffer[..(count * CLUSTER) as usize], &mut map, &mut sink)?;
+            let run = &mut buffer[..(count * CLUSTER) as usize];
+            self.read_layers(&own, first * CLUSTER, &mut run[..len])?;
+            run[len..].fill(0); // the end of an odd-sized disk
+            copy_run(first, run, &mut map, &mut sink)?;
         }
         Ok(map)
     }
