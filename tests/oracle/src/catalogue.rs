@@ -102,6 +102,8 @@ fn wanted(code: Code, lacking: &mut Vec<&'static str>) -> bool {
         && !code.is_call_far()
         && !code.is_call_far_indirect()
         && !excluded(m)
+        // Intel reads 16 bits there, AMD 32.
+        && code != Code::Movsxd_r16_rm16
         && !uses_segments(code);
     plain
         && code.cpuid_features().iter().all(|f| match allowed(*f) {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use iced_x86::{Instruction, Mnemonic as M};
+use iced_x86::{Instruction, MemorySize as S, Mnemonic as M, OpKind};
 
 use crate::case::{Case, Outcome, SCRATCH, hex};
 
@@ -13,6 +13,7 @@ fn undefined(case: &Case, insn: &Instruction) -> bool {
     match insn.mnemonic() {
         M::F2xm1 => e >= 0x3fff && (e, sig) != (0x3fff, 1 << 63),
         M::Fyl2xp1 => e > 0x3ffd || e == 0x3ffd && sig > 0x95f6_1998_0c43_36f7,
+        M::Shld | M::Shrd => shift_count(case, insn) > operand_bits(insn),
         _ => false,
     }
 }
@@ -49,7 +50,6 @@ fn undefined_gpr(_: &Instruction, _: usize) -> bool {
 /// RFLAGS bits that the manual leaves undefined after this instruction.
 fn undefined_flags(case: &Case, insn: &Instruction) -> u64 {
     const AF: u64 = 0x10;
-    const OF: u64 = 0x800;
     match insn.mnemonic() {
         M::And | M::Or | M::Xor | M::Test => AF,
         M::Mul | M::Imul => 0xd4,
@@ -58,41 +58,41 @@ fn undefined_flags(case: &Case, insn: &Instruction) -> u64 {
         M::Bt | M::Bts | M::Btr | M::Btc => 0x894,
         M::Shl | M::Sal | M::Shr | M::Sar | M::Rol | M::Ror | M::Rcl | M::Rcr | M::Shld | M::Shrd => {
             shift_flags(case, insn)
-                | if matches!(insn.mnemonic(), M::Rol | M::Ror | M::Rcl | M::Rcr) { 0 } else { AF }
         }
         _ => 0,
     }
-    .min(0x8d5 | OF)
 }
 
-fn shift_flags(case: &Case, insn: &Instruction) -> u64 {
-    let double = matches!(insn.mnemonic(), M::Shld | M::Shrd);
-    let count_op = if double { 2 } else { 1 };
-    let raw = match insn.op_kind(count_op) {
-        iced_x86::OpKind::Register => case.before.gpr[1] as u8,
-        _ => insn.immediate(count_op) as u8,
-    };
-    let bits = match insn.op0_kind() {
-        iced_x86::OpKind::Register => insn.op0_register().size(),
+fn operand_bits(insn: &Instruction) -> u32 {
+    let bytes = match insn.op0_kind() {
+        OpKind::Register => insn.op0_register().size(),
         _ => insn.memory_size().size(),
-    } as u32
-        * 8;
-    let n = u32::from(raw & if bits == 64 { 63 } else { 31 });
-    let mut mask = 0;
-    if n != 1 {
-        mask |= 0x800;
-    }
-    if n == 0 {
-        mask = 0;
-    }
-    // Past the width CF (and for double shifts everything) is undefined.
-    if n > bits || n == bits && matches!(insn.mnemonic(), M::Shld | M::Shrd) && n > bits {
-        mask |= if double { 0x8d5 } else { 1 };
-    }
-    if n == bits && !double && matches!(insn.mnemonic(), M::Shl | M::Sal | M::Shr) {
-        mask |= 0;
-    }
-    mask
+    };
+    bytes as u32 * 8
+}
+
+/// The masked count of a shift or rotate.
+fn shift_count(case: &Case, insn: &Instruction) -> u32 {
+    let op = insn.op_count() - 1;
+    let raw = match insn.op_kind(op) {
+        OpKind::Register => case.before.gpr[1] as u8,
+        _ => insn.immediate(op) as u8,
+    };
+    u32::from(raw & if operand_bits(insn) == 64 { 63 } else { 31 })
+}
+
+/// OF is defined for single shifts only, CF not for shifts past the width.
+fn shift_flags(case: &Case, insn: &Instruction) -> u64 {
+    let n = shift_count(case, insn);
+    let of = if n > 1 { 0x800 } else { 0 };
+    let shift = matches!(insn.mnemonic(), M::Shl | M::Sal | M::Shr);
+    let cf = if shift && n >= operand_bits(insn) { 1 } else { 0 };
+    let af = match insn.mnemonic() {
+        M::Rol | M::Ror | M::Rcl | M::Rcr => 0,
+        _ if n == 0 => 0,
+        _ => 0x10,
+    };
+    of | cf | af
 }
 
 fn field(fx: &[u8; 512], at: usize, len: usize) -> u128 {
@@ -177,7 +177,7 @@ fn memory(out: &mut String, insn: &Instruction, host: &Outcome, ours: &Outcome) 
 /// Offsets of stored instruction and data pointers, which differ by vendor.
 fn ignored_bytes(insn: &Instruction, host: &Outcome) -> Vec<std::ops::Range<usize>> {
     let range = match (insn.mnemonic(), insn.memory_size()) {
-        (M::Fnstenv | M::Fnsave, iced_x86::MemorySize::FpuEnv14 | iced_x86::MemorySize::FpuState94) => 6..14,
+        (M::Fnstenv | M::Fnsave, S::FpuEnv14 | S::FpuState94) => 6..14,
         (M::Fnstenv | M::Fnsave, _) => 12..28,
         (M::Fxsave | M::Fxsave64, _) => 6..24,
         _ => return Vec::new(),

@@ -21,11 +21,26 @@ pub fn case(rng: &mut Rng, code: Code) -> Option<Case> {
     }
     prefixes(rng, &mut insn);
     let mut ea = 0;
-    if memory.is_some() {
+    if memory.is_some() && insn.mnemonic() != M::Xlatb {
         ea = address(rng, &mut insn, &mut before);
     }
     special_state(rng, &insn, &mut before, ea, memory.is_some());
-    if memory.is_some() {
+    if let Some(op) = memory {
+        // Registers set meanwhile may have moved the operand: only into what both sides lack.
+        ea = insn.virtual_address(op, 0, |r, _, _| {
+            Some(if r.is_gpr64() {
+                before.gpr[r.number()]
+            } else if r.is_gpr8() {
+                before.gpr[r.full_register().number()] & 0xff
+            } else {
+                0
+            })
+        })?;
+        let near = ea.wrapping_sub(SCRATCH) < 2 * SCRATCH_LEN as u64;
+        let canonical = (ea as i64) << 16 >> 16 == ea as i64;
+        if !near && canonical {
+            return None;
+        }
         fill(rng, &insn, &mut before, ea);
     }
     let mut encoder = Encoder::new(64);
@@ -110,6 +125,7 @@ fn immediate(rng: &mut Rng, insn: &mut Instruction, i: u32, kind: K) -> Option<b
             set(insn, OpKind::Memory)?;
             insn.set_memory_base(Register::RBX);
             insn.set_memory_index(Register::AL);
+            return Some(true);
         }
         _ => return None,
     }

@@ -1,11 +1,15 @@
-//! `cargo run --release -p oracle -- [--cases N] [--seed N] [--only MNEMONIC] [--keep N]`
+//! `cargo run --release -p oracle -- [--cases N] [--seed N] [--only MNEMONIC] [--keep N] [--fpu]`
 
 use oracle::run::{Options, run};
 
 fn main() -> std::process::ExitCode {
-    let mut options = Options { cases: 1_000_000, seed: 1, only: None, keep: 20 };
+    let mut options = Options { cases: 1_000_000, seed: 1, only: None, fpu_only: false, keep: 20 };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
+        if arg == "--fpu" {
+            options.fpu_only = true;
+            continue;
+        }
         let value = args.next().unwrap_or_default();
         let number = value.parse();
         match (arg.as_str(), number) {
@@ -14,7 +18,7 @@ fn main() -> std::process::ExitCode {
             ("--keep", Ok(n)) => options.keep = n as usize,
             ("--only", _) if !value.is_empty() => options.only = Some(value.to_lowercase()),
             _ => {
-                eprintln!("usage: oracle [--cases N] [--seed N] [--only MNEMONIC] [--keep N]");
+                eprintln!("usage: oracle [--cases N] [--seed N] [--only MNEMONIC] [--keep N] [--fpu]");
                 return 2.into();
             }
         }

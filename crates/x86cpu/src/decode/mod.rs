@@ -102,8 +102,9 @@ fn decode(insn: &Instruction, at: u16, mode: Mode) -> Decoded {
     if let Some(fp_insn) = fpu::decode(insn) {
         let size = if form.has_memory() { insn.memory_size().size().clamp(1, 512) as u16 } else { 0 };
         // Only legacy-mode limit checks use the size: 255 stands for the large images.
-        let op = Op { run: fp::execute, size: size.min(255) as u8, ..form.op() };
-        let op = operands::string_target(insn, mode, op);
+        let run = fp::handler(&fp_insn, form.kind());
+        let op = Op { run, size: size.min(255) as u8, ..form.op() };
+        let op = operands::string_target(insn, mode, fp::prepare(&fp_insn, op));
         return Decoded { op, end: None, fp: Some(fp_insn) };
     }
     undefined(at, insn.len() as u8)

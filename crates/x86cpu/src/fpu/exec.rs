@@ -1,6 +1,8 @@
 //! Runs one decoded instruction: source in, kernel, result out, in an order that leaves nothing
 //! half done when an access faults.
 
+use std::convert::Infallible;
+
 use super::insn::{Class, FlagsUse, Form, FpBus, FpContext, FpFault, FpInsn, Loc};
 use super::state::{FXSAVE_LEN, FXSAVE_USED, Fpu, fsw};
 
@@ -36,6 +38,42 @@ pub fn execute<B: FpBus>(
         Form::X87NoWait => x87(insn, c, bus, ea),
         _ => system(insn, c, bus, ea),
     }
+}
+
+/// The short way for [`super::Shape::Registers`], `Load` (`memory` is what was loaded, zero-extended)
+/// and `Store` (the result is what to store; nothing else has changed).
+///
+/// # Errors
+/// [`FpFault::Simd`]; but for exception flags in MXCSR nothing has changed then.
+#[inline]
+pub fn execute_value(
+    insn: &FpInsn,
+    mut ctx: FpContext<'_>,
+    memory: u128,
+) -> Result<u128, FpFault<Infallible>> {
+    let c = &mut ctx;
+    let value = |loc: Loc, c: &FpContext<'_>| match loc {
+        Loc::Xmm(i) => c.fpu.xmm[usize::from(i & 15)],
+        Loc::Mem(_) => memory,
+        Loc::Mmx(i) => c.fpu.regs[usize::from(i & 7)].sig.into(),
+        Loc::G32(i) => u128::from(c.gpr[usize::from(i & 15)] as u32),
+        Loc::G64(i) => c.gpr[usize::from(i & 15)].into(),
+        Loc::Imm => insn.imm.into(),
+        Loc::None | Loc::Flags => 0,
+    };
+    let (a, b) = (value(insn.a, c), value(insn.b, c));
+    let v = (insn.kernel)(c, a, b, insn.imm);
+    if c.fpu.raised != 0 {
+        take_raised(c.fpu, insn.mmx)?;
+    }
+    match insn.d {
+        Loc::Xmm(i) => c.fpu.xmm[usize::from(i & 15)] = v,
+        Loc::G32(i) => c.gpr[usize::from(i & 15)] = u64::from(v as u32),
+        Loc::G64(i) => c.gpr[usize::from(i & 15)] = v as u64,
+        Loc::Flags => *c.rflags = v as u64 & ARITHMETIC,
+        _ => {}
+    }
+    Ok(v)
 }
 
 fn pending<F>(fpu: &Fpu) -> Result<(), FpFault<F>> {

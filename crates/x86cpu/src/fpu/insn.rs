@@ -61,6 +61,30 @@ pub enum FlagsUse {
     Writes,
 }
 
+/// What an instruction asks of memory, for callers with a shorter way than [`FpBus`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// Registers only, through [`super::execute_value`].
+    Registers,
+    /// One load of that many bytes (at most 16) first; its value goes to [`super::execute_value`].
+    Load(u8),
+    /// One store of that many bytes of what [`super::execute_value`] returns.
+    Store(u8),
+    /// Whatever needs [`super::execute`].
+    Other,
+}
+
+/// Moves that are worth a way of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Move {
+    /// XMM register to XMM register, 128 bits.
+    Copy { to: u8, from: u8 },
+    /// Memory to XMM register, zero-extended, by [`Shape::Load`]'s size.
+    Load { to: u8 },
+    /// Low bytes of an XMM register to memory, by [`Shape::Store`]'s size.
+    Store { from: u8 },
+}
+
 /// Where an operand is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Loc {
@@ -128,5 +152,39 @@ impl FpInsn {
     /// Whether `FpContext::rflags` has to be materialised before or taken over after.
     pub fn flags_use(&self) -> FlagsUse {
         self.flags
+    }
+
+    /// The memory operand must be 16-byte aligned, else #GP(0).
+    pub fn needs_alignment(&self) -> bool {
+        self.aligned
+    }
+
+    /// Whether its memory operand is written.
+    pub fn stores(&self) -> bool {
+        matches!(self.d, Loc::Mem(_))
+            || matches!(self.form, Form::Fxsave | Form::Fnstenv | Form::Fnsave | Form::Maskmov)
+    }
+
+    /// What it asks of memory.
+    pub fn shape(&self) -> Shape {
+        match (self.form, self.mmx, self.d, self.b) {
+            (Form::Plain, false, Loc::Mem(n), _) if n <= 16 => Shape::Store(n),
+            (Form::Plain, false, _, Loc::Mem(n)) if n <= 16 => Shape::Load(n),
+            (Form::Plain, false, _, _) => Shape::Registers,
+            _ => Shape::Other,
+        }
+    }
+
+    /// Whether it is one of the plain moves.
+    pub fn as_move(&self) -> Option<Move> {
+        let whole = std::ptr::fn_addr_eq(self.kernel, super::simd::moves::mov as Kernel);
+        // Stores of a low half take the bytes they need all the same.
+        let low = std::ptr::fn_addr_eq(self.kernel, super::simd::moves::low64 as Kernel);
+        match (self.form, self.d, self.b) {
+            (Form::Plain, Loc::Xmm(to), Loc::Xmm(from)) if whole => Some(Move::Copy { to, from }),
+            (Form::Plain, Loc::Xmm(to), Loc::Mem(_)) if whole || low => Some(Move::Load { to }),
+            (Form::Plain, Loc::Mem(_), Loc::Xmm(from)) if whole || low => Some(Move::Store { from }),
+            _ => None,
+        }
     }
 }
