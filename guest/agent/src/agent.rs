@@ -56,6 +56,8 @@ pub struct Agent {
     pub freezing: Option<Freezing>,
     /// The connection whose hooks run after a restore.
     pub restoring: Option<u64>,
+    /// The connection that asked for the machine's end.
+    pub ending: Option<u64>,
     /// The generation id of the last restore.
     pub generation: [u8; 16],
     /// For reading into; as long as a data frame with its header.
@@ -98,6 +100,7 @@ impl Agent {
             needs_service: Vec::new(),
             freezing: None,
             restoring: None,
+            ending: None,
             generation: [0; 16],
             scratch: Vec::new(),
             next_id: 1,
@@ -230,6 +233,8 @@ impl Agent {
         self.needs_service.retain(|waiting| *waiting != id);
         match conn.role {
             Role::Attached(session) => self.detached(id, session, conn.before_freeze),
+            // A shutdown goes on without whoever asked for it.
+            Role::Worker(_) if self.ending == Some(id) => {}
             Role::Worker(pid) => {
                 // Still in `workers`, to be reaped; its end then finds no connection.
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);

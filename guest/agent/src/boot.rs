@@ -9,11 +9,12 @@ use crate::agent::Agent;
 use crate::cgroup::Cgroup;
 use crate::world::{World, open_directory, read_text, say};
 use rustix::fd::OwnedFd;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, mount, mount_bind, mount_move};
+use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags, mount, mount_move, move_mount, open_tree};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// Where the root is put together before it becomes `/`.
@@ -61,23 +62,37 @@ impl Parameters {
 /// # Errors
 /// What a machine cannot live without: its root, the listening socket.
 pub fn boot() -> io::Result<Agent> {
+    let world = surroundings()?;
+    let listener = crate::sys::socket::listen_vsock(agent_protocol::AGENT_PORT)
+        .map_err(|error| io::Error::new(error.kind(), format!("listening on vsock: {error}")))?;
+    Agent::new(listener, world)
+}
+
+/// Everything of [`boot`] but the listening.
+///
+/// # Errors
+/// The root cannot be mounted.
+pub fn surroundings() -> io::Result<World> {
     rustix::process::umask(Mode::empty());
     make_mount("devtmpfs", "/dev", "devtmpfs", MountFlags::NOSUID, "mode=0755");
     standard_streams();
     make_mount("proc", "/proc", "proc", quiet(), "");
     let parameters = Parameters::parse(&read_text("/proc/cmdline"));
-    let (upper, writable) = root(&parameters)?;
-    let group = below_root(upper.is_some());
+    let cgroup =
+        control_group().map_err(|error| say(&format!("smolvm-agent: control group: {error}\n"))).ok();
+    let root = root(&parameters)?;
+    below_root();
+    if let Some(group) = &cgroup {
+        tell("/sys/fs/cgroup", show_group(group));
+    }
     let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(OPEN_FILES.0), maximum: Some(OPEN_FILES.1) });
     if let Some(name) = &parameters.hostname {
         tell("setting the host name", rustix::system::sethostname(name.as_bytes()));
     }
     tell("bringing up the loopback interface", crate::sys::socket::loopback_up());
-    let listener = crate::sys::socket::listen_vsock(agent_protocol::AGENT_PORT)
-        .map_err(|error| io::Error::new(error.kind(), format!("listening on vsock: {error}")))?;
     let run = PathBuf::from("/run/smolvm");
-    let root = open_directory(Path::new("/"))?;
-    Agent::new(listener, World { pid1: true, root, run, cgroup: group, upper, writable })
+    let directory = open_directory(Path::new("/"))?;
+    Ok(World { pid1: true, root: directory, run, cgroup, upper: root.upper, writable: root.writable })
 }
 
 fn quiet() -> MountFlags {
@@ -125,13 +140,22 @@ fn standard_streams() {
     }
 }
 
-/// Puts the root together and makes it `/`; gives the overlay's upper directory and the writable disk's root.
+/// What the agent keeps of the root's parts, which no path leads to any more.
+#[derive(Default)]
+struct Root {
+    /// The overlay's upper directory.
+    upper: Option<OwnedFd>,
+    /// The writable disk's root.
+    writable: Option<OwnedFd>,
+}
+
+/// Puts the root together and makes it `/`.
 ///
 /// Without a base image the machine stays in its initramfs.
-fn root(parameters: &Parameters) -> io::Result<(Option<OwnedFd>, Option<OwnedFd>)> {
+fn root(parameters: &Parameters) -> io::Result<Root> {
     let device = parameters.root.as_deref().unwrap_or("/dev/vda");
     if parameters.root.is_none() && rustix::fs::stat(device).is_err() {
-        return Ok((None, None));
+        return Ok(Root::default());
     }
     let kind = parameters.root_type.as_deref().unwrap_or("erofs");
     for (path, mode) in [("/base", 0o755), ("/rw", 0o755), (NEW_ROOT, 0o755)] {
@@ -171,11 +195,11 @@ fn root(parameters: &Parameters) -> io::Result<(Option<OwnedFd>, Option<OwnedFd>
     mount_move(".", "/")?;
     rustix::process::chroot(".")?;
     rustix::process::chdir("/")?;
-    Ok((Some(upper), Some(writable).filter(|_| on_disk)))
+    Ok(Root { upper: Some(upper), writable: Some(writable).filter(|_| on_disk) })
 }
 
-/// Mounts and makes what programs expect below the root; gives the group of the user's processes.
-fn below_root(_overlay: bool) -> Option<Cgroup> {
+/// Mounts and makes what programs expect below the root.
+fn below_root() {
     make_mount("sysfs", "/sys", "sysfs", quiet(), "");
     make_mount(
         "devpts",
@@ -186,7 +210,7 @@ fn below_root(_overlay: bool) -> Option<Cgroup> {
     );
     make_mount("tmpfs", "/dev/shm", "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, "mode=1777");
     make_mount("mqueue", "/dev/mqueue", "mqueue", quiet(), "");
-    make_mount("tmpfs", "/run", "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, "mode=0755");
+    tell("/run", run_directory());
     make_directory("/run/smolvm", 0o755);
     make_directory("/run/lock", 0o1777);
     make_directory("/tmp", 0o1777);
@@ -199,21 +223,52 @@ fn below_root(_overlay: bool) -> Option<Cgroup> {
     for (target, link) in links {
         let _ = rustix::fs::symlink(target, link);
     }
-    control_group().map_err(|error| say(&format!("smolvm-agent: control group: {error}\n"))).ok()
 }
 
-/// The group `machine`, which is all that /sys/fs/cgroup shows: the agent's own place above it stays out of reach.
-fn control_group() -> io::Result<Cgroup> {
-    const PLACE: &str = "/sys/fs/cgroup";
-    try_mount("cgroup2", PLACE, "cgroup2", quiet(), "nsdelegate")?;
-    let path = format!("{PLACE}/machine");
-    match rustix::fs::mkdir(&path, Mode::from_bits_retain(0o755)) {
-        Ok(()) | Err(Errno::EXIST) => {}
-        Err(error) => return Err(error.into()),
+/// A fresh /run with the directories that the image has there: packages and images count on theirs
+/// (/run/postgresql, /run/mysqld) with the right owner, and nothing in a machine would make them again.
+fn run_directory() -> Result<(), Errno> {
+    make_directory("/run", 0o755);
+    let before = open_directory(Path::new("/run")).map_err(|_| Errno::NOENT)?;
+    try_mount("tmpfs", "/run", "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, "mode=0755")?;
+    copy_directories(&before, Path::new("/run"), 0);
+    Ok(())
+}
+
+/// Makes the directories of `from` below `to`, with their modes and owners; nothing else in them.
+fn copy_directories(from: &OwnedFd, to: &Path, depth: usize) {
+    /// An image's /run is small; a strange one must not hold up the boot.
+    const DEPTH: usize = 4;
+    const ENTRIES: usize = 256;
+    for name in crate::walk::names_in(from).unwrap_or_default().into_iter().take(ENTRIES) {
+        let Ok(stat) = rustix::fs::statat(from, name.as_c_str(), AtFlags::SYMLINK_NOFOLLOW) else { continue };
+        if !FileType::from_raw_mode(stat.st_mode).is_dir() || depth >= DEPTH {
+            continue;
+        }
+        let path = to.join(std::ffi::OsStr::from_bytes(name.to_bytes()));
+        let _ = rustix::fs::mkdir(&path, Mode::from_bits_retain(stat.st_mode & 0o7777));
+        let _ = rustix::fs::chown(&path, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)));
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        if let Ok(below) = rustix::fs::openat(from, name.as_c_str(), flags, Mode::empty()) {
+            copy_directories(&below, &path, depth + 1);
+        }
     }
-    let group = Cgroup::open(Path::new(&path))?;
-    mount_bind(&path, PLACE)?;
-    Ok(group)
+}
+
+/// The group `machine`, on a mount in the initramfs: once the root has moved, no path leads above it.
+fn control_group() -> io::Result<Cgroup> {
+    make_directory("/cgroup", 0o755);
+    try_mount("cgroup2", "/cgroup", "cgroup2", quiet(), "nsdelegate")?;
+    make_directory("/cgroup/machine", 0o755);
+    Cgroup::open(Path::new("/cgroup/machine"))
+}
+
+/// Shows the group at /sys/fs/cgroup as if there were nothing above it.
+fn show_group(group: &Cgroup) -> Result<(), Errno> {
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::AT_EMPTY_PATH | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree = open_tree(group.fd(), "", flags)?;
+    move_mount(&tree, "", CWD, "/sys/fs/cgroup", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
 }
 
 #[cfg(test)]

@@ -29,6 +29,8 @@ impl Agent {
         if spec.seed.len() < SEED {
             return Err(Failure::new(ErrorKind::BadRequest, format!("the seed has fewer than {SEED} bytes")));
         }
+        // The freeze that this undoes is over, whether or not its copy was reaped yet.
+        self.freezing = None;
         let mut report = put_right(&self.world, &spec);
         self.generation = spec.generation;
         // The other ends of these were not restored with us.

@@ -3,10 +3,12 @@
 use crate::agent::{Agent, now_ms};
 use crate::worker::Channel;
 use crate::world::{World, say};
+use agent_protocol::frame::{self, FrameKind};
 use agent_protocol::{AgentState, Failure, Power, Reply};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mount::MountFlags;
 use rustix::process::{Pid, Signal};
+use std::io::Write;
 
 impl Agent {
     /// Ends every process and the machine, in a forked copy; processes are reaped here meanwhile.
@@ -18,6 +20,7 @@ impl Agent {
             return self.must_run();
         }
         self.state = AgentState::ShuttingDown;
+        self.ending = Some(id);
         let running = self.sessions.values().filter(|session| session.exit.is_none());
         let leaders: Vec<Pid> = running.map(|session| session.pid).collect();
         self.work(id, move |world, channel| end_machine(world, channel, &leaders, power, grace_ms))
@@ -35,7 +38,10 @@ fn end_machine(world: &World, channel: &mut Channel, leaders: &[Pid], power: Pow
         wait_until_empty(world, leaders, 5000);
     }
     rustix::fs::sync();
-    channel.reply(&Reply::Done);
+    if let Ok(done) = frame::encode(FrameKind::Reply, &Reply::Done) {
+        // Nobody has to be there to hear it.
+        let _ = channel.write_all(&done);
+    }
     if world.pid1 {
         power_down(world, power);
     }

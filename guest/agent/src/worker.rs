@@ -112,7 +112,7 @@ impl Agent {
                 self.conns.clear();
                 self.sessions.clear();
                 let _ = rustix::process::setsid();
-                crate::sys::signals::reset_for_child();
+                crate::sys::signals::unblock();
                 let _ = rustix::io::ioctl_fionbio(&conn.fd, false);
                 let mut channel = Channel { fd: conn.fd, decoder: conn.decoder };
                 job(&self.world, &mut channel);

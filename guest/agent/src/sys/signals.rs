@@ -35,6 +35,13 @@ pub fn child_events() -> io::Result<OwnedFd> {
     }
 }
 
+/// Lets a forked copy receive every signal; a broken stream stays an error and not a death.
+pub fn unblock() {
+    let none = set_of(&[]);
+    // SAFETY: as in `child_events`.
+    unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()) };
+}
+
 /// Gives a child the dispositions and the mask that a fresh program expects.
 pub fn reset_for_child() {
     let none = set_of(&[]);
