@@ -16,6 +16,7 @@ pub(crate) struct PageTable {
     generations: Mapping,
     count: usize,
     epoch: AtomicU32,
+    code_epoch: AtomicU32,
 }
 
 impl PageTable {
@@ -26,6 +27,7 @@ impl PageTable {
             generations: Mapping::anonymous(round(count * 4))?,
             count,
             epoch: AtomicU32::new(0),
+            code_epoch: AtomicU32::new(0),
         })
     }
 
@@ -58,6 +60,8 @@ impl PageTable {
         let old = self.flag(page).swap(DIRTY, Ordering::AcqRel);
         if old & CODE != 0 {
             self.generation(page).fetch_add(1, Ordering::AcqRel);
+            // After the generation: who sees this epoch sees that generation.
+            self.code_epoch.fetch_add(1, Ordering::AcqRel);
         }
     }
 
@@ -83,6 +87,11 @@ impl PageTable {
     #[inline]
     pub(crate) fn code_generation(&self, page: usize) -> u32 {
         self.generation(page).load(Ordering::Acquire)
+    }
+
+    #[inline]
+    pub(crate) fn code_epoch(&self) -> u32 {
+        self.code_epoch.load(Ordering::Acquire)
     }
 
     #[inline]

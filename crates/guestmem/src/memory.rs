@@ -197,6 +197,13 @@ impl GuestMemory {
         self.inner.pages.code_generation(page)
     }
 
+    /// Moves whenever the code generation of any page changed: while it stands still, everything
+    /// that was found valid stays valid.
+    #[inline]
+    pub fn code_epoch(&self) -> u32 {
+        self.inner.pages.code_epoch()
+    }
+
     /// Moves whenever kept write permissions must be dropped.
     #[inline]
     pub fn write_epoch(&self) -> u32 {

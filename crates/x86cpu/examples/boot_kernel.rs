@@ -161,8 +161,12 @@ fn run(mut cpu: Cpu) -> Result<(), Box<dyn Error>> {
     let start = Instant::now();
     let mut serial = Serial::default();
     let mut halted = Duration::ZERO;
+    let mut idle = Duration::ZERO;
     loop {
         let stop = cpu.run(50_000_000);
+        if !matches!(stop, Stop::Halt | Stop::Poll) {
+            idle = Duration::ZERO;
+        }
         match stop {
             Stop::PioRead { port: port @ 0x3f8..=0x3ff, .. } => {
                 cpu.reply(u64::from(serial.read(usize::from(port - 0x3f8))));
@@ -189,7 +193,8 @@ fn run(mut cpu: Cpu) -> Result<(), Box<dyn Error>> {
                 let from = Instant::now();
                 std::thread::sleep(Duration::from_micros(200));
                 halted += from.elapsed();
-                if halted > Duration::from_secs(5) {
+                idle += from.elapsed();
+                if idle > Duration::from_secs(5) {
                     eprintln!("[idle]");
                     break;
                 }

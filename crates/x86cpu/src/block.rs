@@ -1,9 +1,13 @@
 //! Blocks: runs of ops, cached by guest-physical address and mode, and the links between them.
 //!
-//! A block is valid while the code generations of its pages are those it was decoded under; this is
-//! looked at on every entry. A link (or jump-cache entry) says "this virtual address is that block";
-//! it holds while the MMU's map epoch has not moved, and, for a direct branch inside one page,
-//! always: the page is the one that is executing.
+//! A block goes on behind conditional branches that are not taken, up to a limit: each of them is a
+//! side exit with a link of its own. A compare and the branch behind it become one op.
+//!
+//! A block is valid while the code generations of its pages are those it was decoded under; they are
+//! looked at when guestmem's code epoch has moved since they last were. A link (or jump-cache entry)
+//! says "this virtual address is that block"; it holds while mode, privilege and the MMU's map epoch
+//! (together: the tag) are the same, and, for a direct branch inside one page, always: the page is the
+//! one that is executing.
 //!
 //! Memory is bounded: when the op arena or the block table is full everything is dropped at once.
 
@@ -11,52 +15,69 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::cpu::{Cpu, Mode, Trap};
-use crate::decode::{DecodeError, End, Stream};
+use crate::decode::{DecodeError, Decoded, End, Stream};
 use crate::op::Op;
+use crate::ops::cond;
 
 /// Ops in a block at most.
 const MAX_OPS: usize = 64;
+/// Side exits of a block at most, and instructions after which no branch is decoded over.
+const MAX_SIDES: u8 = 4;
+const LONG_ENOUGH: u16 = 24;
 /// Bytes read for decoding one block at most.
 const WINDOW: usize = 384;
 /// Longest instruction.
 const MAX_INSN: usize = 15;
 /// Ops kept at most (40 bytes each).
 const ARENA_OPS: usize = 1 << 19;
-/// Blocks kept at most.
+/// Blocks and side exits kept at most.
 const MAX_BLOCKS: usize = 1 << 17;
 /// Entries of the jump cache.
 const JUMPS: usize = 1 << 13;
-/// A link epoch that never expires.
-const ALWAYS: u64 = u64::MAX;
+/// A link tag that holds as long as source and target are in one page.
+const SAME_PAGE: u64 = u64::MAX;
 const NO_PAGE: u32 = u32::MAX;
 
-/// "Virtual address `rip` is block `block`", while the map epoch is `epoch`.
+/// "Virtual address `rip` is block `block`", while the tag is `tag`.
 #[derive(Clone, Copy, Debug)]
 struct Link {
     rip: u64,
-    epoch: u64,
+    tag: u64,
     block: u32,
 }
 
-const NO_LINK: Link = Link { rip: u64::MAX, epoch: ALWAYS - 1, block: 0 };
+const NO_LINK: Link = Link { rip: u64::MAX, tag: SAME_PAGE - 1, block: 0 };
+
+/// How a block was left, when it was not by a trap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// Behind its last op.
+    End,
+    /// By the conditional branch with this number.
+    Side(u16),
+}
 
 /// A run of ops that is entered at its start only.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Block {
     first: u32,
-    /// Ops: 1 to [`MAX_OPS`].
-    pub(crate) len: u16,
+    len: u16,
+    /// Instructions.
+    pub(crate) insns: u16,
     /// Bytes from the start to behind the last op.
     pub(crate) bytes: u16,
     pub(crate) end: End,
-    /// Replace this link next.
-    victim: u8,
+    sides: u8,
+    first_side: u32,
+    /// The code epoch at which the generations below were last compared.
+    checked: u32,
     page: u32,
     generation: u32,
     /// The second page when the block's only instruction crosses into it.
     page2: u32,
     generation2: u32,
-    links: [Link; 2],
+    /// Where the end of the block leads to.
+    link: Link,
 }
 
 #[derive(Default)]
@@ -81,10 +102,12 @@ impl Hasher for KeyHasher {
 pub(crate) struct CodeCache {
     ops: Vec<Op>,
     blocks: Vec<Block>,
+    /// Links of side exits, by block.
+    sides: Vec<Link>,
     by_address: HashMap<u64, u32, BuildHasherDefault<KeyHasher>>,
     jumps: Vec<Link>,
     /// Times everything was dropped: an index from before is meaningless after.
-    pub(crate) flushes: u64,
+    flushes: u64,
 }
 
 impl Default for CodeCache {
@@ -92,6 +115,7 @@ impl Default for CodeCache {
         Self {
             ops: Vec::new(),
             blocks: Vec::new(),
+            sides: Vec::new(),
             by_address: HashMap::default(),
             jumps: vec![NO_LINK; JUMPS],
             flushes: 0,
@@ -99,16 +123,20 @@ impl Default for CodeCache {
     }
 }
 
-/// The part of a link's epoch that says in which mode and privilege it was made.
-#[inline(always)]
-fn link_epoch(cpu: &Cpu) -> u64 {
-    (u64::from(cpu.mmu.map_epoch) << 8) | context(cpu)
-}
+/// Context bit of blocks that hold one instruction each, for stepping.
+const SINGLE: u64 = 1 << 4;
 
 /// Mode and privilege: what besides the address decides which block it is.
 #[inline(always)]
 fn context(cpu: &Cpu) -> u64 {
     (cpu.mode as u64) | (u64::from(cpu.cpl == 3) << 3)
+}
+
+/// Under which links are valid now. It changes only by instructions that end their block with
+/// [`End::System`], by traps and by events.
+#[inline(always)]
+pub(crate) fn link_tag(cpu: &Cpu) -> u64 {
+    (u64::from(cpu.mmu.map_epoch) << 8) | context(cpu)
 }
 
 #[inline(always)]
@@ -127,68 +155,85 @@ impl CodeCache {
         &self.ops[block.first as usize..block.first as usize + usize::from(block.len)]
     }
 
-    /// Whether the bytes that `block` was decoded from are unchanged.
+    /// Whether the bytes that block `index` was decoded from are unchanged. To be asked before every
+    /// run of it.
     #[inline(always)]
-    pub(crate) fn is_valid(&self, cpu: &Cpu, block: &Block) -> bool {
-        cpu.memory.code_generation(block.page as usize) == block.generation
+    pub(crate) fn is_valid(&mut self, cpu: &Cpu, index: u32) -> bool {
+        let now = cpu.memory.code_epoch();
+        self.blocks[index as usize].checked == now || self.revalidate(cpu, index, now)
+    }
+
+    fn revalidate(&mut self, cpu: &Cpu, index: u32, now: u32) -> bool {
+        let block = &mut self.blocks[index as usize];
+        let valid = cpu.memory.code_generation(block.page as usize) == block.generation
             && (block.page2 == NO_PAGE
-                || cpu.memory.code_generation(block.page2 as usize) == block.generation2)
+                || cpu.memory.code_generation(block.page2 as usize) == block.generation2);
+        if valid {
+            block.checked = now;
+        }
+        valid
     }
 
-    /// The block that follows `from` at `cpu.rip`, when a link knows it. Only after a block whose
-    /// end is not [`End::System`].
+    /// The block that follows `from` at `cpu.rip`, when a link or the jump cache knows it. `tag`: the
+    /// present [`link_tag`], the same as when `from` was entered. Not after [`End::System`].
     #[inline(always)]
-    pub(crate) fn linked(&self, cpu: &Cpu, from: u32) -> Option<u32> {
-        let epoch = link_epoch(cpu);
+    pub(crate) fn linked(&self, cpu: &Cpu, from: u32, exit: Exit, tag: u64) -> Option<u32> {
         let block = &self.blocks[from as usize];
+        let link = match exit {
+            Exit::End => &block.link,
+            Exit::Side(n) => &self.sides[block.first_side as usize + usize::from(n)],
+        };
         let same_page = (cpu.block_start() ^ cpu.rip) >> 12 == 0;
-        for link in &block.links {
-            if link.rip == cpu.rip && (link.epoch == epoch || (link.epoch == ALWAYS && same_page)) {
-                return Some(link.block);
-            }
+        if link.rip == cpu.rip && (link.tag == tag || (link.tag == SAME_PAGE && same_page)) {
+            return Some(link.block);
         }
-        None
+        if block.end != End::Indirect {
+            return None;
+        }
+        let jump = &self.jumps[jump_slot(cpu.rip)];
+        (jump.rip == cpu.rip && jump.tag == tag).then_some(jump.block)
     }
 
-    /// Notes that `to`, at `cpu.rip`, followed `from` whose start was at `start`.
-    pub(crate) fn link(&mut self, cpu: &Cpu, from: u32, start: u64, to: u32) {
-        let target = &self.blocks[to as usize];
-        let one_page = target.page2 == NO_PAGE;
+    /// The block at `cpu.rip` by [`CodeCache::find`], noted as what follows `from`.
+    #[inline(never)]
+    pub(crate) fn follow(&mut self, cpu: &mut Cpu, from: u32, exit: Exit) -> Result<u32, Trap> {
+        let start = cpu.block_start();
+        let flushes = self.flushes;
+        let to = self.find(cpu, false)?;
+        if flushes != self.flushes || self.blocks[from as usize].end == End::System {
+            return Ok(to);
+        }
+        let one_page = self.blocks[to as usize].page2 == NO_PAGE;
         let block = &mut self.blocks[from as usize];
-        if block.end == End::System {
-            return;
+        let direct = block.end != End::Indirect || exit != Exit::End;
+        let inside = direct && one_page && block.page2 == NO_PAGE && (start ^ cpu.rip) >> 12 == 0;
+        let link = Link { rip: cpu.rip, tag: if inside { SAME_PAGE } else { link_tag(cpu) }, block: to };
+        match exit {
+            Exit::End => block.link = link,
+            Exit::Side(n) => self.sides[block.first_side as usize + usize::from(n)] = link,
         }
-        let inside =
-            block.end == End::Direct && (start ^ cpu.rip) >> 12 == 0 && one_page && block.page2 == NO_PAGE;
-        let epoch = if inside { ALWAYS } else { link_epoch(cpu) };
-        let link = Link { rip: cpu.rip, epoch, block: to };
-        // A stale link to the same address is replaced first.
-        if let Some(old) = block.links.iter_mut().find(|l| l.rip == cpu.rip) {
-            *old = link;
-            return;
-        }
-        block.links[usize::from(block.victim & 1)] = link;
-        block.victim ^= 1;
+        Ok(to)
     }
 
-    /// The block at `cpu.rip`, decoded when need be.
+    /// The block at `cpu.rip`, decoded when need be. `single`: one that holds one instruction only.
     ///
     /// # Errors
     /// The fault of fetching its first instruction.
-    pub(crate) fn find(&mut self, cpu: &mut Cpu) -> Result<u32, Trap> {
+    pub(crate) fn find(&mut self, cpu: &mut Cpu, single: bool) -> Result<u32, Trap> {
         let rip = cpu.rip;
+        let kind = if single { SINGLE } else { 0 };
+        let tag = link_tag(cpu) | kind;
         let slot = jump_slot(rip);
         let jump = self.jumps[slot];
-        if jump.rip == rip && jump.epoch == link_epoch(cpu) && self.is_valid(cpu, self.block(jump.block)) {
+        if jump.rip == rip && jump.tag == tag && self.is_valid(cpu, jump.block) {
             return Ok(jump.block);
         }
         let lin = cpu.code_address(rip)?;
         let fetched = cpu.fetch_page(lin)?;
         let gpa = fetched.gpa | (lin & 0xfff);
-        let key = (gpa << 4) | context(cpu);
-        let known = self.by_address.get(&key).copied();
-        let known = match known {
-            Some(index) if self.is_valid(cpu, self.block(index)) => {
+        let key = (gpa << 5) | context(cpu) | kind;
+        let known = match self.by_address.get(&key).copied() {
+            Some(index) if self.is_valid(cpu, index) => {
                 // The second page may be mapped elsewhere now.
                 let page2 = self.block(index).page2;
                 let same = page2 == NO_PAGE || {
@@ -202,12 +247,12 @@ impl CodeCache {
         let index = match known {
             Some(index) => index,
             None => {
-                let index = self.decode(cpu, lin, gpa, fetched.page)?;
+                let index = self.decode(cpu, lin, gpa, fetched.page, single)?;
                 self.by_address.insert(key, index);
                 index
             }
         };
-        self.jumps[slot] = Link { rip, epoch: link_epoch(cpu), block: index };
+        self.jumps[slot] = Link { rip, tag, block: index };
         Ok(index)
     }
 
@@ -215,17 +260,20 @@ impl CodeCache {
     pub(crate) fn clear(&mut self, cpu: &mut Cpu) {
         self.ops.clear();
         self.blocks.clear();
+        self.sides.clear();
         self.by_address.clear();
         self.jumps.fill(NO_LINK);
         self.flushes += 1;
         cpu.fp_ops.clear();
     }
 
-    fn decode(&mut self, cpu: &mut Cpu, lin: u64, gpa: u64, page: usize) -> Result<u32, Trap> {
-        if self.ops.len() + MAX_OPS > ARENA_OPS || self.blocks.len() >= MAX_BLOCKS {
+    fn decode(&mut self, cpu: &mut Cpu, lin: u64, gpa: u64, page: usize, single: bool) -> Result<u32, Trap> {
+        let full = self.ops.len() + MAX_OPS > ARENA_OPS || self.sides.len() >= MAX_BLOCKS;
+        if full || self.blocks.len() >= MAX_BLOCKS {
             self.clear(cpu);
         }
-        // The generation is read before the bytes: a write in between then invalidates.
+        // Epoch and generation are read before the bytes: a write in between then invalidates.
+        let checked = cpu.memory.code_epoch();
         let generation = cpu.mmu.watch_code(page);
         let rest = 4096 - (gpa & 0xfff) as usize;
         let mut window = [0u8; WINDOW];
@@ -236,17 +284,33 @@ impl CodeCache {
         let mut block = Block {
             first: self.ops.len() as u32,
             len: 0,
+            insns: 0,
             bytes: 0,
             end: End::Direct,
-            victim: 0,
+            sides: 0,
+            first_side: self.sides.len() as u32,
+            checked,
             page: page as u32,
             generation,
             page2: NO_PAGE,
             generation2: 0,
-            links: [NO_LINK; 2],
+            link: NO_LINK,
         };
         let to_page_end = window.len() == rest;
-        self.decode_run(cpu, window, to_page_end, cpu.mode, &mut block);
+        let mut stream = Stream::new(window, cpu.mode);
+        let mut compare = None;
+        while usize::from(block.len) < MAX_OPS {
+            let left = window.len() - stream.position();
+            if left == 0 || (left < MAX_INSN && !to_page_end) {
+                break;
+            }
+            let Ok(decoded) = stream.next() else { break };
+            let ended = self.push(cpu, decoded, &mut block, &mut compare);
+            block.bytes = stream.position() as u16;
+            if ended || single {
+                break;
+            }
+        }
         if block.len == 0 {
             self.decode_crossing(cpu, lin, window, &mut block)?;
         }
@@ -254,39 +318,47 @@ impl CodeCache {
         Ok((self.blocks.len() - 1) as u32)
     }
 
-    fn decode_run(&mut self, cpu: &mut Cpu, window: &[u8], to_page_end: bool, mode: Mode, block: &mut Block) {
-        let mut stream = Stream::new(window, mode);
-        while usize::from(block.len) < MAX_OPS {
-            let left = window.len() - stream.position();
-            if left == 0 || (left < MAX_INSN && !to_page_end) {
-                return;
-            }
-            let Ok(decoded) = stream.next() else { return };
-            self.push(cpu, decoded, block);
-            block.bytes = stream.position() as u16;
-            if block.end != End::Direct || self.ended(block) {
-                return;
-            }
-        }
-    }
-
-    /// Whether the op pushed last ended the block ([`CodeCache::push`] marks it).
-    fn ended(&self, block: &Block) -> bool {
-        block.victim == ENDED
-    }
-
-    fn push(&mut self, cpu: &mut Cpu, decoded: crate::decode::Decoded, block: &mut Block) {
+    /// Adds an instruction to the block under construction; true when the block ends with it.
+    /// `compare`: what the instruction before it was, when it can be fused with a branch.
+    fn push(
+        &mut self,
+        cpu: &mut Cpu,
+        decoded: Decoded,
+        block: &mut Block,
+        compare: &mut Option<(u8, u8, u8)>,
+    ) -> bool {
         let mut op = decoded.op;
         if let Some(insn) = decoded.fp {
             op.imm = cpu.fp_ops.len() as u64;
             cpu.fp_ops.push(insn);
         }
-        if let Some(end) = decoded.end {
-            block.end = end;
-            block.victim = ENDED;
+        op.before = block.insns as u8;
+        block.insns += 1;
+        let before = compare.take();
+        *compare = decoded.compare;
+        if decoded.end != Some(End::Side) {
+            self.ops.push(op);
+            block.len += 1;
+            block.end = decoded.end.unwrap_or(End::Direct);
+            return decoded.end.is_some();
         }
-        self.ops.push(op);
-        block.len += 1;
+        op.exit = u16::from(block.sides);
+        block.sides += 1;
+        self.sides.push(NO_LINK);
+        let fused = before
+            .filter(|_| cpu.mode == Mode::Long64 && op.size == 8)
+            .and_then(|(operation, form, size)| cond::fuse(operation, form, size, op.aux));
+        match (fused, self.ops.last_mut()) {
+            (Some(run), Some(first)) => {
+                let len = first.len + op.len;
+                *first = Op { run, disp: op.imm, len, insns: 2, exit: op.exit, ..*first };
+            }
+            _ => {
+                self.ops.push(op);
+                block.len += 1;
+            }
+        }
+        block.sides >= MAX_SIDES || block.insns >= LONG_ENOUGH
     }
 
     /// A first instruction that crosses into the next page: a block of its own.
@@ -308,14 +380,11 @@ impl CodeCache {
         }
         let mut stream = Stream::new(&bytes[..take + MAX_INSN], cpu.mode);
         match stream.next() {
-            Ok(decoded) => self.push(cpu, decoded, block),
+            Ok(decoded) => self.push(cpu, decoded, block, &mut None),
             // More than 15 bytes (SDM vol. 3, 6.15).
             Err(DecodeError::MoreBytes) => return Err(Trap::gp(0)),
-        }
+        };
         block.bytes = stream.position() as u16;
         Ok(())
     }
 }
-
-/// `Block::victim` while decoding: the block has its last op.
-const ENDED: u8 = 2;

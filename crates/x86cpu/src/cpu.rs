@@ -44,7 +44,7 @@ pub enum Stop {
 }
 
 /// Why an instruction did not complete. It has changed no architectural state then (CR2 and DR6
-/// excepted), or, for string instructions, is at an element boundary.
+/// excepted), or, for string instructions, is at an element boundary. ([`Trap::Taken`] excepted.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Trap {
     /// Deliver this; CR2 is set already.
@@ -56,6 +56,8 @@ pub(crate) enum Trap {
     /// A string instruction pauses between elements so that events are seen; it is not retired and
     /// its registers are at an element boundary.
     Pause,
+    /// Not a trap: a conditional branch was taken; `rip` is its target and the op has retired.
+    Taken,
 }
 
 impl Trap {

@@ -7,19 +7,21 @@ use arch::x86_64::regs::gpr::{RBP, RSP};
 use arch::x86_64::regs::{Rflags, seg};
 use arch::x86_64::state::MpState;
 
-use crate::block::CodeCache;
+use crate::block::{CodeCache, Exit, link_tag};
 use crate::cpu::{Cpu, Stop, Trap};
 use crate::decode::End;
-use crate::op::{Op, REG_START, REG_ZERO, SEG_FLAT};
+use crate::mmu::is_canonical;
+use crate::op::{FAR_BITS, Op, REG_START, REG_ZERO, SEG_FLAT, STACK};
 
 /// Instructions between two looks at timers: at 100 MIPS about 40 µs.
 const TICK: u64 = 4096;
 
 /// How a run of ops came out.
 enum Ran {
-    /// All of it.
+    /// Behind its last op, or by a conditional branch with this exit number and instructions done.
     Whole,
-    /// A prefix: `rip` is set, the block was left.
+    Taken(u16, u8),
+    /// A prefix: `rip` and the count are set, the block was left.
     Part,
     /// An instruction did not complete; `rip` is its start.
     Trapped(Trap),
@@ -109,56 +111,61 @@ impl Cpu {
 
     /// Runs blocks until an event wants to be seen, `tick` has passed or exactly `limit` is reached.
     fn blocks(&mut self, code: &mut CodeCache, tick: u64, limit: u64) -> Result<(), Stop> {
-        let mut index = match code.find(self) {
+        let until = tick.min(limit);
+        let mut tag = link_tag(self);
+        let mut ip_mask = self.ip_mask();
+        let mut index = match code.find(self, false) {
             Ok(index) => index,
             Err(trap) => return self.trapped(trap),
         };
         loop {
+            if !code.is_valid(self, index) {
+                index = match code.find(self, false) {
+                    Ok(index) => index,
+                    Err(trap) => return self.trapped(trap),
+                };
+            }
             let block = code.block(index);
-            let room = limit - self.insn_count;
+            if u64::from(block.insns) > limit - self.insn_count {
+                // The budget ends inside this block.
+                return self.step(code);
+            }
             self.mmu_sync();
             let start = self.rip;
             self.gpr[usize::from(REG_START)] = start;
-            let ops = code.ops(block);
-            if u64::from(block.len) > room {
-                // The budget ends inside this block.
-                let Some(ops) = ops.get(..room as usize) else { return Ok(()) };
-                let Some(last) = ops.last() else { return Ok(()) };
-                self.rip = self.wrap_ip(start.wrapping_add(last.end()));
-                return self.finish(start, ops).map(|_| ());
-            }
-            self.rip = self.wrap_ip(start.wrapping_add(u64::from(block.bytes)));
-            let end = block.end;
-            match self.ops_loop(start, ops) {
-                Ran::Whole => self.insn_count += ops.len() as u64,
-                Ran::Part => {}
+            self.rip = start.wrapping_add(u64::from(block.bytes)) & ip_mask;
+            let exit = match self.ops_loop(start, code.ops(block)) {
+                Ran::Whole => {
+                    self.insn_count += u64::from(block.insns);
+                    Exit::End
+                }
+                Ran::Taken(exit, done) => {
+                    self.insn_count += u64::from(done);
+                    Exit::Side(exit)
+                }
+                Ran::Part => return Ok(()),
                 Ran::Trapped(trap) => return self.trapped(trap),
-            }
-            if self.attention || self.poll.is_raised() || self.insn_count >= tick.min(limit) {
+            };
+            if self.attention || self.poll.is_raised() || self.insn_count >= until {
                 return Ok(());
             }
-            let from = index;
-            if end != End::System
-                && let Some(next) = code.linked(self, from)
-                && code.is_valid(self, code.block(next))
-            {
+            if block.end == End::System && exit == Exit::End {
+                tag = link_tag(self);
+                ip_mask = self.ip_mask();
+            } else if let Some(next) = code.linked(self, index, exit, tag) {
                 index = next;
                 continue;
             }
-            let flushes = code.flushes;
-            index = match code.find(self) {
+            index = match code.follow(self, index, exit) {
                 Ok(index) => index,
                 Err(trap) => return self.trapped(trap),
             };
-            if flushes == code.flushes {
-                code.link(self, from, start, index);
-            }
         }
     }
 
     /// Executes one instruction (with its traps) at `rip`.
     pub(crate) fn step(&mut self, code: &mut CodeCache) -> Result<(), Stop> {
-        let index = match code.find(self) {
+        let index = match code.find(self, true) {
             Ok(index) => index,
             Err(trap) => return self.trapped(trap),
         };
@@ -170,19 +177,22 @@ impl Cpu {
         let start = self.rip;
         self.gpr[usize::from(REG_START)] = start;
         let block = code.block(index);
-        let ops = &code.ops(block)[..1];
-        // What enters the kernel clears TF, which then also takes back the trap.
-        let transfers = block.len == 1 && block.end == End::System;
-        self.rip = self.wrap_ip(start.wrapping_add(ops[0].end()));
-        let finished = self.finish(start, ops);
-        if !matches!(finished, Ok(true)) {
-            // Not retired and not delivered: the shadow still covers it.
-            if finished.is_err() {
-                (self.events.sti_shadow, self.events.movss_shadow) = shadow;
-            }
-            return finished.map(|_| ());
-        }
+        self.rip = start.wrapping_add(u64::from(block.bytes)) & self.ip_mask();
         self.attention = true;
+        // What enters the kernel clears TF, which then also takes back the trap.
+        let transfers = block.end == End::System;
+        match self.ops_loop(start, code.ops(block)) {
+            Ran::Whole | Ran::Taken(..) => self.insn_count += 1,
+            Ran::Part => {}
+            Ran::Trapped(trap) => {
+                let done = self.trapped(trap);
+                if done.is_err() {
+                    // Neither retired nor delivered: the shadow still covers it.
+                    (self.events.sti_shadow, self.events.movss_shadow) = shadow;
+                }
+                return done;
+            }
+        }
         let still = !transfers || self.flags.system_bit(Rflags::TF);
         if trap_flag && still && !self.events.movss_shadow {
             return self.single_step_trap();
@@ -190,24 +200,15 @@ impl Cpu {
         Ok(())
     }
 
-    /// Runs a prefix of a block whose end `rip` is already at. `Ok(true)`: all of it retired.
-    fn finish(&mut self, start: u64, ops: &[Op]) -> Result<bool, Stop> {
-        match self.ops_loop(start, ops) {
-            Ran::Whole => {
-                self.insn_count += ops.len() as u64;
-                Ok(true)
-            }
-            Ran::Part => Ok(true),
-            Ran::Trapped(trap) => self.trapped(trap).map(|()| false),
-        }
-    }
-
-    /// The loop that everything above exists for. On anything but [`Ran::Whole`] the count and `rip`
-    /// are right already.
+    /// The loop that everything above exists for. On [`Ran::Part`] and [`Ran::Trapped`] the count and
+    /// `rip` are right already.
     #[inline(always)]
     fn ops_loop(&mut self, start: u64, ops: &[Op]) -> Ran {
         for op in ops {
             let done = (op.run)(self, op);
+            if done == Err(Trap::Taken) {
+                return Ran::Taken(op.exit, op.before + op.insns);
+            }
             if done.is_err() || self.leave {
                 return self.left_early(start, ops, op, done);
             }
@@ -218,19 +219,18 @@ impl Cpu {
     #[cold]
     #[inline(never)]
     fn left_early(&mut self, start: u64, ops: &[Op], op: &Op, done: Result<(), Trap>) -> Ran {
-        let before = ops.iter().position(|o| o.at == op.at).unwrap_or(0);
         self.leave = false;
         match done {
             Err(trap) => {
-                self.insn_count += before as u64;
-                self.rip = self.wrap_ip(start.wrapping_add(u64::from(op.at)));
+                self.insn_count += u64::from(op.before);
+                self.rip = start.wrapping_add(u64::from(op.at)) & self.ip_mask();
                 let stack = trap == Trap::gp(0) && self.is_stack_fault(op);
                 Ran::Trapped(if stack { Trap::ss(0) } else { trap })
             }
-            Ok(()) if before + 1 == ops.len() => Ran::Whole,
+            Ok(()) if ops.last().is_some_and(|last| last.at == op.at) => Ran::Whole,
             Ok(()) => {
-                self.insn_count += before as u64 + 1;
-                self.rip = self.wrap_ip(start.wrapping_add(op.end()));
+                self.insn_count += u64::from(op.before + op.insns);
+                self.rip = start.wrapping_add(op.end()) & self.ip_mask();
                 Ran::Part
             }
         }
@@ -239,18 +239,17 @@ impl Cpu {
     /// Whether a #GP(0) of `op` is for a non-canonical address that goes by SS: that is #SS(0)
     /// (SDM vol. 3, 6.15). The MMU cannot know; nothing has changed yet, so it is found out here.
     fn is_stack_fault(&self, op: &Op) -> bool {
-        let bad = |address: u64| ((address << 16) as i64 >> 16) as u64 != address;
+        let bad = |address: u64| !is_canonical(address) || !is_canonical(address.wrapping_add(15));
         if !self.is_long() || op.seg != SEG_FLAT {
             return false;
         }
-        let (base, rsp) = (usize::from(op.base), self.gpr[RSP]);
-        if base == RSP || base == RBP {
-            return bad(self.offset(op)) || bad(self.offset(op).wrapping_add(15));
+        let has_memory = op.base != REG_ZERO || op.index != REG_ZERO;
+        let by_stack = usize::from(op.base) == RSP || usize::from(op.base) == RBP;
+        if has_memory && (bad(self.offset(op)) || op.scale & FAR_BITS != 0) {
+            return by_stack;
         }
-        // Implicit operands: PUSH, POP, CALL, RET, LEAVE.
-        op.base == REG_ZERO
-            && op.index == REG_ZERO
-            && (bad(rsp) || bad(rsp.wrapping_sub(8)) || bad(self.gpr[RBP]))
+        op.scale & STACK != 0
+            && (bad(self.gpr[RSP]) || bad(self.gpr[RSP].wrapping_sub(8)) || bad(self.gpr[RBP]))
     }
 
     /// Acts on a trap; `rip` is the instruction's start.
@@ -264,7 +263,7 @@ impl Cpu {
             }
             Trap::Io => Err(self.io.take_request().unwrap_or_else(|| self.failed())),
             Trap::Unsupported => Err(self.failed()),
-            Trap::Pause => {
+            Trap::Pause | Trap::Taken => {
                 self.attention = true;
                 Ok(())
             }
@@ -276,10 +275,10 @@ impl Cpu {
         Stop::Unsupported(format!("{what} (vCPU {} at {:#x})", self.id, self.rip))
     }
 
-    /// Cuts an instruction pointer to its width.
+    /// Mask of the instruction pointer's width.
     #[inline(always)]
-    fn wrap_ip(&self, ip: u64) -> u64 {
-        if self.is_long() { ip } else { ip & 0xffff_ffff }
+    fn ip_mask(&self) -> u64 {
+        if self.is_long() { u64::MAX } else { 0xffff_ffff }
     }
 
     /// Linear address of code at `rip`; checks the CS limit outside of 64-bit mode.

@@ -13,7 +13,12 @@ pub(crate) const REG_ZERO: u8 = 17;
 /// Index into `Cpu::seg` of a pseudo segment with base 0: no segment in 64-bit mode.
 pub(crate) const SEG_FLAT: u8 = 6;
 
-/// One instruction of a block.
+/// Flag in `Op::scale`: the op has an implicit stack operand.
+pub(crate) const STACK: u8 = 0x80;
+/// Flag in `Op::scale`: the op reaches beyond its address (BT with a register offset).
+pub(crate) const FAR_BITS: u8 = 0x40;
+
+/// One instruction of a block, or a compare together with its branch.
 ///
 /// 8-bit register operands are index | 0x80 for AH, CH, DH, BH (bits 4 and up are then the shift).
 #[derive(Clone, Copy, Debug)]
@@ -28,7 +33,7 @@ pub(crate) struct Op {
     pub(crate) src: u8,
     pub(crate) base: u8,
     pub(crate) index: u8,
-    /// log2 of the index scale.
+    /// log2 of the index scale in bits 0-1; [`STACK`] and [`FAR_BITS`].
     pub(crate) scale: u8,
     /// Segment of the memory operand: `arch` encoding order or [`SEG_FLAT`].
     pub(crate) seg: u8,
@@ -42,6 +47,12 @@ pub(crate) struct Op {
     pub(crate) size: u8,
     /// Handler's own small parameter (condition code, REP kind, sub-operation).
     pub(crate) aux: u8,
+    /// Instructions of the block before this op.
+    pub(crate) before: u8,
+    /// Instructions that this op is: 2 for a compare and its branch.
+    pub(crate) insns: u8,
+    /// Of a conditional branch: which of the block's side exits it takes.
+    pub(crate) exit: u16,
 }
 
 impl Op {

@@ -5,7 +5,7 @@ use iced_x86::{Code, FlowControl, Mnemonic, OpKind, Register};
 use super::integer::condition;
 use super::{Decoded, End, Form};
 use crate::cpu::Mode;
-use crate::op::Op;
+use crate::op::{Op, STACK};
 use crate::ops::{branch, cond, string, system};
 
 /// Decodes an instruction of these groups; `None` when it is none of them.
@@ -28,9 +28,10 @@ fn near_branch(f: &Form<'_>) -> Option<Decoded> {
         Mnemonic::Jmp if is_near => {
             Decoded::end(Op { run: if wide { branch::jmp_64 } else { branch::jmp_any }, ..op }, End::Direct)
         }
-        Mnemonic::Call if is_near => {
-            Decoded::end(Op { run: if wide { branch::call_64 } else { branch::call_any }, ..op }, End::Direct)
-        }
+        Mnemonic::Call if is_near => Decoded::end(
+            Op { run: if wide { branch::call_64 } else { branch::call_any }, scale: STACK, ..op },
+            End::Direct,
+        ),
         Mnemonic::Jmp | Mnemonic::Call => indirect(f),
         Mnemonic::Ret => ret(f),
         Mnemonic::Loop | Mnemonic::Loope | Mnemonic::Loopne => {
@@ -41,7 +42,7 @@ fn near_branch(f: &Form<'_>) -> Option<Decoded> {
             };
             Decoded::end(
                 Op { run: branch::loop_cx, aux, addr_size: counter_size(insn.code(), f), ..op },
-                End::Direct,
+                End::Side,
             )
         }
         Mnemonic::Jcxz | Mnemonic::Jecxz | Mnemonic::Jrcxz => {
@@ -50,12 +51,12 @@ fn near_branch(f: &Form<'_>) -> Option<Decoded> {
                 Mnemonic::Jecxz => 4,
                 _ => 8,
             };
-            Decoded::end(Op { run: branch::loop_cx, aux: 3, addr_size, ..op }, End::Direct)
+            Decoded::end(Op { run: branch::loop_cx, aux: 3, addr_size, ..op }, End::Side)
         }
         _ if insn.flow_control() == FlowControl::ConditionalBranch && is_near => {
             let cc = condition(insn)?;
             let run = if wide { cond::JCC[usize::from(cc)] } else { cond::jcc_any };
-            Decoded::end(Op { run, aux: cc, ..op }, End::Direct)
+            Decoded::end(Op { run, aux: cc, ..op }, End::Side)
         }
         _ => None,
     }
@@ -102,6 +103,9 @@ fn indirect(f: &Form<'_>) -> Option<Decoded> {
         return Decoded::end(Op { run: system::far_indirect, ..op }, End::System);
     }
     let mut op = Op { size: f.size(0), aux: u8::from(f.is_mem(0)), ..f.op() };
+    if call {
+        op.scale |= STACK;
+    }
     if f.is_reg(0) {
         op.src = f.reg(0);
     }
@@ -118,7 +122,7 @@ fn ret(f: &Form<'_>) -> Option<Decoded> {
     let imm = if f.insn.op_count() > 0 { f.imm(0, 2) } else { 0 };
     let fast = size == 8 && imm == 0 && f.mode == Mode::Long64;
     let run = if fast { branch::ret_64 } else { branch::ret_any };
-    Decoded::end(Op { run, size, imm, ..f.op() }, End::Indirect)
+    Decoded::end(Op { run, size, imm, scale: STACK, ..f.op() }, End::Indirect)
 }
 
 /// Instructions without explicit operands, by number in `ops::system`.

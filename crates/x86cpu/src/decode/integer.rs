@@ -5,7 +5,7 @@ use iced_x86::{ConditionCode, Instruction, Mnemonic, OpKind, Register};
 use super::operands::{log2, reg_index, segment};
 use super::{Decoded, End, Form};
 use crate::cpu::Mode;
-use crate::op::{Handler, Op};
+use crate::op::{FAR_BITS, Handler, Op, STACK};
 use crate::ops::operand::FLAT;
 use crate::ops::{alu, atomic, bcd, bits, cond, mov, mul_div, shifts, stack, string, system};
 
@@ -18,6 +18,19 @@ pub(crate) fn decode(f: &Form<'_>) -> Option<Decoded> {
 }
 
 fn arithmetic(f: &Form<'_>) -> Option<Decoded> {
+    let comparison = match f.insn.mnemonic() {
+        Mnemonic::Cmp => Some(alu::CMP),
+        Mnemonic::Test => Some(alu::TEST),
+        _ => None,
+    };
+    if let Some(operation) = comparison
+        && f.is_reg(0)
+        && !f.is_mem(1)
+    {
+        let form = if f.is_reg(1) { alu::RR } else { alu::RI };
+        let compare = Some((operation, form, f.size(0)));
+        return Some(Decoded { op: two(f, operation), end: None, fp: None, compare });
+    }
     let op = match f.insn.mnemonic() {
         Mnemonic::Add => two(f, alu::ADD),
         Mnemonic::Or => two(f, alu::OR),
@@ -293,6 +306,7 @@ fn stack_ops(f: &Form<'_>) -> Option<Decoded> {
     let moved = f.insn.stack_pointer_increment().unsigned_abs() as u8;
     let long = f.mode == Mode::Long64;
     let op = Op { size: moved, ..f.op() };
+    let op = Op { scale: op.scale | STACK, ..op };
     let op = match f.insn.mnemonic() {
         Mnemonic::Push => return push(f, op, long),
         Mnemonic::Pop => return pop(f, op, long),
@@ -387,7 +401,7 @@ fn bit_test(f: &Form<'_>, kind: u8) -> Op {
     if f.locked() {
         op.aux |= bits::LOCKED;
     }
-    Op { run: bits::bt_mem, ..op }
+    Op { run: bits::bt_mem, scale: op.scale | FAR_BITS, ..op }
 }
 
 /// Destination register, source register or memory.

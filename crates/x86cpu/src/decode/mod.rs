@@ -20,6 +20,8 @@ pub(crate) use operands::Form;
 /// How an instruction ends its block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
+    /// A conditional branch: the block may go on behind it.
+    Side,
     /// A branch with known targets, or an instruction after which events must be looked for.
     Direct,
     /// A branch to a target found at run time.
@@ -34,15 +36,18 @@ pub(crate) struct Decoded {
     pub(crate) end: Option<End>,
     /// To be put into `Cpu::fp_ops`, its index into `op.imm`.
     pub(crate) fp: Option<FpInsn>,
+    /// A CMP or TEST that a conditional branch behind it can be fused with: operation and form of
+    /// `ops::alu`, operand size.
+    pub(crate) compare: Option<(u8, u8, u8)>,
 }
 
 impl Decoded {
     fn next(op: Op) -> Option<Self> {
-        Some(Self { op, end: None, fp: None })
+        Some(Self { op, end: None, fp: None, compare: None })
     }
 
     fn end(op: Op, end: End) -> Option<Self> {
-        Some(Self { op, end: Some(end), fp: None })
+        Some(Self { op, end: Some(end), fp: None, compare: None })
     }
 }
 
@@ -91,7 +96,7 @@ impl<'a> Stream<'a> {
 
 fn undefined(at: u16, len: u8) -> Decoded {
     let op = Op { len, at, ..operands::blank() };
-    Decoded { op: Op { run: branch::undefined, ..op }, end: Some(End::System), fp: None }
+    Decoded { op: Op { run: branch::undefined, ..op }, end: Some(End::System), fp: None, compare: None }
 }
 
 fn decode(insn: &Instruction, at: u16, mode: Mode) -> Decoded {
@@ -105,7 +110,7 @@ fn decode(insn: &Instruction, at: u16, mode: Mode) -> Decoded {
         let run = fp::handler(&fp_insn, form.kind());
         let op = Op { run, size: size.min(255) as u8, ..form.op() };
         let op = operands::string_target(insn, mode, fp::prepare(&fp_insn, op));
-        return Decoded { op, end: None, fp: Some(fp_insn) };
+        return Decoded { op, end: None, fp: Some(fp_insn), compare: None };
     }
     undefined(at, insn.len() as u8)
 }

@@ -25,6 +25,9 @@ pub(crate) fn blank() -> Op {
         at: 0,
         size: 0,
         aux: 0,
+        before: 0,
+        insns: 1,
+        exit: 0,
     }
 }
 

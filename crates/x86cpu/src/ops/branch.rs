@@ -105,7 +105,11 @@ pub(crate) fn loop_cx(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let mask = addr_mask(op.addr_size);
     let count = cpu.gpr[RCX] & mask;
     if op.aux == 3 {
-        return if count == 0 { cpu.branch_to(op) } else { Ok(()) };
+        if count != 0 {
+            return Ok(());
+        }
+        cpu.branch_to(op)?;
+        return Err(Trap::Taken);
     }
     let left = count.wrapping_sub(1) & mask;
     let take = left != 0
@@ -118,7 +122,7 @@ pub(crate) fn loop_cx(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
         cpu.branch_to(op)?;
     }
     cpu.set_reg_sized(RCX as u8, op.addr_size, left);
-    Ok(())
+    if take { Err(Trap::Taken) } else { Ok(()) }
 }
 
 /// #UD.

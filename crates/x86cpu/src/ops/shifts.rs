@@ -22,7 +22,6 @@ pub(crate) const SAR: u8 = 7;
 
 /// Operand forms: register or memory (two address kinds), count in `imm` or in CL.
 pub(crate) const REG_IMM: u8 = 0;
-pub(crate) const REG_CL: u8 = 1;
 pub(crate) const FLAT_IMM: u8 = 2;
 pub(crate) const ANY_IMM: u8 = 4;
 
