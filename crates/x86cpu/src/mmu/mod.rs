@@ -22,7 +22,7 @@ mod walk;
 use arch::x86_64::regs::{Cr0, Cr4, Efer};
 use guestmem::GuestMemory;
 
-use self::tlb::{ENTRIES, Tlb};
+use self::tlb::{BANKS, ENTRIES, Tlb};
 pub(crate) use self::walk::Intent;
 
 const PAGE_SHIFT: u32 = 12;
@@ -64,7 +64,9 @@ pub(crate) struct Mmu {
     paging: Paging,
     /// The write epoch that the write tags belong to.
     write_epoch: u32,
-    /// Moves whenever a translation may have changed or been dropped.
+    /// By bank: moves whenever a translation that instructions were fetched by may have changed.
+    epochs: [u32; BANKS],
+    /// The one of the running privilege.
     pub(crate) map_epoch: u32,
 }
 
@@ -88,6 +90,7 @@ impl Mmu {
             bank: ENTRIES,
             paging: Paging { phys_mask: (1 << 40) - 1, ..Paging::default() },
             write_epoch: memory.write_epoch(),
+            epochs: [0; BANKS],
             map_epoch: 0,
         }
     }
@@ -103,6 +106,7 @@ impl Mmu {
     #[inline]
     pub(crate) fn mode_changed(&mut self, cpl: u8, cr0: u64, cr4: u64, efer: u64) {
         self.bank = if cpl == 3 { 0 } else { ENTRIES };
+        self.map_epoch = self.epochs[self.bank / ENTRIES];
         let has = |word: u64, bit: u64| word & bit != 0;
         let paging = Paging {
             on: has(cr0, Cr0::PG.bits()),
@@ -119,23 +123,38 @@ impl Mmu {
         }
     }
 
+    /// Remembered jumps of a bank's privilege are void.
+    fn move_epoch(&mut self, bank: usize) {
+        self.epochs[bank] = self.epochs[bank].wrapping_add(1);
+        self.tlb.fetched[bank].clear();
+        self.map_epoch = self.epochs[self.bank / ENTRIES];
+    }
+
     /// Loads CR3; what is not global is forgotten.
     pub(crate) fn set_cr3(&mut self, cr3: u64) {
         self.paging.cr3 = cr3;
         self.tlb.flush_local();
-        self.map_epoch = self.map_epoch.wrapping_add(1);
+        for bank in 0..BANKS {
+            if !self.tlb.fetched[bank].all_global {
+                self.move_epoch(bank);
+            }
+        }
     }
 
     /// Forgets every translation.
     pub(crate) fn flush_all(&mut self) {
         self.tlb.flush_all();
-        self.map_epoch = self.map_epoch.wrapping_add(1);
+        (0..BANKS).for_each(|bank| self.move_epoch(bank));
     }
 
     /// Forgets the translation of one address (INVLPG).
     pub(crate) fn flush_page(&mut self, lin: u64) {
         self.tlb.flush_page(lin);
-        self.map_epoch = self.map_epoch.wrapping_add(1);
+        for bank in 0..BANKS {
+            if self.tlb.fetched[bank].may_hold(lin) {
+                self.move_epoch(bank);
+            }
+        }
     }
 
     /// Physical address bits that exist.

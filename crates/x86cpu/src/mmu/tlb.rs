@@ -69,6 +69,52 @@ pub(super) struct Tlb {
     writers: Vec<u16>,
     /// 2 MiB regions (hashed) of which part is mapped by a large page, since the last full flush.
     large: [u64; 16],
+    /// A 1 GiB page was used since then: any address may be part of it.
+    huge: bool,
+    /// By bank: what was fetched from since the bank's epoch moved.
+    pub(super) fetched: [Fetched; BANKS],
+}
+
+/// Which pages (hashed) instructions were fetched from: dropping any other translation leaves
+/// remembered jumps right.
+#[derive(Clone, Copy)]
+pub(super) struct Fetched {
+    small: [u64; 64],
+    large: [u64; 16],
+    huge: bool,
+    /// Only global pages so far.
+    pub(super) all_global: bool,
+}
+
+const NOTHING_FETCHED: Fetched = Fetched { small: [0; 64], large: [0; 16], huge: false, all_global: true };
+
+fn small_bit(lin: u64) -> (usize, u64) {
+    let page = (lin >> 12) ^ (lin >> 24);
+    ((page >> 6) as usize & 63, 1 << (page & 63))
+}
+
+impl Fetched {
+    fn note(&mut self, lin: u64, info: u64) {
+        self.all_global &= info & info::GLOBAL != 0;
+        self.huge |= info & info::HUGE != 0;
+        if info & info::LARGE != 0 {
+            let (word, bit) = large_bit(lin);
+            self.large[word] |= bit;
+        } else {
+            let (word, bit) = small_bit(lin);
+            self.small[word] |= bit;
+        }
+    }
+
+    /// Whether the page of `lin` may be among them, also as part of a larger one.
+    pub(super) fn may_hold(&self, lin: u64) -> bool {
+        let ((s, small), (l, large)) = (small_bit(lin), large_bit(lin));
+        self.huge || self.small[s] & small != 0 || self.large[l] & large != 0
+    }
+
+    pub(super) fn clear(&mut self) {
+        *self = NOTHING_FETCHED;
+    }
 }
 
 /// Beyond, a log is not worth keeping: everything is looked at.
@@ -87,6 +133,8 @@ impl Tlb {
             local: Vec::with_capacity(LOG_LIMIT),
             writers: Vec::with_capacity(LOG_LIMIT),
             large: [0; 16],
+            huge: false,
+            fetched: [NOTHING_FETCHED; BANKS],
         }
     }
 
@@ -116,6 +164,7 @@ impl Tlb {
         if info & info::LARGE != 0 {
             let (word, bit) = large_bit(lin);
             self.large[word] |= bit;
+            self.huge |= info & info::HUGE != 0;
         }
     }
 
@@ -132,15 +181,17 @@ impl Tlb {
     }
 
     /// The translation of a page for fetching: guest-physical page and [`info`] bits.
-    #[inline(always)]
-    pub(super) fn exec(&self, bank: usize, lin: u64) -> Option<u64> {
+    pub(super) fn exec(&mut self, bank: usize, lin: u64) -> Option<u64> {
         let entry = &self.exec[Self::exec_slot(bank, lin)];
-        (entry.tag == lin & PAGE_MASK).then_some(entry.info)
+        let info = (entry.tag == lin & PAGE_MASK).then_some(entry.info)?;
+        self.fetched[bank / ENTRIES].note(lin, info);
+        Some(info)
     }
 
     pub(super) fn fill_exec(&mut self, bank: usize, lin: u64, info: u64) {
         self.exec[Self::exec_slot(bank, lin)] = ExecEntry { tag: lin & PAGE_MASK, info };
         self.note_large(lin, info);
+        self.fetched[bank / ENTRIES].note(lin, info);
     }
 
     /// Drops everything.
@@ -150,6 +201,7 @@ impl Tlb {
         self.local.clear();
         self.writers.clear();
         self.large = [0; 16];
+        self.huge = false;
     }
 
     /// Drops what is not global (a CR3 load).
@@ -176,7 +228,7 @@ impl Tlb {
     /// (SDM vol. 3, 4.10.4.1: INVLPG).
     pub(super) fn flush_page(&mut self, lin: u64) {
         let (word, bit) = large_bit(lin);
-        if self.large[word] & bit != 0 {
+        if self.huge || self.large[word] & bit != 0 {
             self.flush_large(lin);
         }
         for bank in [0, ENTRIES] {

@@ -291,3 +291,72 @@ fn a_page_that_turns_from_data_to_code_and_back_is_seen_at_once() {
     run.go();
     assert_eq!((run.vector(), run.state.gpr[6] & 0xff, run.state.gpr[7] & 0xff), (None, 7, 9));
 }
+
+/// Calls the same address ten times while its page-table entry changes to and fro.
+fn called_through(invalidate: &[u8], bits: u64, user_loop: bool) -> u64 {
+    let mut code = vec![0xff, 0xd3, 0x48, 0x01, 0xc6, 0x48, 0x87, 0x11]; // call rbx; add rsi,rax; xchg [rcx],rdx
+    code.extend_from_slice(invalidate);
+    code.extend_from_slice(&[0x49, 0xff, 0xc8, 0x75, 0, 0xf4]); // dec r8; jnz start; hlt
+    let at = code.len() - 2;
+    code[at] = (at as u8 + 1).wrapping_neg();
+    let mut run = Run::kernel(&code);
+    let (one, other) = (DATA, DATA + 0x1000);
+    run.machine.code(one, &[0xb8, 1, 0, 0, 0, 0xc3]); // mov eax,1; ret
+    run.machine.code(other, &[0xb8, 100, 0, 0, 0, 0xc3]);
+    if user_loop {
+        // The whole loop runs from global pages.
+        for page in [CODE, CODE + 0x1000] {
+            run.machine.put(run.machine.pte(page), page | 0x103);
+        }
+    }
+    run.machine.put(run.machine.pte(one), one | 3 | bits);
+    run.state.gpr[3] = one;
+    run.state.gpr[1] = run.machine.pte(one);
+    run.state.gpr[2] = other | 3 | bits;
+    run.state.gpr[8] = 10;
+    assert_eq!(run.go(), Stop::Halt);
+    assert_eq!(run.vector(), None);
+    run.state.gpr[6]
+}
+
+#[test]
+fn code_follows_its_translation() {
+    const NOP: &[u8] = &[0x90];
+    for global_loop in [false, true] {
+        for invalidate in [INVLPG, RELOAD_CR3, TOGGLE_PGE] {
+            assert_eq!(called_through(invalidate, 0, global_loop), 505, "{invalidate:x?}");
+        }
+        assert_eq!(called_through(INVLPG, 0x100, global_loop), 505);
+        assert_eq!(called_through(TOGGLE_PGE, 0x100, global_loop), 505);
+        assert_eq!(called_through(RELOAD_CR3, 0x100, global_loop), 10, "a global page stays");
+        assert_eq!(called_through(NOP, 0, global_loop), 10, "nothing is looked up again without need");
+    }
+}
+
+#[test]
+fn a_gigabyte_page_goes_as_a_whole_when_it_is_offered() {
+    let code = [
+        0x48, 0x8b, 0x03, // mov rax,[rbx]
+        0x48, 0x8b, 0x83, 0x00, 0x30, 0x40, 0x00, // mov rax,[rbx+0x403000]
+        0x48, 0x89, 0x11, // mov [rcx],rdx
+        0x0f, 0x01, 0x3b, // invlpg [rbx]
+        0x48, 0x8b, 0xb3, 0x00, 0x30, 0x40, 0x00, // mov rsi,[rbx+0x403000]
+        0xf4,
+    ];
+    for offered in [true, false] {
+        let mut run = Run::kernel(&code);
+        if offered {
+            let leaf = run.machine.cpuid.iter_mut().find(|l| l.leaf == 0x8000_0001).unwrap();
+            leaf.edx |= 1 << 26;
+            run.cpu = run.machine.cpu(0);
+        }
+        run.machine.put(0x40_3000, 111);
+        // 1 GiB at 1 GiB: physical 0 at first, then gone.
+        run.machine.put(0x2008, 0x83);
+        run.state.gpr[3] = 1 << 30;
+        run.state.gpr[1] = 0x2008;
+        run.go();
+        let expected = if offered { (0, (1 << 30) + 0x40_3000) } else { (9, 1 << 30) };
+        assert_eq!((run.vector(), run.stack(0), run.state.cr2), (Some(14), expected.0, expected.1));
+    }
+}
