@@ -1,0 +1,264 @@
+//! What this host's KVM is worth: found out by running guest code, in a few milliseconds, once in the
+//! life of the process. Nothing is kept on disk: a kernel update changes the answer.
+
+use std::sync::OnceLock;
+use std::time::Instant;
+
+use arch::x86_64::cpuid::{lookup, portable};
+use arch::x86_64::msr;
+use arch::x86_64::regs::gpr;
+use hv::{Error, Exit, Partition, PartitionConfig, Vcpu};
+use kvm_ioctls::{Cap, Kvm};
+
+use crate::abi::{self, ENGINE, host};
+use crate::tiny::{self, DONE_PORT, FAULT_PORT};
+use crate::vcpu::KvmVcpu;
+use crate::vm::{Abilities, KvmPartition, open};
+
+/// The only version of the interface that there ever was (KVM: Documentation/virt/kvm/api.rst, 4.1).
+const API_VERSION: i32 = 12;
+/// Without these no machine can be made.
+const NEEDED: [(Cap, &str); 7] = [
+    (Cap::SplitIrqchip, "split interrupt controller"),
+    (Cap::X2ApicApi, "32-bit APIC ids"),
+    (Cap::ImmediateExit, "immediate exit"),
+    (Cap::SignalMsi, "message-signalled interrupts"),
+    (Cap::TscDeadlineTimer, "TSC-deadline timer"),
+    (Cap::Debugregs, "debug registers"),
+    (Cap::VcpuEvents, "pending events"),
+];
+/// Below this many million supervisor instructions a second KVM interprets them, and the soft engine
+/// does that faster.
+const SLOW_MIPS: f64 = 200.0;
+/// Rounds of the first speed loop, of two instructions each: 2 ms where they are interpreted.
+const ROUNDS: u32 = 2_000;
+/// #UD.
+const INVALID_OPCODE: u8 = 6;
+/// The TSC value of the test, far from what any host's counter shows.
+const TSC_MARK: u64 = 1 << 60;
+
+/// What the probe saw.
+#[derive(Clone, Debug)]
+pub(crate) struct Found {
+    pub(crate) abilities: Abilities,
+    /// Why the CPU template cannot be kept here.
+    pub(crate) refusal: Option<String>,
+    pub(crate) supervisor_mips: f64,
+    pub(crate) cpuid_governed: bool,
+    pub(crate) xgetbv_governed: bool,
+    pub(crate) avx_governed: bool,
+    /// The TSC that was set is read back by KVM, by RDTSC in ring 0, in ring 3.
+    pub(crate) tsc_reads: [bool; 3],
+    pub(crate) scaling: bool,
+    /// A page that the guest wrote is in the dirty log.
+    pub(crate) dirty_log: bool,
+}
+
+/// Opens KVM and looks, or remembers.
+pub(crate) fn found() -> Result<&'static Found, Error> {
+    static FOUND: OnceLock<Found> = OnceLock::new();
+    if let Some(found) = FOUND.get() {
+        return Ok(found);
+    }
+    let found = probe()?;
+    Ok(FOUND.get_or_init(|| found))
+}
+
+/// Frequency in kHz of this host's TSC as KVM gives it to guests.
+///
+/// # Errors
+/// `/dev/kvm` cannot be used.
+pub fn host_tsc_khz() -> Result<u32, Error> {
+    Ok(found()?.abilities.host_khz)
+}
+
+/// Whether KVM runs our machines well here: really virtualised and not interpreted, the CPU template
+/// kept, the TSC restorable. Runs guest code the first time, for a few milliseconds.
+///
+/// # Errors
+/// Why not, for a person.
+pub fn works_well() -> Result<(), String> {
+    let found = found().map_err(|e| e.to_string())?;
+    if let Some(why) = &found.refusal {
+        return Err(format!("this host's KVM does not keep the guest's CPU as defined: {why}"));
+    }
+    if found.supervisor_mips < SLOW_MIPS {
+        return Err(format!(
+            "this host's KVM runs kernel code at {:.1} million instructions a second: it interprets it",
+            found.supervisor_mips
+        ));
+    }
+    if !found.abilities.time_travels {
+        return Err("this host's KVM cannot set the guest's TSC, so saved time does not come back".into());
+    }
+    Ok(())
+}
+
+/// What is missing for any machine at all.
+pub(crate) fn lacking(kvm: &Kvm) -> Result<(), Error> {
+    let version = kvm.get_api_version();
+    let missing: Vec<_> =
+        NEEDED.iter().filter(|(cap, _)| !kvm.check_extension(*cap)).map(|(_, n)| *n).collect();
+    let what = if version != API_VERSION {
+        format!("/dev/kvm speaks version {version} of its interface instead of {API_VERSION}")
+    } else if !missing.is_empty() {
+        format!("this kernel's KVM lacks: {}", missing.join(", "))
+    } else {
+        return Ok(());
+    };
+    Err(Error::Unsupported { engine: ENGINE, what, advice: "use `--engine soft`" })
+}
+
+/// How a tiny program ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    Done,
+    Fault(u8),
+    /// KVM could not run it.
+    Broken,
+}
+
+/// One vCPU for the tiny programs.
+struct Bench {
+    memory: guestmem::GuestMemory,
+    partition: KvmPartition,
+    vcpu: KvmVcpu,
+}
+
+impl Bench {
+    fn new() -> Result<Self, Error> {
+        let memory = tiny::memory(&[])?;
+        // The frequency is not known yet and does not matter here.
+        let config = PartitionConfig {
+            memory: memory.clone(),
+            vcpus: 1,
+            cpuid: portable(1, 1_000_000),
+            tsc_khz: None,
+            force_template: true,
+        };
+        let abilities = Abilities { host_khz: 1_000_000, time_travels: false };
+        let partition = KvmPartition::build(config, abilities)?;
+        let vcpu = partition.vcpu(0)?;
+        Ok(Self { memory, partition, vcpu })
+    }
+
+    /// Runs `program` at `cpl` until it ends.
+    fn run(&mut self, cpl: u8, program: &[u8]) -> Result<Ending, Error> {
+        self.load(cpl, program)?;
+        self.go()
+    }
+
+    fn load(&mut self, cpl: u8, program: &[u8]) -> Result<(), Error> {
+        let out_done = [0xe6, DONE_PORT as u8];
+        let code = [program, &out_done].concat();
+        self.memory
+            .write(tiny::CODE, &code)
+            .map_err(|e| Error::BadState { engine: ENGINE, what: e.to_string() })?;
+        self.vcpu.restore(&tiny::state(cpl))
+    }
+
+    fn go(&mut self) -> Result<Ending, Error> {
+        Ok(match self.vcpu.run()? {
+            Exit::PioWrite { port: DONE_PORT, .. } => Ending::Done,
+            Exit::PioWrite { port: FAULT_PORT, data: [vector] } => Ending::Fault(*vector),
+            _ => Ending::Broken,
+        })
+    }
+
+    fn gpr(&mut self, number: usize) -> Result<u64, Error> {
+        Ok(self.vcpu.save()?.gpr[number])
+    }
+}
+
+fn probe() -> Result<Found, Error> {
+    let kvm = open()?;
+    lacking(&kvm)?;
+    let mut bench = Bench::new()?;
+    let host_khz = bench.vcpu.fd.get_tsc_khz().map_err(host("KVM_GET_TSC_KHZ"))?;
+    let supervisor_mips = speed(&mut bench, ROUNDS)?;
+    let cpuid_governed = cpuid_at_user(&mut bench)?;
+    // XGETBV, then VXORPS: both are #UD without CR4.OSXSAVE, which the template does not offer.
+    let xgetbv_governed = is_undefined(&mut bench, &[0x31, 0xc9, 0x0f, 0x01, 0xd0])?;
+    let avx_governed = is_undefined(&mut bench, &[0xc5, 0xfc, 0x57, 0xc0])?;
+    let tsc_reads = tsc(&mut bench)?;
+    let leaks = [
+        (cpuid_governed, "CPUID at user level gives the host's values"),
+        (xgetbv_governed, "XGETBV works at user level"),
+        (avx_governed, "AVX instructions work at user level"),
+    ];
+    let leaks: Vec<_> = leaks.iter().filter(|(good, _)| !good).map(|(_, what)| *what).collect();
+    Ok(Found {
+        abilities: Abilities { host_khz, time_travels: tsc_reads == [true; 3] },
+        refusal: (!leaks.is_empty()).then(|| leaks.join(", ")),
+        supervisor_mips,
+        cpuid_governed,
+        xgetbv_governed,
+        avx_governed,
+        tsc_reads,
+        scaling: kvm.check_extension(Cap::TscControl),
+        dirty_log: dirty_log(&mut bench)?,
+    })
+}
+
+/// Million instructions a second in ring 0.
+fn speed(bench: &mut Bench, rounds: u32) -> Result<f64, Error> {
+    // mov ecx, rounds; 1: dec ecx; jnz 1b
+    let mut code = vec![0xb9];
+    code.extend(rounds.to_le_bytes());
+    code.extend([0xff, 0xc9, 0x75, 0xfc]);
+    bench.load(0, &code)?;
+    let start = Instant::now();
+    let ending = bench.go()?;
+    let took = start.elapsed();
+    let instructions = 2.0 * f64::from(rounds);
+    Ok(if ending == Ending::Done { instructions / took.as_secs_f64().max(1e-9) / 1e6 } else { 0.0 })
+}
+
+/// The speed over about 10 ms, for a figure worth printing.
+pub(crate) fn steady_speed() -> Result<f64, Error> {
+    let mut bench = Bench::new()?;
+    let first = speed(&mut bench, ROUNDS)?;
+    let rounds = (first.clamp(0.2, 4_000.0) * 5_000.0) as u32;
+    speed(&mut bench, rounds)
+}
+
+/// Whether CPUID in ring 3 gives the template's signature.
+fn cpuid_at_user(bench: &mut Bench) -> Result<bool, Error> {
+    // mov eax, 1; xor ecx, ecx; cpuid
+    let ending = bench.run(3, &[0xb8, 1, 0, 0, 0, 0x31, 0xc9, 0x0f, 0xa2])?;
+    let wanted = u64::from(lookup(&portable(1, 1_000_000), 1, 0).eax);
+    Ok(ending == Ending::Done && bench.gpr(gpr::RAX)? == wanted)
+}
+
+fn is_undefined(bench: &mut Bench, code: &[u8]) -> Result<bool, Error> {
+    Ok(bench.run(3, code)? == Ending::Fault(INVALID_OPCODE))
+}
+
+/// Sets the TSC and reads it: through KVM, in ring 0, in ring 3.
+fn tsc(bench: &mut Bench) -> Result<[bool; 3], Error> {
+    // A quarter of the mark is ten years of ticks.
+    let near = |value: u64| value.wrapping_sub(TSC_MARK) < TSC_MARK / 4;
+    let refused = abi::set_msrs(&bench.vcpu.fd, &[(msr::IA32_TSC, TSC_MARK)])?;
+    let [own] = abi::get_msrs(&bench.vcpu.fd, [msr::IA32_TSC])?;
+    let mut out = [refused.is_empty() && own.is_some_and(near), false, false];
+    for (slot, cpl) in [(1, 0), (2, 3)] {
+        // rdtsc; shl rdx, 32; or rax, rdx
+        let code = [0x0f, 0x31, 0x48, 0xc1, 0xe2, 0x20, 0x48, 0x09, 0xd0];
+        let ending = bench.run(cpl, &code)?;
+        out[slot] = ending == Ending::Done && near(bench.gpr(gpr::RAX)?);
+    }
+    Ok(out)
+}
+
+/// Whether the log tells of a page that the guest wrote.
+fn dirty_log(bench: &mut Bench) -> Result<bool, Error> {
+    bench.partition.sync_dirty()?;
+    bench.memory.clear_dirty();
+    // mov [DATA], eax
+    let mut code = vec![0x89, 0x04, 0x25];
+    code.extend((tiny::DATA as u32).to_le_bytes());
+    let ending = bench.run(3, &code)?;
+    bench.partition.sync_dirty()?;
+    let page = bench.memory.page_index(tiny::DATA);
+    Ok(ending == Ending::Done && page.is_some_and(|page| bench.memory.is_dirty(page)))
+}
