@@ -1,1 +1,24 @@
-fn main() {}
+//! smolvm: one file that is a running machine.
+//!
+//! Way (d) through the house: `args.rs` (what was said) → `resolve.rs` (what it means) →
+//! `cmd/<verb>.rs` → `machine/builder.rs`.
+#![forbid(unsafe_code)]
+
+mod args;
+mod cmd;
+mod launch;
+mod resolve;
+mod ui;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let args = match args::parse() {
+        Ok(args) => args,
+        Err(code) => return code,
+    };
+    match cmd::run(args) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => ui::fail(&error),
+    }
+}

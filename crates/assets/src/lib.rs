@@ -30,6 +30,11 @@ pub fn blank_ext4() -> SparseImage {
     SparseImage::parse(&parts::BLANK_EXT4.unpack()).expect("the embedded blank disk is well formed")
 }
 
+/// The same in its list form, as crate `disk` takes it.
+pub fn blank_ext4_list() -> Vec<u8> {
+    parts::BLANK_EXT4.unpack()
+}
+
 /// What the parts were made from: (key, value) pairs in the order of the keys. Versions, package hashes,
 /// and `<part>_blake3` and `<part>_bytes` of each part.
 pub fn build_info() -> &'static [(&'static str, &'static str)] {

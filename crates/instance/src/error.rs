@@ -9,10 +9,17 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum Error {
     #[error("cannot {what} {path}: {source}", path = path.display())]
-    Io { what: &'static str, path: PathBuf, #[source] source: io::Error },
+    Io {
+        what: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("there is no instance `{name}`; `smolvm ps -a` lists them{near}")]
     NoInstance { name: String, near: String },
-    #[error("the name `{name}` is taken by a {state} instance; `smolvm start {name}` goes on with it, `smolvm exec {name} …` runs in it, `smolvm rm {name}` frees the name")]
+    #[error(
+        "the name `{name}` is taken by a {state} instance; `smolvm start {name}` goes on with it, `smolvm exec {name} …` runs in it, `smolvm rm {name}` frees the name"
+    )]
     NameTaken { name: String, state: &'static str },
     #[error("`{0}` cannot name an instance; allowed: [a-z0-9][a-z0-9_.-]{{0,62}}")]
     BadName(String),
@@ -21,7 +28,11 @@ pub enum Error {
     #[error("instance `{name}` is running; `smolvm stop {name}` first")]
     Running { name: String },
     #[error("port {address} on the host is taken ({source}); choose another with -p HOST:GUEST")]
-    PortTaken { address: String, #[source] source: io::Error },
+    PortTaken {
+        address: String,
+        #[source]
+        source: io::Error,
+    },
     #[error("the record of instance `{name}` cannot be read: {why}; `smolvm rm -f {name}` removes it")]
     BadRecord { name: String, why: String },
     #[error("the guest's agent did not answer within {seconds} s; its last output:\n{tail}")]
@@ -41,6 +52,6 @@ pub enum Error {
 }
 
 /// [`Error::Io`] in one call.
-pub(crate) fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error + use<'_> {
+pub(crate) fn io_error<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Error + use<'a> {
     move |source| Error::Io { what, path: path.to_owned(), source }
 }

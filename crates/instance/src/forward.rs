@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use agent_protocol::{Client, Request, Transport};
+use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 
@@ -18,7 +19,7 @@ use crate::error::Error;
 const CONNECTIONS: usize = 512;
 
 /// One `-p`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Publish {
     pub host: SocketAddr,
     pub guest: u16,

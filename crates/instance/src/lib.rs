@@ -11,6 +11,7 @@
 pub mod control;
 mod error;
 pub mod forward;
+pub mod logs;
 mod media;
 mod record;
 pub mod session;
@@ -18,6 +19,6 @@ mod terminal;
 mod vmm;
 
 pub use error::Error;
-pub use media::{Media, built_in_spec};
+pub use media::{Media, built_in_spec, read_spec};
 pub use record::{Instance, Phase, Record, list, new_name};
 pub use vmm::{FreezeReport, SnapshotTarget, StartReport, Vmm, VmmOptions};

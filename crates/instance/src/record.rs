@@ -100,8 +100,8 @@ impl Instance {
     /// [`Error::NameTaken`], [`Error::BadName`], the host's.
     pub fn create(dirs: &Dirs, name: &str) -> Result<Self, Error> {
         let mut this = Self::at(dirs, name)?;
-        store::ensure_private(&dirs.instances())?;
-        store::ensure_private(&dirs.runtime)?;
+        store::dirs::ensure_private(&dirs.instances())?;
+        store::dirs::ensure_private(&dirs.runtime)?;
         match fs::create_dir(&this.dir) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
@@ -145,6 +145,30 @@ impl Instance {
             Err(_) => return Err(Error::Running { name: self.name.clone() }),
         }
         Ok(())
+    }
+
+    /// [`Instance::acquire`], waiting for a VMM that is about to end.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn acquire_soon(&mut self) -> Result<(), Error> {
+        self.lock = Some(self.locked(FlockOperation::LockExclusive)?);
+        Ok(())
+    }
+
+    /// Waits until its VMM, if any, has ended.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn wait_end(&self) -> Result<(), Error> {
+        self.locked(FlockOperation::LockShared).map(drop)
+    }
+
+    fn locked(&self, how: FlockOperation) -> Result<File, Error> {
+        let path = self.dir.join("lock");
+        let file = File::options().read(true).write(true).open(&path).map_err(io_error("open", &path))?;
+        rustix::fs::flock(&file, how).map_err(|e| io_error("wait for", &path)(e.into()))?;
+        Ok(file)
     }
 
     /// Whether another process holds the lock.
@@ -260,12 +284,14 @@ pub fn list(dirs: &Dirs) -> Result<Vec<Instance>, Error> {
 }
 
 const FIRST: [&str; 24] = [
-    "amber", "brisk", "calm", "clear", "cosy", "crisp", "dapper", "eager", "early", "fair", "fleet", "glad", "keen",
-    "lively", "lucid", "mellow", "neat", "nimble", "quiet", "rapid", "sunny", "swift", "tidy", "vivid",
+    "amber", "brisk", "calm", "clear", "cosy", "crisp", "dapper", "eager", "early", "fair", "fleet", "glad",
+    "keen", "lively", "lucid", "mellow", "neat", "nimble", "quiet", "rapid", "sunny", "swift", "tidy",
+    "vivid",
 ];
 const SECOND: [&str; 24] = [
-    "acorn", "badger", "beetle", "cedar", "comet", "coral", "falcon", "fern", "finch", "harbor", "heron", "island",
-    "lantern", "maple", "marlin", "meadow", "otter", "pebble", "raven", "river", "sparrow", "tulip", "walnut", "wren",
+    "acorn", "badger", "beetle", "cedar", "comet", "coral", "falcon", "fern", "finch", "harbor", "heron",
+    "island", "lantern", "maple", "marlin", "meadow", "otter", "pebble", "raven", "river", "sparrow",
+    "tulip", "walnut", "wren",
 ];
 
 /// A free name of two words.

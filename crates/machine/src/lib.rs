@@ -1,1 +1,22 @@
-//! serde
+//! One virtual machine: engine, memory and devices put together; run, paused, saved, restored.
+//!
+//! Ways through: [`Machine::boot`] and [`Machine::restore`] end in `builder.rs`, which knows every
+//! device; `vcpu_thread.rs` is THE loop; `save.rs` and `restore.rs` are the same walk both ways.
+//! Next below: `boot`, `devices`, `hv_*`, `snapshot`. Above: `instance`.
+#![forbid(unsafe_code)]
+
+mod builder;
+mod engine;
+mod error;
+mod lifecycle;
+mod machine;
+mod parts;
+mod restore;
+mod save;
+mod vcpu_thread;
+
+pub use engine::{EngineChoice, EngineReport, choose};
+pub use error::Error;
+pub use lifecycle::Outcome;
+pub use machine::{COMMAND_LINE, Machine, MachineConfig, Sink};
+pub use save::{DISK_MAP_VERSION, SaveStats, decode_disk_map};

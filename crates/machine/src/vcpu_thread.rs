@@ -16,7 +16,7 @@ pub(crate) struct World {
     pub(crate) pio: Bus,
     /// Tells the IOAPIC that a level-triggered vector was acknowledged.
     pub(crate) eoi: Box<dyn Fn(u8) + Send + Sync>,
-    pub(crate) control: Control,
+    pub(crate) control: Arc<Control>,
 }
 
 /// Runs until the machine ends. The vCPU is locked while it runs and free while it is parked, so

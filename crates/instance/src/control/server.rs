@@ -47,7 +47,9 @@ pub fn serve(instance: &Instance, handler: Arc<dyn Handler>) -> Result<Server, E
     let accept = move || {
         for stream in listener.incoming().flatten() {
             let handler = handler.clone();
-            let _ = thread::Builder::new().name("control".into()).spawn(move || answer(&stream, handler.as_ref()));
+            let _ = thread::Builder::new()
+                .name("control".into())
+                .spawn(move || answer(&stream, handler.as_ref()));
         }
     };
     let thread = thread::Builder::new().name("control-accept".into()).stack_size(64 * 1024).spawn(accept);

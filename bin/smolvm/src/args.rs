@@ -1,0 +1,390 @@
+//! What was said: the words of the command line and nothing of their meaning.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args as ClapArgs, Parser, Subcommand};
+
+/// Run a machine from one file: built once, frozen when ready, resumed in milliseconds.
+#[derive(Debug, Parser)]
+#[command(name = "smolvm", version, max_term_width = 100, disable_help_subcommand = true, after_help = EXAMPLES)]
+pub struct Args {
+    #[command(subcommand)]
+    pub verb: Verb,
+    #[command(flatten)]
+    pub global: Global,
+}
+
+const EXAMPLES: &str = "Examples:
+  smolvm demo                                build, freeze and resume a real service; see the figures
+  smolvm run -- uname -a                     the built-in machine
+  smolvm init && smolvm build                a machine of your own from a Smolfile
+  smolvm run search.smolmachine              resume it and follow its output
+  smolvm run -d -p 8000:8000 search.smolmachine
+  smolvm exec -it search sh";
+
+/// Said anywhere.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct Global {
+    /// Print results as JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Say only what went wrong
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Say more of what happens
+    #[arg(long, global = true)]
+    pub verbose: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// See it work: build and freeze a real service, resume it, print what was measured here
+    Demo(Demo),
+    /// Write a first Smolfile
+    Init(Init),
+    /// Validate a Smolfile
+    Check(Check),
+    /// Build a machine file from a Smolfile
+    Build(Build),
+    /// Resume (or boot) a machine and execute
+    Run(Run),
+    /// Execute a command in a running machine
+    Exec(Exec),
+    /// Open a shell in a running machine
+    Shell(Shell),
+    /// Join the output and input of a running command or service
+    Attach(Attach),
+    /// List machines
+    Ps(Ps),
+    /// Print what the service said
+    Logs(Logs),
+    /// Copy files between host and machine
+    Cp(Cp),
+    /// Wait until machines end; print their exit codes
+    Wait(Names),
+    /// Stop a machine and keep its memory: the same processes go on at `start`
+    Freeze(Names),
+    /// Start a frozen or stopped machine
+    Start(Names),
+    /// Shut a machine down and keep its disk
+    Stop(Stop),
+    /// End a machine at once, keeping nothing of this run
+    Kill(Names),
+    /// Remove machines
+    Rm(Rm),
+    /// Write a running machine into a file; it goes on
+    Snapshot(Snapshot),
+    /// Show what a machine or file is
+    Inspect(Inspect),
+    /// Check every byte of a machine file
+    Verify(Files),
+    /// Put a machine file into the store under a name
+    Import(Import),
+    /// List machine files in the store
+    Images,
+    /// Remove from the store what nothing uses
+    Prune(Prune),
+    /// Say what this host can do
+    Doctor(Doctor),
+    /// Print versions
+    Version,
+    /// Print shell completions
+    Completions(Completions),
+    /// Print the manual page
+    Man,
+    /// The VMM of a detached machine (started by `run -d` and `start`)
+    #[command(name = "__vmm", hide = true)]
+    Vmm { name: String },
+}
+
+/// How a machine runs.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct EngineArgs {
+    /// What executes the guest: auto, soft or kvm
+    #[arg(long, value_name = "ENGINE", default_value = "auto", env = "SMOLVM_ENGINE")]
+    pub engine: String,
+    /// Use KVM although it does not govern the CPU template on this host
+    #[arg(long, hide = true)]
+    pub force_template: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Demo {
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    /// Build the demo machine anew
+    #[arg(long)]
+    pub rebuild: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Init {
+    /// Directory for the Smolfile
+    #[arg(default_value = ".")]
+    pub dir: PathBuf,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Check {
+    /// The definition
+    #[arg(default_value = "Smolfile")]
+    pub file: PathBuf,
+    /// Print the JSON Schema of a Smolfile instead
+    #[arg(long)]
+    pub schema: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Examples:
+  smolvm build                       from ./Smolfile to ./NAME.smolmachine
+  smolvm build -f search/Smolfile -o search.smolmachine")]
+pub struct Build {
+    /// The definition
+    #[arg(short, long, default_value = "Smolfile")]
+    pub file: PathBuf,
+    /// The machine file to write; NAME.smolmachine when absent
+    #[arg(short, long)]
+    pub output: Option<PathBuf>,
+    /// Resolve packages anew instead of following Smolfile.lock
+    #[arg(long)]
+    pub update: bool,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+/// What `run` and `exec` share about a command.
+#[derive(Debug, Clone, Default, ClapArgs)]
+pub struct Process {
+    /// Set an environment variable: KEY=VALUE, or KEY to pass the host's
+    #[arg(short, long = "env", value_name = "K=V")]
+    pub env: Vec<String>,
+    /// Read environment variables from a file
+    #[arg(long, value_name = "FILE")]
+    pub env_file: Vec<PathBuf>,
+    /// Working directory in the guest
+    #[arg(short, long, value_name = "DIR")]
+    pub workdir: Option<String>,
+    /// User in the guest: name, uid, name:group or uid:gid
+    #[arg(short, long)]
+    pub user: Option<String>,
+    /// Keep standard input open
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Give it a terminal
+    #[arg(short, long)]
+    pub tty: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Examples:
+  smolvm run -- uname -a                          in the built-in machine
+  smolvm run -it                                  a shell in it
+  smolvm run search.smolmachine                   resume, follow the service's output
+  smolvm run search.smolmachine -- ls /srv        a command beside the frozen service
+  smolvm run -d --name s -p 8000:8000 search.smolmachine")]
+pub struct Run {
+    #[command(flatten)]
+    pub process: Process,
+    /// Go to the background and print the name
+    #[arg(short, long)]
+    pub detach: bool,
+    /// Name the instance and keep it
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Discard the instance at its end (the default in the foreground without a name)
+    #[arg(long)]
+    pub rm: bool,
+    /// Publish a port: [IP:]HOST:GUEST
+    #[arg(short, long, value_name = "[IP:]HOST:GUEST")]
+    pub publish: Vec<String>,
+    /// Boot the base instead of resuming
+    #[arg(long)]
+    pub cold: bool,
+    /// Virtual CPUs (with --cold)
+    #[arg(long)]
+    pub cpus: Option<u32>,
+    /// Memory (with --cold), like 512MiB
+    #[arg(long)]
+    pub memory: Option<String>,
+    /// Label: KEY=VALUE
+    #[arg(long, value_name = "K=V")]
+    pub label: Vec<String>,
+    /// End it after this time, like 30s
+    #[arg(long)]
+    pub timeout: Option<String>,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    /// A machine file, a name in the store; nothing: the built-in machine. Then the command
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "WHAT [CMD [ARG…]]")]
+    pub words: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Examples:
+  smolvm exec search ls /srv
+  smolvm exec -it search sh")]
+pub struct Exec {
+    #[command(flatten)]
+    pub process: Process,
+    /// The machine
+    pub name: String,
+    /// The command and its arguments
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true, value_name = "CMD")]
+    pub command: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Shell {
+    /// The machine
+    pub name: String,
+    /// User in the guest
+    #[arg(short, long)]
+    pub user: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Attach {
+    /// The machine
+    pub name: String,
+    /// A session other than the service (see `inspect`)
+    #[arg(long)]
+    pub session: Option<u64>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Ps {
+    /// Also those that do not run
+    #[arg(short, long)]
+    pub all: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Logs {
+    /// The machine
+    pub name: String,
+    /// Go on with new output
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only the last lines
+    #[arg(long, value_name = "N")]
+    pub tail: Option<u64>,
+    /// Only output of the last time span, like 10m
+    #[arg(long, value_name = "SPAN")]
+    pub since: Option<String>,
+    /// With timestamps
+    #[arg(short, long)]
+    pub timestamps: bool,
+    /// The guest kernel's log instead
+    #[arg(long)]
+    pub kernel: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Examples:
+  smolvm cp search:/srv/app/data.json .
+  smolvm cp ./app search:/srv/
+  smolvm cp search:/var/log - | tar t          (- is a tar)")]
+pub struct Cp {
+    /// NAME:PATH, a host path, or - (a tar)
+    pub from: String,
+    /// NAME:PATH, a host path, or - (a tar)
+    pub to: String,
+    /// Follow a symbolic link at the end of the source's path
+    #[arg(short = 'L', long)]
+    pub follow_link: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Names {
+    /// Machines
+    #[arg(required = true)]
+    pub names: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Stop {
+    /// Machines
+    #[arg(required = true)]
+    pub names: Vec<String>,
+    /// Time between TERM and KILL
+    #[arg(short, long, default_value = "10s")]
+    pub time: String,
+    /// Keep memory, too: the same as `freeze`
+    #[arg(long)]
+    pub freeze: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Rm {
+    /// Machines
+    #[arg(required = true)]
+    pub names: Vec<String>,
+    /// End them first when they run
+    #[arg(short, long)]
+    pub force: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Snapshot {
+    /// The machine
+    pub name: String,
+    /// The machine file to write
+    #[arg(short, long)]
+    pub output: PathBuf,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Inspect {
+    /// A machine's name, a machine file, or a name in the store
+    pub what: String,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Files {
+    /// Machine files
+    #[arg(required = true)]
+    pub files: Vec<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Import {
+    /// The machine file
+    pub file: PathBuf,
+    /// Its name in the store; the machine's own when absent
+    #[arg(long)]
+    pub name: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Prune {
+    /// Also what has a name
+    #[arg(short, long)]
+    pub all: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Doctor {
+    /// Can this host run this machine file?
+    pub file: Option<PathBuf>,
+    /// Run the engine matrix and print JSON
+    #[arg(long)]
+    pub selftest: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Completions {
+    /// bash, zsh, fish, elvish or powershell
+    pub shell: clap_complete::Shell,
+}
+
+/// Reads the command line; help and usage errors are printed here.
+///
+/// # Errors
+/// The exit code: 0 after help, 125 after a usage error, as smolvm's own failures have.
+pub fn parse() -> Result<Args, ExitCode> {
+    Args::try_parse().map_err(|e| {
+        let _ = e.print();
+        if e.use_stderr() { ExitCode::from(125) } else { ExitCode::SUCCESS }
+    })
+}

@@ -1,0 +1,102 @@
+//! The ways a machine stops: `freeze`, `stop`, `kill`, `rm`.
+
+use anyhow::{Result, bail};
+use instance::control::{Client, Request};
+use instance::{Instance, Phase};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::args::{Global, Names, Rm, Stop};
+use crate::launch::Home;
+use crate::ui;
+
+/// Asks each machine in turn; the first failure is told after the others were asked.
+fn each(names: &[String], mut ask: impl FnMut(&str) -> Result<()>) -> Result<u8> {
+    let mut failed = None;
+    for name in names {
+        if let Err(e) = ask(name) {
+            if let Some(earlier) = failed.replace(e) {
+                eprintln!("smolvm: {earlier:#}");
+            }
+        }
+    }
+    failed.map_or(Ok(0), Err)
+}
+
+pub fn freeze(names: &[String], global: &Global, home: &Home) -> Result<u8> {
+    each(names, |name| {
+        let instance = Instance::open(&home.dirs, name)?;
+        let report = Client::new(&instance)?.call(&Request::Freeze)?;
+        keep(&instance)?;
+        if global.json {
+            return ui::json(&report);
+        }
+        if !global.quiet {
+            let size = report.get("file_bytes").and_then(serde_json::Value::as_u64).unwrap_or(0);
+            println!("{name}");
+            eprintln!("smolvm: frozen, {}; `smolvm start {name}` goes on", ui::bytes(size));
+        }
+        Ok(())
+    })
+}
+
+/// What was frozen or stopped by name is wanted: it stays until `rm`.
+fn keep(instance: &Instance) -> Result<()> {
+    Ok(instance.update(|r| r.kept = true)?)
+}
+
+pub fn stop(stop: &Stop, global: &Global, home: &Home) -> Result<u8> {
+    if stop.freeze {
+        return freeze(&stop.names, global, home);
+    }
+    let grace: spec::Duration = stop.time.parse().map_err(anyhow::Error::msg)?;
+    let grace_ms = u32::try_from(grace.0.as_millis()).unwrap_or(u32::MAX);
+    each(&stop.names, |name| {
+        let instance = Instance::open(&home.dirs, name)?;
+        match instance.phase() {
+            Phase::Running => {
+                Client::new(&instance)?.call(&Request::Stop { grace_ms })?;
+            }
+            // Stopping what does not run is done already, as in docker.
+            Phase::Frozen | Phase::Stopped | Phase::Dead => {}
+        }
+        println!("{name}");
+        Ok(())
+    })
+}
+
+pub fn kill(names: &Names, home: &Home) -> Result<u8> {
+    each(&names.names, |name| {
+        let instance = Instance::open(&home.dirs, name)?;
+        end_now(&instance)?;
+        println!("{name}");
+        Ok(())
+    })
+}
+
+/// Through its socket, else by its process: a VMM that does not answer must still go.
+fn end_now(instance: &Instance) -> Result<()> {
+    if Client::new(instance)?.call(&Request::Kill).is_ok() {
+        return Ok(());
+    }
+    let pid = instance.record()?.pid;
+    match i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        Some(pid) if instance.phase() == Phase::Running => Ok(kill_process(pid, Signal::KILL)?),
+        _ => Ok(()),
+    }
+}
+
+pub fn rm(rm: &Rm, home: &Home) -> Result<u8> {
+    each(&rm.names, |name| {
+        let mut instance = Instance::open(&home.dirs, name)?;
+        if instance.phase() == Phase::Running {
+            if !rm.force {
+                bail!("`{name}` is running; `smolvm stop {name}` first, or `smolvm rm -f {name}`");
+            }
+            end_now(&instance)?;
+            instance.acquire_soon()?;
+        }
+        instance.remove()?;
+        println!("{name}");
+        Ok(())
+    })
+}

@@ -1,0 +1,36 @@
+//! `exec` and `shell`.
+
+use anyhow::Result;
+use instance::Instance;
+use instance::control::Client;
+use instance::session::{self, Target};
+
+use crate::args::{Exec, Process, Shell};
+use crate::launch::Home;
+use crate::resolve;
+
+/// A stream to the agent of a running instance.
+pub fn agent(name: &str, home: &Home) -> Result<std::os::unix::net::UnixStream> {
+    let instance = Instance::open(&home.dirs, name)?;
+    Ok(Client::new(&instance)?.connect(agent_protocol::AGENT_PORT)?)
+}
+
+pub fn exec(exec: &Exec, home: &Home) -> Result<u8> {
+    // clap keeps a `--` before the command as its first word.
+    let argv = exec.command.strip_prefix(&["--".to_owned()]).unwrap_or(&exec.command);
+    let mut spec = resolve::exec(&exec.process, argv)?.spec();
+    spec.tty = exec.process.tty.then(Target::window);
+    spec.stdin = exec.process.interactive;
+    Ok(session::attach(agent(&exec.name, home)?, &Target::Exec(spec))?.code())
+}
+
+/// The user's shell from the guest's own passwd, else sh.
+pub fn shell(shell: &Shell, home: &Home) -> Result<u8> {
+    let process = Process { user: shell.user.clone(), tty: true, interactive: true, ..Process::default() };
+    let find = "exec \"$(awk -F: -v u=\"$(id -u)\" '$3==u{print $7;exit}' /etc/passwd 2>/dev/null || echo /bin/sh)\" -l";
+    let argv = ["/bin/sh", "-c", find].map(str::to_owned);
+    let mut spec = resolve::exec(&process, &argv)?.spec();
+    spec.tty = Some(Target::window());
+    spec.stdin = true;
+    Ok(session::attach(agent(&shell.name, home)?, &Target::Exec(spec))?.code())
+}

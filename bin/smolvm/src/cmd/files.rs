@@ -1,0 +1,97 @@
+//! The store: `verify`, `import`, `images`, `prune`.
+
+use std::ops::ControlFlow;
+use std::time::SystemTime;
+
+use anyhow::{Context, Result};
+use artifact::{MachineFile, VerifyOptions};
+use serde_json::json;
+use store::{Image, Origin, PrunePolicy};
+
+use crate::args::{Files, Global, Import, Prune};
+use crate::cmd::silent;
+use crate::launch::Home;
+use crate::ui;
+
+pub fn verify(files: &Files, global: &Global) -> Result<u8> {
+    let mut results = Vec::new();
+    for path in &files.files {
+        let file = MachineFile::open_path(path)?;
+        let go_on = |_| ControlFlow::Continue(());
+        file.verify_all(VerifyOptions { threads: 0, progress: Some(&go_on) })?;
+        if !silent(global) {
+            println!("{}: whole, {}, id {}", path.display(), ui::bytes(file.len()), file.id().short());
+        }
+        results.push(json!({ "file": path, "id": file.id().to_string(), "bytes": file.len(), "ok": true }));
+    }
+    if global.json {
+        ui::json(&results)?;
+    }
+    Ok(0)
+}
+
+pub fn import(import: &Import, global: &Global, home: &Home) -> Result<u8> {
+    let pin = home.store.import(&import.file)?;
+    let name = match &import.name {
+        Some(name) => name.clone(),
+        None => instance::read_spec(&pin.open()?)?.name,
+    };
+    home.store.tag(&name, &pin.id(), Origin::Imported)?;
+    if global.json {
+        ui::json(&json!({ "name": name, "id": pin.id().to_string() }))?;
+    } else {
+        println!("{name}");
+    }
+    Ok(0)
+}
+
+pub fn images(global: &Global, home: &Home) -> Result<u8> {
+    let images = home.store.images()?;
+    if global.json {
+        let rows: Vec<_> = images.iter().map(row).collect();
+        ui::json(&rows)?;
+        return Ok(0);
+    }
+    let cells = |image: &Image| {
+        vec![
+            if image.names.is_empty() { "-".into() } else { image.names.join(", ") },
+            image.id.short(),
+            format!("{:?}", image.kind).to_lowercase(),
+            ui::bytes(image.len),
+            age(image.created),
+            age(image.last_used),
+        ]
+    };
+    let rows: Vec<Vec<String>> = images.iter().map(cells).collect();
+    ui::table(&["NAME", "ID", "KIND", "SIZE", "CREATED", "USED"], &rows);
+    Ok(0)
+}
+
+fn row(image: &Image) -> serde_json::Value {
+    let seconds = |t: SystemTime| t.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    json!({
+        "id": image.id.to_string(),
+        "names": image.names,
+        "kind": format!("{:?}", image.kind).to_lowercase(),
+        "bytes": image.len,
+        "created": seconds(image.created),
+        "last_used": seconds(image.last_used),
+        "in_use": image.in_use,
+    })
+}
+
+fn age(at: SystemTime) -> String {
+    let seconds = SystemTime::now().duration_since(at).map_or(0, |d| d.as_secs());
+    format!("{} ago", ui::span(seconds))
+}
+
+pub fn prune(prune: &Prune, global: &Global, home: &Home) -> Result<u8> {
+    let policy = PrunePolicy { named: prune.all, ..PrunePolicy::default() };
+    let pruned = home.store.prune(policy).context("pruning the store")?;
+    if global.json {
+        ui::json(&json!({ "freed_bytes": pruned.freed() }))?;
+    } else if !global.quiet {
+        println!("{} freed", ui::bytes(pruned.freed()));
+    }
+    Ok(0)
+}

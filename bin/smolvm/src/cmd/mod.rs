@@ -1,0 +1,67 @@
+//! One verb, one file.
+
+mod attach;
+mod build;
+mod cp;
+mod define;
+mod doctor;
+mod end;
+mod exec;
+mod files;
+mod inspect;
+mod logs;
+mod ps;
+mod run;
+mod snapshot;
+mod start;
+mod version;
+mod vmm;
+mod wait;
+
+use anyhow::Result;
+
+use crate::args::{Args, Global, Verb};
+use crate::launch::Home;
+
+/// Does it; the exit code.
+///
+/// # Errors
+/// What stands in the way, told whole.
+pub fn run(args: Args) -> Result<u8> {
+    let global = &args.global;
+    match args.verb {
+        Verb::Demo(demo) => build::demo(&demo, global),
+        Verb::Init(init) => define::init(&init),
+        Verb::Check(check) => define::check(&check, global),
+        Verb::Build(build) => build::build(&build, global),
+        Verb::Run(run) => run::run(&run, global),
+        Verb::Exec(exec) => exec::exec(&exec, &Home::open()?),
+        Verb::Shell(shell) => exec::shell(&shell, &Home::open()?),
+        Verb::Attach(attach) => attach::attach(&attach, &Home::open()?),
+        Verb::Ps(ps) => ps::ps(&ps, global, &Home::open()?),
+        Verb::Logs(logs) => logs::logs(&logs, &Home::open()?),
+        Verb::Cp(cp) => cp::cp(&cp, &Home::open()?),
+        Verb::Wait(names) => wait::wait(&names, &Home::open()?),
+        Verb::Freeze(names) => end::freeze(&names.names, global, &Home::open()?),
+        Verb::Start(names) => start::start(&names, global, &Home::open()?),
+        Verb::Stop(stop) => end::stop(&stop, global, &Home::open()?),
+        Verb::Kill(names) => end::kill(&names, &Home::open()?),
+        Verb::Rm(rm) => end::rm(&rm, &Home::open()?),
+        Verb::Snapshot(snapshot) => snapshot::snapshot(&snapshot, global, &Home::open()?),
+        Verb::Inspect(inspect) => inspect::inspect(&inspect, global, &Home::open()?),
+        Verb::Verify(files) => files::verify(&files, global),
+        Verb::Import(import) => files::import(&import, global, &Home::open()?),
+        Verb::Images => files::images(global, &Home::open()?),
+        Verb::Prune(prune) => files::prune(&prune, global, &Home::open()?),
+        Verb::Doctor(doctor) => doctor::doctor(&doctor, global),
+        Verb::Version => version::version(global),
+        Verb::Completions(c) => version::completions(&c),
+        Verb::Man => version::man(),
+        Verb::Vmm { name } => vmm::vmm(&name, &Home::open()?),
+    }
+}
+
+/// Whether to print nothing but results.
+fn silent(global: &Global) -> bool {
+    global.quiet || global.json
+}

@@ -1,0 +1,266 @@
+//! `run`: resume (or boot) a machine and execute.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use agent_protocol::{LogStream, LogsSpec, SERVICE_SESSION};
+use anyhow::{Context, Result, bail};
+use instance::session::{self, Target};
+use instance::{Instance, Phase, Record, Vmm};
+use store::Pin;
+
+use crate::args::{Global, Run};
+use crate::cmd::{silent, vmm};
+use crate::launch::{self, Exec, Home, Mode, Plan, Running};
+use crate::resolve::{self, What};
+use crate::ui::Steps;
+
+pub fn run(run: &Run, global: &Global) -> Result<u8> {
+    let home = Home::open()?;
+    let (what, argv) = resolve::split(&run.words, no_what(), &home)?;
+    let pin = pin(&what, run, global, &home)?;
+    let plan = plan(run, &argv, &what, &pin)?;
+    tell_engine(&plan, global);
+    let name = match &run.name {
+        Some(name) => name.clone(),
+        None => instance::new_name(&home.dirs),
+    };
+    let kept = (run.name.is_some() || run.detach) && !run.rm;
+    let bound = launch::bind_ports(&plan.ports)?;
+    let instance = Instance::create(&home.dirs, &name)?;
+    let prepared = prepare(&instance, run, &what, &pin, &plan, kept, &home);
+    if let Err(e) = prepared {
+        instance.remove()?;
+        return Err(e);
+    }
+    if run.detach {
+        drop(bound);
+        return vmm::detach(instance, global);
+    }
+    let result = foreground(&Arc::new(instance), pin, &plan, bound, run, kept);
+    if !kept {
+        let leftover = Instance::open(&home.dirs, &name)?;
+        let _ = leftover.remove();
+    }
+    result
+}
+
+/// Whether the words began with `--`, which clap swallows: there is no WHAT then.
+fn no_what() -> bool {
+    let words: Vec<String> = std::env::args().collect();
+    let Some(verb) = words.iter().position(|w| w == "run") else { return false };
+    let Some(dashes) = words.iter().skip(verb).position(|w| w == "--") else { return false };
+    // Nothing but flags (and their values) between `run` and `--`: ask clap what the words are.
+    let before = words.get(verb + 1..verb + dashes).unwrap_or_default();
+    let mut alone = vec!["smolvm".to_owned(), "run".to_owned()];
+    alone.extend(before.iter().cloned());
+    use clap::Parser;
+    match crate::args::Args::try_parse_from(alone).map(|a| a.verb) {
+        Ok(crate::args::Verb::Run(run)) => run.words.is_empty(),
+        _ => false,
+    }
+}
+
+fn pin(what: &What, run: &Run, global: &Global, home: &Home) -> Result<Pin> {
+    if *what != What::BuiltIn {
+        return resolve::fetch(what, home);
+    }
+    let steps = Steps::new(silent(global), global.verbose);
+    let plan = Plan { engine: run.engine.engine.clone(), ..blank(run) };
+    std::fs::create_dir_all(&home.dirs.cache).context("making the cache directory")?;
+    let log = home.dirs.cache.join("built-in.log");
+    let options = launch::vmm_options(&plan, home.dirs.cache.clone(), Some(log))?;
+    let pin = build::built_in(&home.store, &options, &steps)?;
+    steps.finish();
+    Ok(pin)
+}
+
+fn blank(run: &Run) -> Plan {
+    Plan {
+        mode: Mode::Resume,
+        engine: run.engine.engine.clone(),
+        force_template: run.engine.force_template,
+        env: Vec::new(),
+        workdir: None,
+        cpus: None,
+        memory: None,
+        ports: Vec::new(),
+        command: None,
+    }
+}
+
+/// What the flags mean for this file.
+fn plan(run: &Run, argv: &[String], what: &What, pin: &Pin) -> Result<Plan> {
+    let snapshot = pin.open()?.is_snapshot();
+    let cold = run.cold || !snapshot;
+    if !cold && (run.cpus.is_some() || run.memory.is_some()) {
+        bail!(
+            "--cpus and --memory cannot change a machine that is resumed; add --cold to boot its base with them"
+        );
+    }
+    if !cold && argv.is_empty() && *what != What::BuiltIn {
+        let given = [("-e", !run.process.env.is_empty()), ("-w", run.process.workdir.is_some())];
+        if let Some((flag, _)) = given.iter().find(|g| g.1) {
+            bail!(
+                "{flag} cannot change a service that is resumed; add --cold to start it anew, or name a command"
+            );
+        }
+    }
+    let memory =
+        run.memory.as_deref().map(str::parse::<spec::Size>).transpose().map_err(anyhow::Error::msg)?;
+    let mut plan = blank(run);
+    plan.mode = if cold { Mode::Cold } else { Mode::Resume };
+    plan.cpus = run.cpus;
+    plan.memory = memory.map(|s| s.0);
+    plan.ports = run.publish.iter().map(|p| resolve::publish(p)).collect::<Result<_>>()?;
+    if argv.is_empty() {
+        plan.env = resolve::environment(&run.process)?;
+        plan.workdir = run.process.workdir.clone();
+    } else {
+        plan.command = Some(resolve::exec(&run.process, argv)?);
+    }
+    Ok(plan)
+}
+
+/// Choosing soft is said once, with what it costs.
+fn tell_engine(plan: &Plan, global: &Global) {
+    if plan.engine != "auto" || global.quiet {
+        return;
+    }
+    let report = machine::choose(machine::EngineChoice::Auto);
+    if global.verbose && !report.why.is_empty() {
+        eprintln!("smolvm: engine {}: {}", report.engine, report.why);
+    }
+}
+
+fn prepare(
+    instance: &Instance,
+    run: &Run,
+    what: &What,
+    pin: &Pin,
+    plan: &Plan,
+    kept: bool,
+    home: &Home,
+) -> Result<()> {
+    let source = match what {
+        What::BuiltIn => "built-in".to_owned(),
+        What::File(path) => path.display().to_string(),
+        What::Stored(name) => name.clone(),
+    };
+    let labels = run.label.iter().map(|l| {
+        let (k, v) = l.split_once('=').unwrap_or((l, ""));
+        (k.to_owned(), v.to_owned())
+    });
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    instance.write_record(&Record {
+        name: instance.name().to_owned(),
+        file: pin.id().to_string(),
+        source,
+        created_ms: now.as_millis() as u64,
+        phase: Phase::Running,
+        pid: std::process::id(),
+        engine: plan.engine.clone(),
+        command: plan.command.as_ref().map(|c| c.argv.clone()).unwrap_or_default(),
+        kept,
+        ports: plan.ports.iter().map(|p| (p.host.to_string(), p.guest)).collect(),
+        labels: labels.collect(),
+        exit_code: None,
+    })?;
+    if kept {
+        home.store.add_reference(pin, &instance.path(""))?;
+    }
+    vmm::write_plan(instance, plan)
+}
+
+fn foreground(
+    instance: &Arc<Instance>,
+    pin: Pin,
+    plan: &Plan,
+    bound: Vec<instance::forward::Bound>,
+    run: &Run,
+    kept: bool,
+) -> Result<u8> {
+    let limit =
+        run.timeout.as_deref().map(str::parse::<spec::Duration>).transpose().map_err(anyhow::Error::msg)?;
+    let Running { vmm, .. } = launch::start(instance, pin, plan, bound)?;
+    let ending = Arc::new(launch::Ending::default());
+    let control = launch::Control { vmm: vmm.clone(), instance: instance.clone(), ending: ending.clone() };
+    let _server = launch::serve(control)?;
+    if let Some(limit) = limit {
+        end_after(vmm.clone(), limit.0);
+    }
+    let joined = join(&vmm, plan, run);
+    let code = match joined {
+        Ok(code) => code,
+        // Frozen, stopped or ended from elsewhere: not this command's failure.
+        Err(_) if vmm.machine().outcome().is_some() => 0,
+        Err(e) => return Err(e),
+    };
+    if vmm.machine().outcome().is_none() {
+        if kept {
+            vmm.stop(10_000, Some(&instance.saved()))?;
+            instance.update(|r| (r.phase, r.exit_code) = (Phase::Stopped, Some(code)))?;
+        }
+        vmm.machine().end();
+    }
+    ending.settle();
+    Ok(code)
+}
+
+fn end_after(vmm: Arc<Vmm>, limit: Duration) {
+    let _ = std::thread::Builder::new().name("timeout".into()).spawn(move || {
+        if vmm.machine().wait(Some(limit)).is_none() {
+            eprintln!("smolvm: ended after {} s (--timeout)", limit.as_secs());
+            vmm.machine().end();
+        }
+    });
+}
+
+/// Joins the command, the service's output, or a shell, whichever was asked for.
+fn join(vmm: &Arc<Vmm>, plan: &Plan, run: &Run) -> Result<u8> {
+    let tty = run.process.tty;
+    if let Some(command) = &plan.command {
+        return session(vmm, command, tty, run.process.interactive || tty);
+    }
+    if vmm.spec().service.is_none() {
+        let shell = Exec { argv: vec!["/bin/sh".into()], ..resolve::exec(&run.process, &[])? };
+        use std::io::IsTerminal;
+        return session(vmm, &shell, tty || std::io::stdin().is_terminal(), true);
+    }
+    follow(vmm)
+}
+
+fn session(vmm: &Vmm, command: &Exec, tty: bool, stdin: bool) -> Result<u8> {
+    let mut spec = command.spec();
+    spec.stdin = stdin;
+    spec.tty = tty.then(Target::window);
+    Ok(session::attach(vmm.connect()?, &Target::Exec(spec))?.code())
+}
+
+/// Follows the service's output until it ends; Ctrl-C stops the machine.
+fn follow(vmm: &Arc<Vmm>) -> Result<u8> {
+    let mut signals =
+        signal_hook::iterator::Signals::new([signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM])?;
+    let stopper = vmm.clone();
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        if signals.forever().next().is_some() {
+            let _ = stopper.stop(10_000, None);
+            stopper.machine().end();
+        }
+    })?;
+    let spec = LogsSpec { follow: true, tail: Some(0), since_ns: None };
+    let followed = instance::logs::read(vmm.connect()?, spec, |record| {
+        use std::io::Write;
+        let _ = match record.stream {
+            LogStream::Stdout => std::io::stdout().write_all(&record.bytes),
+            LogStream::Stderr => std::io::stderr().write_all(&record.bytes),
+        };
+        true
+    });
+    if vmm.machine().outcome().is_some() {
+        return Ok(130);
+    }
+    followed?;
+    let exit = agent_protocol::Client::new(vmm.connect()?).wait(SERVICE_SESSION)?;
+    Ok(exit.code())
+}

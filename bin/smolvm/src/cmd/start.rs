@@ -1,0 +1,31 @@
+//! `start`: a frozen machine goes on, a stopped one boots on its disk.
+
+use anyhow::{Result, bail};
+use instance::{Instance, Phase};
+
+use crate::args::{Global, Names};
+use crate::cmd::vmm;
+use crate::launch::{Home, Mode};
+
+pub fn start(names: &Names, global: &Global, home: &Home) -> Result<u8> {
+    for name in &names.names {
+        let instance = Instance::open(&home.dirs, name)?;
+        let mut plan = vmm::read_plan(&instance)?;
+        plan.mode = match instance.phase() {
+            Phase::Running => bail!("`{name}` is running already; `smolvm exec {name} …` runs in it"),
+            Phase::Frozen => Mode::Frozen,
+            Phase::Stopped => Mode::Stopped,
+            Phase::Dead if plan.mode == Mode::Cold => Mode::Cold,
+            // Its process was killed: it starts from where it came from.
+            Phase::Dead if plan.mode == Mode::Resume => Mode::Resume,
+            Phase::Dead => plan.mode,
+        };
+        if plan.mode == Mode::Frozen {
+            // The command of the first run is among the frozen processes.
+            plan.command = None;
+        }
+        vmm::write_plan(&instance, &plan)?;
+        vmm::detach(instance, global)?;
+    }
+    Ok(0)
+}

@@ -1,0 +1,186 @@
+//! The detached VMM: the child that `run -d` and `start` leave behind.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use agent_protocol::SERVICE_SESSION;
+use anyhow::{Context, Result, anyhow};
+use instance::session::{self, Target};
+use instance::{Instance, Phase};
+use serde::{Deserialize, Serialize};
+
+use crate::args::Global;
+use crate::launch::{self, Control, Ending, Home, Plan};
+
+/// What the child says on its standard output, once.
+#[derive(Debug, Serialize, Deserialize)]
+enum Word {
+    Up { first_instruction_us: u64, agent_us: u64 },
+    Failed { text: String, code: u8 },
+}
+
+/// Keeps how to start in the instance's directory.
+pub fn write_plan(instance: &Instance, plan: &Plan) -> Result<()> {
+    let path = instance.path("plan.json");
+    fs::write(&path, serde_json::to_vec_pretty(plan)?).with_context(|| format!("writing {}", path.display()))
+}
+
+/// How the instance was started last.
+pub fn read_plan(instance: &Instance) -> Result<Plan> {
+    let path = instance.path("plan.json");
+    let text = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+    serde_json::from_slice(&text).with_context(|| format!("reading {}", path.display()))
+}
+
+/// Starts the child for an instance, waits until its machine is up, prints the name.
+pub fn detach(instance: Instance, global: &Global) -> Result<u8> {
+    let name = instance.name().to_owned();
+    let log = instance.path("vmm.log");
+    let kept = instance.record()?.kept;
+    // The child takes the instance's lock: this process lets go of it.
+    drop(instance);
+    let stderr = File::create(&log).with_context(|| format!("making {}", log.display()))?;
+    let exe = std::env::current_exe().context("finding this program")?;
+    let mut child = Command::new(exe)
+        .args(["__vmm", &name])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(stderr)
+        // A process group of its own: the terminal's Ctrl-C is not for it.
+        .process_group(0)
+        .spawn()
+        .context("starting the machine's process")?;
+    let mut line = String::new();
+    if let Some(out) = child.stdout.take() {
+        BufReader::new(out).read_line(&mut line)?;
+    }
+    match serde_json::from_str(&line) {
+        Ok(Word::Up { first_instruction_us, agent_us }) => {
+            if global.json {
+                crate::ui::json(&serde_json::json!({
+                    "name": name, "first_instruction_us": first_instruction_us, "agent_us": agent_us
+                }))?;
+            } else {
+                println!("{name}");
+            }
+            Ok(0)
+        }
+        Ok(Word::Failed { text, code }) => {
+            let _ = child.wait();
+            if !kept || code != 125 {
+                forget(&name);
+            }
+            eprintln!("smolvm: {text}");
+            Ok(code)
+        }
+        Err(_) => {
+            let _ = child.wait();
+            let said = fs::read_to_string(&log).unwrap_or_default();
+            Err(anyhow!("the machine's process ended before its machine was up:\n{}", said.trim_end()))
+        }
+    }
+}
+
+fn forget(name: &str) {
+    if let Ok(home) = Home::open()
+        && let Ok(instance) = Instance::open(&home.dirs, name)
+    {
+        let _ = instance.remove();
+    }
+}
+
+/// The child itself.
+pub fn vmm(name: &str, home: &Home) -> Result<u8> {
+    let mut instance = Instance::open(&home.dirs, name)?;
+    instance.acquire()?;
+    let instance = Arc::new(instance);
+    match up(&instance, home) {
+        Ok(running) => live(&instance, running),
+        Err(e) => {
+            let code = e.downcast_ref::<instance::Error>().map_or(125, |e| match e {
+                instance::Error::Agent(client) => client.kind().exit_code(),
+                _ => 125,
+            });
+            say(&Word::Failed { text: format!("{e:#}"), code })?;
+            instance.update(|r| r.phase = Phase::Dead)?;
+            Ok(code)
+        }
+    }
+}
+
+struct Up {
+    running: launch::Running,
+    _server: instance::control::Server,
+    session: Option<session::Session>,
+    ending: Arc<Ending>,
+}
+
+fn up(instance: &Arc<Instance>, home: &Home) -> Result<Up> {
+    let record = instance.record()?;
+    let plan = read_plan(instance)?;
+    let id = record.file.parse().map_err(|_| anyhow!("the record names no machine file"))?;
+    let pin = home.store.pin(&id)?;
+    let bound = launch::bind_ports(&plan.ports)?;
+    instance.update(|r| {
+        (r.phase, r.pid, r.exit_code) = (Phase::Running, std::process::id(), None);
+    })?;
+    let running = launch::start(instance, pin, &plan, bound)?;
+    let ending = Arc::new(Ending::default());
+    let control = Control { vmm: running.vmm.clone(), instance: instance.clone(), ending: ending.clone() };
+    let server = launch::serve(control)?;
+    let session = match &plan.command {
+        Some(command) => {
+            let mut spec = command.spec();
+            spec.keep = true;
+            Some(session::start(running.vmm.connect()?, &Target::Exec(spec))?)
+        }
+        None => None,
+    };
+    Ok(Up { running, _server: server, session, ending })
+}
+
+/// Waits for the end: of the command, of the service, or of the machine.
+fn live(instance: &Arc<Instance>, up: Up) -> Result<u8> {
+    let report = up.running.report;
+    say(&Word::Up { first_instruction_us: report.first_instruction_us, agent_us: report.agent_us })?;
+    let vmm = up.running.vmm.clone();
+    let watched = vmm.clone();
+    let session = up.session;
+    let has_service = vmm.spec().service.is_some();
+    let watcher = instance.clone();
+    std::thread::Builder::new().name("watch".into()).spawn(move || {
+        let ended = match session {
+            Some(session) => session.join().ok().map(|e| e.code()),
+            None if has_service => service_exit(&watched),
+            None => None,
+        };
+        if let Some(code) = ended {
+            let _ = watcher.update(|r| r.exit_code = Some(code));
+            let _ = watched.stop(10_000, Some(&watcher.saved()));
+            watched.machine().end();
+        }
+    })?;
+    vmm.machine().wait(None);
+    // Whoever asked for the end gets an answer, and writes the record.
+    up.ending.settle();
+    let record = instance.record()?;
+    if record.phase == Phase::Running {
+        let phase = if record.exit_code.is_some() { Phase::Stopped } else { Phase::Dead };
+        instance.update(|r| r.phase = phase)?;
+    }
+    Ok(0)
+}
+
+fn service_exit(vmm: &instance::Vmm) -> Option<u8> {
+    let client = agent_protocol::Client::new(vmm.connect().ok()?);
+    client.wait(SERVICE_SESSION).ok().map(|e| e.code())
+}
+
+fn say(word: &Word) -> Result<()> {
+    let mut out = std::io::stdout();
+    writeln!(out, "{}", serde_json::to_string(word)?)?;
+    Ok(out.flush()?)
+}

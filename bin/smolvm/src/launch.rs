@@ -1,0 +1,234 @@
+//! Starts an instance's machine in this process: what `run` in the foreground and the detached
+//! child share.
+
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use agent_protocol::RestoreReason;
+use anyhow::{Context, Result};
+use artifact::MachineFile;
+use instance::control::{self, Handler, Request};
+use instance::forward::{self, Bound, Publish};
+use instance::{Instance, Media, Phase, SnapshotTarget, StartReport, Vmm, VmmOptions};
+use machine::EngineChoice;
+use serde::{Deserialize, Serialize};
+use store::{Dirs, Pin, Store};
+
+/// Where the state comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Boot the base, start the service.
+    Cold,
+    /// The machine file's own frozen state.
+    Resume,
+    /// What `freeze` left in the instance's directory.
+    Frozen,
+    /// Boot on the disk that `stop` left.
+    Stopped,
+}
+
+/// How to start an instance.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Plan {
+    pub mode: Mode,
+    /// `auto`, `soft` or `kvm`.
+    pub engine: String,
+    pub force_template: bool,
+    /// For the service of a cold start.
+    pub env: Vec<(String, String)>,
+    pub workdir: Option<String>,
+    pub cpus: Option<u32>,
+    pub memory: Option<u64>,
+    pub ports: Vec<Publish>,
+    /// A command to run beside the service, and to end with.
+    pub command: Option<Exec>,
+}
+
+/// A command in the guest.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Exec {
+    pub argv: Vec<String>,
+    pub env: Vec<(String, String)>,
+    pub workdir: Option<String>,
+    pub user: Option<String>,
+}
+
+impl Exec {
+    /// As the agent takes it.
+    pub fn spec(&self) -> agent_protocol::ExecSpec {
+        agent_protocol::ExecSpec {
+            argv: self.argv.clone(),
+            env: self.env.clone(),
+            cwd: self.workdir.clone(),
+            user: self.user.clone(),
+            ..Default::default()
+        }
+    }
+}
+
+/// A machine that runs in this process for an instance.
+pub struct Running {
+    pub vmm: Arc<Vmm>,
+    pub report: StartReport,
+}
+
+/// How long a cold boot may take before its agent answers.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Options for a VMM of this instance directory.
+pub fn vmm_options(plan: &Plan, scratch_dir: PathBuf, kernel_log: Option<PathBuf>) -> Result<VmmOptions> {
+    let engine: EngineChoice = plan.engine.parse().map_err(anyhow::Error::msg)?;
+    Ok(VmmOptions {
+        engine,
+        force_template: plan.force_template,
+        scratch_dir,
+        kernel_log,
+        boot_timeout: BOOT_TIMEOUT,
+        command_line: String::new(),
+    })
+}
+
+/// Takes the host's ports before anything starts.
+pub fn bind_ports(ports: &[Publish]) -> Result<Vec<Bound>> {
+    Ok(ports.iter().map(|p| forward::bind(*p)).collect::<Result<_, _>>()?)
+}
+
+/// Starts the machine.
+pub fn start(instance: &Instance, pin: Pin, plan: &Plan, bound: Vec<Bound>) -> Result<Running> {
+    let options = vmm_options(plan, instance.path(""), Some(instance.path("kernel.log")))?;
+    let mut media = Media::open(pin)?;
+    if plan.mode == Mode::Cold {
+        media.spec.vcpus = plan.cpus.unwrap_or(media.spec.vcpus);
+        media.spec.memory = plan.memory.unwrap_or(media.spec.memory);
+    }
+    let saved = || MachineFile::open_path(&instance.saved()).context("opening what the instance saved");
+    let (vmm, report) = match plan.mode {
+        Mode::Cold => Vmm::boot(&media, None, options)?,
+        Mode::Stopped => Vmm::boot(&media, Some(&saved()?), options)?,
+        Mode::Resume => resume(&media, &media.file, options)?,
+        Mode::Frozen => resume(&media, &saved()?, options)?,
+    };
+    if matches!(plan.mode, Mode::Cold | Mode::Stopped) {
+        vmm.start_service(&plan.env, plan.workdir.as_deref())?;
+    }
+    let vmm = Arc::new(vmm);
+    for port in bound {
+        let vmm = vmm.clone();
+        port.serve(Arc::new(move || vmm.connect())).context("serving a published port")?;
+    }
+    Ok(Running { vmm, report })
+}
+
+fn resume(media: &Media, from: &MachineFile, options: VmmOptions) -> Result<(Vmm, StartReport)> {
+    let (vmm, start, report) = Vmm::resume(media, from, RestoreReason::Resume, options)?;
+    for note in report.notes {
+        eprintln!("smolvm: {note}");
+    }
+    Ok((vmm, start))
+}
+
+/// Requests that end the machine and are not answered yet: the process stays until they are.
+#[derive(Default)]
+pub struct Ending {
+    open: Mutex<usize>,
+    changed: Condvar,
+}
+
+impl Ending {
+    fn add(&self, n: isize) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        *open = open.saturating_add_signed(n);
+        self.changed.notify_all();
+    }
+
+    /// Waits until all are answered.
+    pub fn settle(&self) {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let _open = self.changed.wait_while(open, |n| *n > 0).unwrap_or_else(PoisonError::into_inner);
+    }
+}
+
+/// Answers other processes that talk to this machine.
+pub struct Control {
+    pub vmm: Arc<Vmm>,
+    pub instance: Arc<Instance>,
+    pub ending: Arc<Ending>,
+}
+
+fn ends(request: &Request) -> bool {
+    matches!(request, Request::Stop { .. } | Request::Kill | Request::Freeze)
+}
+
+impl Handler for Control {
+    fn handle(&self, request: Request) -> Result<(serde_json::Value, Option<UnixStream>), instance::Error> {
+        let ends = ends(&request);
+        if ends {
+            self.ending.add(1);
+        }
+        let answer = self.work(request);
+        if ends && answer.is_err() {
+            self.ending.add(-1);
+        }
+        answer
+    }
+
+    fn answered(&self, request: &Request) {
+        if ends(request) {
+            self.vmm.machine().end();
+            self.ending.add(-1);
+        }
+    }
+}
+
+impl Control {
+    fn work(&self, request: Request) -> Result<(serde_json::Value, Option<UnixStream>), instance::Error> {
+        let done = serde_json::Value::Null;
+        match request {
+            Request::Ping => Ok((done, None)),
+            Request::Connect { port } => Ok((done, Some(self.vmm.connect_port(port)?))),
+            Request::Stop { grace_ms } => {
+                self.vmm.stop(grace_ms, Some(&self.instance.saved()))?;
+                self.instance.update(|r| r.phase = Phase::Stopped)?;
+                Ok((done, None))
+            }
+            Request::Kill => {
+                self.instance.update(|r| r.phase = Phase::Dead)?;
+                Ok((done, None))
+            }
+            Request::Freeze => {
+                let report = self.vmm.freeze_to(&self.instance.saved(), SnapshotTarget::StateOnly)?;
+                self.instance.update(|r| r.phase = Phase::Frozen)?;
+                Ok((serde_json::to_value(report).unwrap_or_default(), None))
+            }
+            Request::Snapshot { path } => {
+                let report = self.vmm.freeze_to(path.as_ref(), SnapshotTarget::Whole)?;
+                self.vmm.thaw()?;
+                Ok((serde_json::to_value(report).unwrap_or_default(), None))
+            }
+        }
+    }
+}
+
+/// Opens the control socket of a machine that runs in this process.
+pub fn serve(control: Control) -> Result<control::Server> {
+    let instance = control.instance.clone();
+    Ok(control::serve(&instance, Arc::new(control))?)
+}
+
+/// The user's directories and store.
+pub struct Home {
+    pub dirs: Dirs,
+    pub store: Store,
+}
+
+impl Home {
+    pub fn open() -> Result<Self> {
+        let dirs = Dirs::from_env()?;
+        store::dirs::ensure_private(&dirs.state)?;
+        let store = Store::open(&dirs.store())?;
+        Ok(Self { dirs, store })
+    }
+}

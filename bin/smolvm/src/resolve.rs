@@ -1,0 +1,193 @@
+//! What the words mean: WHAT, names, ports, environment.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use instance::forward::Publish;
+use store::{ImportOptions, Pin};
+
+use crate::args::Process;
+use crate::launch::{Exec, Home};
+
+/// What `run` was asked to run.
+#[derive(Debug, PartialEq, Eq)]
+pub enum What {
+    /// The built-in machine.
+    BuiltIn,
+    /// A machine file.
+    File(PathBuf),
+    /// A name in the store.
+    Stored(String),
+}
+
+/// Splits `[WHAT] [--] [CMD…]`: with `--` first there is no WHAT.
+///
+/// # Errors
+/// A WHAT that is nothing smolvm knows.
+pub fn split(words: &[String], leading_dashes: bool, home: &Home) -> Result<(What, Vec<String>)> {
+    let Some((first, rest)) = words.split_first().filter(|_| !leading_dashes) else {
+        return Ok((What::BuiltIn, words.to_vec()));
+    };
+    let command = match rest.split_first() {
+        Some((dashes, rest)) if dashes == "--" => rest.to_vec(),
+        _ => rest.to_vec(),
+    };
+    Ok((what(first, home)?, command))
+}
+
+/// CLI.md, "Referring to things".
+fn what(word: &str, home: &Home) -> Result<What> {
+    for transport in ["oci:", "docker-archive:", "dir:"] {
+        if word.starts_with(transport) {
+            bail!(
+                "`{word}`: running images directly is planned; a Smolfile with `[root] dir` or `tar` builds one today"
+            );
+        }
+    }
+    if word == "-" {
+        bail!("a root tar on standard input is planned; a Smolfile with `[root] tar` builds one today");
+    }
+    if word.contains('/') || word.ends_with(".smolmachine") {
+        return Ok(What::File(PathBuf::from(word)));
+    }
+    if home.store.find(word).is_ok() {
+        return Ok(What::Stored(word.to_owned()));
+    }
+    let file = format!("{word}.smolmachine");
+    let near = if Path::new(&file).exists() {
+        format!("smolvm run {file}")
+    } else {
+        format!("smolvm run -- {word}")
+    };
+    bail!(
+        "`{word}` is no machine file (a path has a `/` or ends in .smolmachine) and no name in the store \
+         (`smolvm images` lists them); did you mean: {near}?"
+    )
+}
+
+/// Brings a WHAT into the store and holds it.
+///
+/// # Errors
+/// The file's: not there, foreign, damaged; no room.
+pub fn fetch(what: &What, home: &Home) -> Result<Pin> {
+    match what {
+        What::File(path) => Ok(home.store.fetch(path, ImportOptions::default())?),
+        What::Stored(name) => Ok(home.store.pin(&home.store.find(name)?)?),
+        What::BuiltIn => bail!("the built-in machine is no file"),
+    }
+}
+
+/// `[IP:]HOST:GUEST[/tcp]`, loopback by default.
+///
+/// # Errors
+/// Words that are no port.
+pub fn publish(word: &str) -> Result<Publish> {
+    let form = || format!("`-p {word}`: write [IP:]HOST:GUEST, like 8000:80 or 0.0.0.0:8000:80");
+    let plain = match word.split_once('/') {
+        Some((plain, "tcp")) => plain,
+        Some((_, "udp")) => bail!("`-p {word}`: publishing UDP is planned; TCP works today"),
+        Some(_) => bail!(form()),
+        None => word,
+    };
+    let (front, guest) = plain.rsplit_once(':').with_context(form)?;
+    let (ip, host) = match front.rsplit_once(':') {
+        Some((ip, host)) => (ip.trim_matches(['[', ']']).parse::<IpAddr>().with_context(form)?, host),
+        None => (IpAddr::V4(Ipv4Addr::LOCALHOST), front),
+    };
+    let guest = guest.parse().ok().filter(|p| *p > 0).with_context(form)?;
+    Ok(Publish { host: SocketAddr::new(ip, host.parse().with_context(form)?), guest })
+}
+
+/// `-e`, `--env-file`, with the host's value for a bare KEY.
+///
+/// # Errors
+/// A file that cannot be read, a word without a key.
+pub fn environment(process: &Process) -> Result<Vec<(String, String)>> {
+    let mut env = Vec::new();
+    for path in &process.env_file {
+        let text =
+            fs::read_to_string(path).with_context(|| format!("reading --env-file {}", path.display()))?;
+        for line in text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')) {
+            variable(line, &mut env)?;
+        }
+    }
+    for word in &process.env {
+        variable(word, &mut env)?;
+    }
+    Ok(env)
+}
+
+fn variable(word: &str, env: &mut Vec<(String, String)>) -> Result<()> {
+    let (key, value) = match word.split_once('=') {
+        Some((key, value)) => (key, Some(value.to_owned())),
+        None => (word, std::env::var(word).ok()),
+    };
+    if key.is_empty() {
+        bail!("`-e {word}` has no name; write KEY=VALUE");
+    }
+    // A bare KEY that the host does not have is not passed, as docker does.
+    env.extend(value.map(|v| (key.to_owned(), v)));
+    Ok(())
+}
+
+/// The command of `run` and `exec`, with the host's TERM for a terminal.
+///
+/// # Errors
+/// As [`environment`].
+pub fn exec(process: &Process, argv: &[String]) -> Result<Exec> {
+    let mut env = environment(process)?;
+    if process.tty
+        && !env.iter().any(|(k, _)| k == "TERM")
+        && let Ok(term) = std::env::var("TERM")
+    {
+        env.push(("TERM".into(), term));
+    }
+    Ok(Exec { argv: argv.to_vec(), env, workdir: process.workdir.clone(), user: process.user.clone() })
+}
+
+/// `NAME:PATH` or a path of the host, for `cp`.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Place {
+    Guest {
+        name: String,
+        path: String,
+    },
+    Host(PathBuf),
+    /// `-`: a tar on standard input or output.
+    Tar,
+}
+
+/// As docker reads it: a colon after a valid name means a machine; `./a:b` is a host path.
+pub fn place(word: &str) -> Place {
+    match word.split_once(':') {
+        _ if word == "-" => Place::Tar,
+        Some((name, path)) if spec::valid_name(name) => Place::Guest { name: name.into(), path: path.into() },
+        _ => Place::Host(PathBuf::from(word)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports() {
+        let of = |word| publish(word).map(|p| (p.host.to_string(), p.guest));
+        assert_eq!(of("8000:80").unwrap(), ("127.0.0.1:8000".into(), 80));
+        assert_eq!(of("0.0.0.0:8000:80/tcp").unwrap(), ("0.0.0.0:8000".into(), 80));
+        assert_eq!(of("[::1]:8000:80").unwrap(), ("[::1]:8000".into(), 80));
+        for bad in ["80", "a:80", "80:0", "80:99999", "1:2/sctp"] {
+            assert!(of(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn places() {
+        assert_eq!(place("-"), Place::Tar);
+        assert_eq!(place("web:/a"), Place::Guest { name: "web".into(), path: "/a".into() });
+        assert_eq!(place("./web:/a"), Place::Host("./web:/a".into()));
+        assert_eq!(place("/tmp/x"), Place::Host("/tmp/x".into()));
+    }
+}

@@ -1,0 +1,104 @@
+//! The machine that needs no definition: busybox and the agent.
+
+use artifact::SectionKind;
+use image::tree::{Item, Meta, OnSymlink};
+use image::{Content, ErofsOptions, Limits, Tree, TreeError};
+use instance::{Media, Vmm, VmmOptions, built_in_spec};
+use store::{Origin, Pin, Store};
+
+use crate::base::{self, BaseParts};
+use crate::error::Error;
+use crate::lock::Lock;
+use crate::progress::Progress;
+
+/// Commands that busybox answers to, one a line (`busybox --list` of the embedded version).
+const APPLETS: &str = include_str!("applets.txt");
+
+const DIRS: [(&str, u16); 22] = [
+    ("bin", 0o755),
+    ("dev", 0o755),
+    ("etc", 0o755),
+    ("home", 0o755),
+    ("mnt", 0o755),
+    ("opt", 0o755),
+    ("proc", 0o555),
+    ("root", 0o700),
+    ("run", 0o755),
+    ("sbin", 0o755),
+    ("srv", 0o755),
+    ("sys", 0o555),
+    ("tmp", 0o1777),
+    ("usr", 0o755),
+    ("usr/bin", 0o755),
+    ("usr/lib", 0o755),
+    ("usr/local", 0o755),
+    ("usr/local/bin", 0o755),
+    ("usr/sbin", 0o755),
+    ("var", 0o755),
+    ("var/log", 0o755),
+    ("var/tmp", 0o1777),
+];
+
+const FILES: [(&str, &str); 6] = [
+    ("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n"),
+    ("etc/group", "root:x:0:\nnogroup:x:65534:\n"),
+    ("etc/hostname", "smolvm\n"),
+    ("etc/hosts", "127.0.0.1 localhost\n::1 localhost\n"),
+    ("etc/profile", "export PS1='\\u@\\h:\\w\\$ '\n"),
+    ("etc/os-release", "ID=smolvm\nNAME=smolvm\nPRETTY_NAME=\"smolvm built-in machine\"\n"),
+];
+
+/// Puts the built-in root into an empty tree.
+pub(crate) fn fill(tree: &mut Tree) -> Result<(), TreeError> {
+    let mut put = |path: &str, item: Item, mode: u16| {
+        tree.insert(path, item, Meta::root_owned(mode), OnSymlink::Replace).map(drop)
+    };
+    for (path, mode) in DIRS {
+        put(path, Item::Dir, mode)?;
+    }
+    for (path, text) in FILES {
+        put(path, Item::File(Content::bytes(text.as_bytes().to_vec())), 0o644)?;
+    }
+    put("bin/busybox", Item::File(Content::bytes(assets::busybox())), 0o755)?;
+    for applet in APPLETS.lines().filter(|a| !a.is_empty() && *a != "busybox") {
+        put(&format!("bin/{applet}"), Item::Symlink(b"busybox".to_vec().into()), 0o777)?;
+    }
+    Ok(())
+}
+
+/// The name in the store of the frozen built-in machine of this smolvm.
+pub fn built_in_tag() -> String {
+    let info = assets::build_info().iter().map(|(k, v)| format!("{k}={v}\n")).collect::<String>();
+    let digest = artifact::hash::Digest::of(info.as_bytes()).to_string();
+    format!("builtin-{}-{}", env!("CARGO_PKG_VERSION"), digest.get(..12).unwrap_or_default())
+}
+
+/// The built-in machine, frozen, from the store; booted and frozen into it the first time.
+///
+/// # Errors
+/// What stands in the way of booting it.
+pub fn built_in(store: &Store, options: &VmmOptions, progress: &dyn Progress) -> Result<Pin, Error> {
+    let tag = built_in_tag();
+    if let Some(found) = store.resolve(&tag)?
+        && let Ok(pin) = store.pin(&found.id)
+    {
+        return Ok(pin);
+    }
+    progress.step("booting the built-in machine, once");
+    let mut tree = Tree::new(Limits::default());
+    fill(&mut tree)?;
+    let spec = built_in_spec();
+    let lock = Lock::new("built-in".into());
+    let erofs = ErofsOptions { uuid: *b"smolvm-built-in!", build_time: image::tree::Time::default() };
+    let base = base::write(store, &BaseParts { spec: &spec, tree: &tree, erofs, lock: &lock })?;
+    let media = Media::open(base)?;
+    let (vmm, _) = Vmm::boot(&media, None, options.clone())?;
+    progress.step("freezing it");
+    let mut object = store.begin_object(None)?;
+    vmm.freeze(&mut object.writer, instance::SnapshotTarget::Whole)?;
+    vmm.machine().end();
+    let pin = object.finish()?;
+    debug_assert!(media.file.section(SectionKind::RootImage).is_some());
+    store.tag(&tag, &pin.id(), Origin::Built)?;
+    Ok(pin)
+}

@@ -1,0 +1,87 @@
+//! `Smolfile.lock`: exactly what a base was made from. The same lock gives the same base, bit for
+//! bit; no host name and no path of the host is in it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use image::{PackageLock, SourceLock};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, io_error};
+
+/// Version of the lock's form.
+const VERSION: u32 = 1;
+
+/// The lock.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lock {
+    /// 1.
+    pub version: u32,
+    /// BLAKE3 of the definition's part that it was resolved from: another definition, another lock.
+    pub definition: String,
+    /// Versions and hashes of the guest that smolvm brings (kernel, agent, busybox).
+    #[serde(default)]
+    pub guest: BTreeMap<String, String>,
+    #[serde(default, rename = "package", skip_serializing_if = "Vec::is_empty")]
+    pub packages: Vec<PackageLock>,
+    #[serde(default, rename = "source", skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<SourceLock>,
+    /// BLAKE3 of the finished root image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<String>,
+}
+
+impl Lock {
+    /// An empty lock for a definition.
+    pub fn new(definition: String) -> Self {
+        let hashed = |key: &str| key == "kernel_release" || key.ends_with("_blake3");
+        let guest = assets::build_info().iter().filter(|(key, _)| hashed(key));
+        let guest = guest.map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        Self { version: VERSION, definition, guest, ..Self::default() }
+    }
+
+    /// Reads one; `None` where there is none.
+    ///
+    /// # Errors
+    /// [`Error::Lock`]: not a lock of this version.
+    pub fn read(path: &Path) -> Result<Option<Self>, Error> {
+        let text = match fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(io_error("read", path)(e)),
+        };
+        let bad = |what: String| Error::Lock { path: path.to_owned(), what };
+        let lock: Self = toml::from_str(&text)
+            .map_err(|e| bad(format!("{}; remove the file to resolve anew", e.message())))?;
+        if lock.version != VERSION {
+            return Err(bad(format!("lock version {} is not read here ({VERSION} is)", lock.version)));
+        }
+        Ok(Some(lock))
+    }
+
+    /// The file's text.
+    ///
+    /// # Errors
+    /// [`Error::Lock`] when it cannot be encoded.
+    pub fn text(&self) -> Result<String, Error> {
+        let text = toml::to_string(self)
+            .map_err(|e| Error::Lock { path: "Smolfile.lock".into(), what: e.to_string() })?;
+        Ok(format!(
+            "# Written by smolvm build. The same lock gives the same base; keep it with the Smolfile.\n{text}"
+        ))
+    }
+
+    /// Writes it where it differs from what is there.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn write(&self, path: &Path) -> Result<(), Error> {
+        let text = self.text()?;
+        if fs::read_to_string(path).is_ok_and(|old| old == text) {
+            return Ok(());
+        }
+        fs::write(path, text).map_err(io_error("write", path))
+    }
+}

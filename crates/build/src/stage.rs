@@ -1,0 +1,104 @@
+//! Work inside the machine: maintainer scripts, steps, the way back of what they changed.
+
+use std::io::{self, Read};
+use std::os::unix::net::UnixStream;
+
+use agent_protocol::{Client, ClientError, ExecSpec, Exit, FrameKind, Request};
+use instance::Vmm;
+
+use crate::error::Error;
+use crate::progress::Progress;
+
+/// Output kept of a command that says nothing on the way.
+const TAIL: usize = 8 * 1024;
+
+/// Runs a shell script or line as root; its output goes to `progress`. Returns its exit code and
+/// the last of its output.
+pub(crate) fn shell(
+    vmm: &Vmm,
+    script: &str,
+    stdin: bool,
+    progress: &dyn Progress,
+) -> Result<(u8, String), Error> {
+    let argv = if stdin {
+        vec!["/bin/sh".to_owned(), "-s".to_owned()]
+    } else {
+        vec!["/bin/sh".to_owned(), "-c".to_owned(), script.to_owned()]
+    };
+    let mut client = Client::new(vmm.connect()?);
+    client.start(&Request::Exec(ExecSpec { argv, stdin, ..ExecSpec::default() }))?;
+    client.started()?;
+    if stdin {
+        client.send_data(FrameKind::Stdin, script.as_bytes())?;
+        client.send_mark(FrameKind::StdinEof)?;
+    }
+    let mut tail = Vec::new();
+    loop {
+        let frame = client.next_frame()?;
+        match frame.kind {
+            FrameKind::Stdout | FrameKind::Stderr => {
+                progress.output(&frame.payload);
+                tail.extend_from_slice(&frame.payload);
+                let over = tail.len().saturating_sub(TAIL);
+                tail.drain(..over);
+            }
+            FrameKind::Exit => {
+                let exit: Exit = frame.decode().map_err(ClientError::from)?;
+                return Ok((exit.code(), String::from_utf8_lossy(&tail).into_owned()));
+            }
+            other => return Err(ClientError::Unexpected(other).into()),
+        }
+    }
+}
+
+/// Configures unpacked packages.
+pub(crate) fn configure(vmm: &Vmm, script: &str, progress: &dyn Progress) -> Result<(), Error> {
+    match shell(vmm, script, true, progress)? {
+        (0, _) => Ok(()),
+        (code, tail) => Err(Error::Configure { code, tail }),
+    }
+}
+
+/// Runs one build step, counted from 1.
+pub(crate) fn step(vmm: &Vmm, number: usize, line: &str, progress: &dyn Progress) -> Result<(), Error> {
+    match shell(vmm, line, false, progress)? {
+        (0, _) => Ok(()),
+        (code, _) => Err(Error::Step { number, line: line.to_owned(), code }),
+    }
+}
+
+/// What the machine changed of its root, as a tar.
+pub(crate) fn export(vmm: &Vmm) -> Result<TarStream, Error> {
+    let mut client = Client::new(vmm.connect()?);
+    client.start(&Request::Sync)?;
+    client.reply()?;
+    let mut client = Client::new(vmm.connect()?);
+    client.start(&Request::ExportUpper)?;
+    Ok(TarStream { client, frame: Vec::new(), at: 0, ended: false })
+}
+
+/// The bytes of data frames.
+pub(crate) struct TarStream {
+    client: Client<UnixStream>,
+    frame: Vec<u8>,
+    at: usize,
+    ended: bool,
+}
+
+impl Read for TarStream {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        while self.at == self.frame.len() && !self.ended {
+            let frame = self.client.next_frame().map_err(io::Error::other)?;
+            match frame.kind {
+                FrameKind::Data => (self.frame, self.at) = (frame.payload, 0),
+                FrameKind::DataEnd => self.ended = true,
+                other => return Err(io::Error::other(ClientError::Unexpected(other))),
+            }
+        }
+        let rest = self.frame.get(self.at..).unwrap_or_default();
+        let n = rest.len().min(to.len());
+        to[..n].copy_from_slice(&rest[..n]);
+        self.at += n;
+        Ok(n)
+    }
+}

@@ -1,0 +1,399 @@
+//! [`Vmm`]: one machine and its agent, from start to end.
+
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use agent_protocol::{
+    AGENT_PORT, Client, ExecSpec, FreezeSpec, FrozenReport, HookSet, Power, Probe, ReadySpec, Reply, Request,
+    RestoreReason, RestoredReport, RestoredSpec, ServiceSpec, Started,
+};
+use artifact::{CopyCheck, MachineFile, MachineFileWriter, SectionKind};
+use machine::{EngineChoice, Machine, MachineConfig, Outcome, SaveStats};
+use serde::Serialize;
+use spec::{MachineSpec, ReadyCheck};
+
+use crate::error::Error;
+use crate::media::{self, Media};
+
+mod console;
+pub use console::Console;
+
+/// How to run a machine.
+#[derive(Clone, Debug)]
+pub struct VmmOptions {
+    pub engine: EngineChoice,
+    /// Go on although this host's KVM does not govern the CPU template.
+    pub force_template: bool,
+    /// Directory for the private layer of the disk (same file system as the instance).
+    pub scratch_dir: PathBuf,
+    /// Where the serial console is kept, bounded.
+    pub kernel_log: Option<PathBuf>,
+    /// How long the agent may take to answer after a cold boot.
+    pub boot_timeout: Duration,
+    /// Added to the kernel command line.
+    pub command_line: String,
+}
+
+/// A machine that runs in this process.
+pub struct Vmm {
+    machine: Arc<Machine>,
+    spec: MachineSpec,
+    console: Arc<Console>,
+    options: VmmOptions,
+    /// Its base, whose sections a snapshot repeats.
+    base: MachineFile,
+}
+
+/// What starting took.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct StartReport {
+    /// Until the first guest instruction, µs, from the call.
+    pub first_instruction_us: u64,
+    /// Until the agent answered, µs.
+    pub agent_us: u64,
+}
+
+/// What freezing took and wrote.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct FreezeReport {
+    pub hooks_us: u64,
+    pub sync_us: u64,
+    pub tasks_us: u64,
+    /// vCPUs stopped, µs.
+    pub pause_us: u64,
+    pub file_bytes: u64,
+    pub nonzero_pages: u64,
+    pub stored_pages: u64,
+}
+
+/// What a snapshot file holds beside the running state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SnapshotTarget {
+    /// A machine file that stands alone.
+    Whole,
+    /// State only; the base stays in the store (an instance's own file).
+    StateOnly,
+}
+
+fn us(since: Instant) -> u64 {
+    since.elapsed().as_micros() as u64
+}
+
+fn agent_error(what: &str) -> Error {
+    Error::Refused(format!(
+        "the guest's agent answered {what} with something else; is it of another version?"
+    ))
+}
+
+impl Vmm {
+    fn config(
+        media: &Media,
+        saved: Option<&MachineFile>,
+        options: &VmmOptions,
+    ) -> Result<MachineConfig, Error> {
+        Ok(MachineConfig {
+            engine: options.engine,
+            force_template: options.force_template,
+            vcpus: media.spec.vcpus,
+            memory: media.spec.memory,
+            root: media.root()?,
+            scratch: media::scratch(saved, &options.scratch_dir)?,
+        })
+    }
+
+    /// Boots the base; with `saved`, on the disk that it holds. Returns when the agent answers.
+    ///
+    /// # Errors
+    /// What stands in the way, with the guest's last output when it was the guest.
+    pub fn boot(
+        media: &Media,
+        saved: Option<&MachineFile>,
+        options: VmmOptions,
+    ) -> Result<(Self, StartReport), Error> {
+        let begun = Instant::now();
+        let console = Arc::new(Console::new(options.kernel_log.as_deref()));
+        let config = Self::config(media, saved, &options)?;
+        let line = format!("{} {} {}", machine::COMMAND_LINE, media.spec.command_line, options.command_line);
+        let machine =
+            Machine::boot(config, &media.kernel()?, &media.initramfs()?, line.trim(), console.sink())?;
+        let vmm = Self::new(machine, media, console, options)?;
+        vmm.machine.resume();
+        let first_instruction_us = us(begun);
+        vmm.wait_agent()?;
+        Ok((vmm, StartReport { first_instruction_us, agent_us: us(begun) }))
+    }
+
+    /// Brings a frozen machine back: `from` holds the state (the media's own file, or an
+    /// instance's). The guest's clock, random numbers and identity are put right before its
+    /// tasks go on.
+    ///
+    /// # Errors
+    /// What stands in the way.
+    pub fn resume(
+        media: &Media,
+        from: &MachineFile,
+        reason: RestoreReason,
+        options: VmmOptions,
+    ) -> Result<(Self, StartReport, RestoredReport), Error> {
+        let begun = Instant::now();
+        let console = Arc::new(Console::new(options.kernel_log.as_deref()));
+        let config = Self::config(media, Some(from), &options)?;
+        let machine = Machine::restore(config, from, console.sink())?;
+        let vmm = Self::new(machine, media, console, options)?;
+        let generation = vmm.machine.new_generation()?;
+        vmm.machine.resume();
+        let first_instruction_us = us(begun);
+        let report = vmm.restored(reason, generation)?;
+        Ok((vmm, StartReport { first_instruction_us, agent_us: us(begun) }, report))
+    }
+
+    fn new(
+        machine: Machine,
+        media: &Media,
+        console: Arc<Console>,
+        options: VmmOptions,
+    ) -> Result<Self, Error> {
+        let base = media.pin.open()?;
+        Ok(Self { machine: Arc::new(machine), spec: media.spec.clone(), console, options, base })
+    }
+
+    pub fn machine(&self) -> &Arc<Machine> {
+        &self.machine
+    }
+
+    pub fn spec(&self) -> &MachineSpec {
+        &self.spec
+    }
+
+    /// The last of what the guest said on its serial console.
+    pub fn console_tail(&self) -> String {
+        self.console.tail()
+    }
+
+    /// A stream to the guest's agent: one operation.
+    ///
+    /// # Errors
+    /// The guest's vsock refuses, or the machine ended.
+    pub fn connect(&self) -> Result<UnixStream, Error> {
+        self.connect_port(AGENT_PORT)
+    }
+
+    /// A stream to a vsock port of the guest.
+    ///
+    /// # Errors
+    /// As [`Vmm::connect`].
+    pub fn connect_port(&self, port: u32) -> Result<UnixStream, Error> {
+        self.machine.connect(port).map_err(|e| agent_protocol::ClientError::Io(e).into())
+    }
+
+    fn agent(&self) -> Result<Client<UnixStream>, Error> {
+        Ok(Client::new(self.connect()?))
+    }
+
+    fn died(&self, outcome: &Outcome) -> Error {
+        Error::Died { outcome: outcome.to_string(), tail: self.console.tail() }
+    }
+
+    /// Waits until a booting guest's agent answers a ping. It listens some time after the kernel
+    /// started; until then connecting is refused, so the console's ready line is what is waited
+    /// for, not time.
+    fn wait_agent(&self) -> Result<(), Error> {
+        let deadline = Instant::now() + self.options.boot_timeout;
+        while !self.console.wait_ready(Duration::from_millis(200)) {
+            if let Some(outcome) = self.machine.wait(Some(Duration::ZERO)) {
+                return Err(self.died(&outcome));
+            }
+            if Instant::now() > deadline {
+                let seconds = self.options.boot_timeout.as_secs();
+                return Err(Error::AgentSilent { seconds, tail: self.console.tail() });
+            }
+        }
+        self.agent()?.ping()?;
+        Ok(())
+    }
+
+    fn hooks(commands: &[String]) -> HookSet {
+        let argv = |line: &String| vec!["/bin/sh".to_owned(), "-c".to_owned(), line.clone()];
+        HookSet { commands: commands.iter().map(argv).collect(), timeout_ms: 0 }
+    }
+
+    /// Tells the agent that the machine was restored; the guest's tasks go on when this returns.
+    fn restored(&self, reason: RestoreReason, generation: [u8; 16]) -> Result<RestoredReport, Error> {
+        let mut seed = vec![0u8; 64];
+        rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
+            .map_err(|e| Error::Refused(format!("the host gives no random numbers: {e}")))?;
+        let mut client = self.agent()?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let spec = RestoredSpec {
+            reason,
+            realtime_ns: now.as_nanos() as u64,
+            seed,
+            generation,
+            hostname: None,
+            machine_id: None,
+            hooks: Self::hooks(&self.spec.hooks.after_restore),
+        };
+        match client.call(&Request::Restored(spec))? {
+            Reply::Restored(report) => Ok(report),
+            _ => Err(agent_error("Restored")),
+        }
+    }
+
+    /// Starts the machine's service, with `env` and `workdir` over the definition's.
+    ///
+    /// # Errors
+    /// The agent's: no such program, no such user.
+    pub fn start_service(
+        &self,
+        env: &[(String, String)],
+        workdir: Option<&str>,
+    ) -> Result<Option<Started>, Error> {
+        let Some(service) = &self.spec.service else { return Ok(None) };
+        let exec = ExecSpec {
+            argv: service.argv.clone(),
+            env: service.env.iter().chain(env).cloned().collect(),
+            cwd: workdir.map(str::to_owned).or_else(|| service.workdir.clone()),
+            user: service.user.clone(),
+            tty: None,
+            stdin: false,
+            keep: true,
+        };
+        Ok(Some(self.agent()?.service(ServiceSpec { exec, log_limit: 0 })?))
+    }
+
+    /// Waits in the guest until the service is ready.
+    ///
+    /// # Errors
+    /// Timed out, or the service ended first.
+    pub fn wait_ready(&self) -> Result<(), Error> {
+        let Some(ready) = &self.spec.ready else { return Ok(()) };
+        let probe = match &ready.check {
+            ReadyCheck::Port(port) => Probe::Port(*port),
+            ReadyCheck::Http(url) => Probe::Http(url.clone()),
+            ReadyCheck::Socket(path) => Probe::Socket(path.clone()),
+            ReadyCheck::Log(text) => Probe::Log { pattern: text.clone(), regex: false },
+            ReadyCheck::Exec(argv) => Probe::Exec(ExecSpec { argv: argv.clone(), ..ExecSpec::default() }),
+            ReadyCheck::AfterMs(ms) => Probe::After(*ms),
+        };
+        let spec = ReadySpec { probe, timeout_ms: ready.timeout_ms, interval_ms: 0, needs_service: true };
+        match self.agent()?.call(&Request::Ready(spec))? {
+            Reply::Done => Ok(()),
+            _ => Err(agent_error("Ready")),
+        }
+    }
+
+    /// Brings the guest to rest: hooks, sync, tasks frozen.
+    fn quiesce(&self) -> Result<FrozenReport, Error> {
+        let hooks = Self::hooks(&self.spec.hooks.before_snapshot);
+        match self.agent()?.call(&Request::Freeze(FreezeSpec { hooks, timeout_ms: 0, sync: true }))? {
+            Reply::Frozen(report) => Ok(report),
+            _ => Err(agent_error("Freeze")),
+        }
+    }
+
+    /// Freezes the machine into a file that the caller finishes. Afterwards the vCPUs stand still;
+    /// end the machine or [`Vmm::thaw`] it.
+    ///
+    /// # Errors
+    /// A task that does not freeze, a hook that fails (the machine goes on then); the file's.
+    pub fn freeze(
+        &self,
+        writer: &mut MachineFileWriter,
+        target: SnapshotTarget,
+    ) -> Result<FreezeReport, Error> {
+        let report = self.quiesce()?;
+        let paused = Instant::now();
+        self.machine.pause()?;
+        match self.write(writer, target) {
+            Ok(stats) => Ok(FreezeReport {
+                hooks_us: report.hooks_us,
+                sync_us: report.sync_us,
+                tasks_us: report.freeze_us,
+                pause_us: us(paused),
+                file_bytes: writer.position(),
+                nonzero_pages: stats.memory.nonzero_pages,
+                stored_pages: stats.memory.stored_pages,
+            }),
+            Err(error) => {
+                self.thaw()?;
+                Err(error)
+            }
+        }
+    }
+
+    /// [`Vmm::freeze`] into a file of its own, whole when this returns.
+    ///
+    /// # Errors
+    /// As [`Vmm::freeze`].
+    pub fn freeze_to(&self, path: &Path, target: SnapshotTarget) -> Result<FreezeReport, Error> {
+        let mut writer = MachineFileWriter::create(path)?;
+        let mut report = self.freeze(&mut writer, target)?;
+        let finished = writer.finish();
+        if finished.is_err() {
+            self.thaw()?;
+        }
+        report.file_bytes = finished?.len;
+        Ok(report)
+    }
+
+    /// Lets a machine go on that was frozen and not ended.
+    ///
+    /// # Errors
+    /// The agent's.
+    pub fn thaw(&self) -> Result<(), Error> {
+        self.machine.resume();
+        match self.agent()?.call(&Request::Thaw)? {
+            Reply::Done => Ok(()),
+            _ => Err(agent_error("Thaw")),
+        }
+    }
+
+    fn write(&self, writer: &mut MachineFileWriter, target: SnapshotTarget) -> Result<SaveStats, Error> {
+        if target == SnapshotTarget::Whole {
+            copy_base(&self.base, writer)?;
+        }
+        Ok(self.machine.save(writer)?)
+    }
+
+    /// Shuts the guest down and, with `save`, writes its disk there.
+    ///
+    /// # Errors
+    /// The file's. A guest that does not end within its grace is ended.
+    pub fn stop(&self, grace_ms: u32, save: Option<&Path>) -> Result<(), Error> {
+        let asked = self.agent().and_then(|mut agent| {
+            agent.start(&Request::Shutdown { power: Power::Off, grace_ms })?;
+            Ok(agent)
+        });
+        let limit = Duration::from_millis(u64::from(grace_ms) + 15_000);
+        if asked.is_err() || self.machine.wait(Some(limit)).is_none() {
+            self.machine.end();
+        }
+        let Some(path) = save else { return Ok(()) };
+        let mut writer = MachineFileWriter::create(path)?;
+        self.machine.save_disk(&mut writer)?;
+        writer.finish()?;
+        Ok(())
+    }
+}
+
+/// The sections that make a base, in their order.
+const BASE: [SectionKind; 6] = [
+    SectionKind::Spec,
+    SectionKind::Kernel,
+    SectionKind::Initramfs,
+    SectionKind::RootImage,
+    SectionKind::Lock,
+    SectionKind::BuildInfo,
+];
+
+/// Repeats a base's sections in another file. They were verified: the base is in the store.
+fn copy_base(base: &MachineFile, writer: &mut MachineFileWriter) -> Result<(), Error> {
+    for kind in BASE {
+        if let Some(section) = base.section(kind) {
+            writer.copy_section(base, section, CopyCheck::Trust)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,219 @@
+//! Puts a machine together: memory first, then the engine, then every device in its place.
+//!
+//! The order of memory before everything else matters to KVM: memory slots are set before the
+//! interrupt controller exists (DESIGN.md §8). The order of parts is part of the saved format.
+
+use std::io;
+use std::sync::Arc;
+
+use boot::{AcpiConfig, VirtioSlot, layout};
+use bus::{Bus, BusDevice, IrqLine, Saved};
+use devices::blk::Blk;
+use devices::console::Console;
+use devices::ioapic::{IoApic, MsiSink};
+use devices::power::{Power, PowerEvent};
+use devices::rng::Rng;
+use devices::serial::Serial;
+use devices::vmgenid::{Ged, VmGenId};
+use devices::vsock::{Vsock, VsockHandle};
+use disk::Disk;
+use guestmem::GuestMemory;
+use hv::{CpuidLeaf, Msi, Partition, PartitionConfig};
+use virtio::{MmioTransport, VirtioDevice};
+
+use crate::Error;
+use crate::engine;
+use crate::error::host;
+use crate::lifecycle::{Control, Outcome};
+use crate::machine::{Assembly, Machine, MachineConfig, Sink};
+use crate::parts::{Parts, Plain, Virtio};
+use crate::vcpu_thread::World;
+
+/// The guest's context id on vsock.
+const GUEST_CID: u64 = 3;
+/// virtio-mmio devices that every machine has, in the order of their slots.
+const VIRTIO_DEVICES: usize = 5;
+
+/// The CPU as the guest sees it.
+pub(crate) struct Cpu {
+    pub(crate) template_version: u32,
+    pub(crate) cpuid: Vec<CpuidLeaf>,
+    pub(crate) tsc_khz: Option<u32>,
+}
+
+impl Cpu {
+    /// The portable template for a fresh machine.
+    pub(crate) fn template(vcpus: u32, tsc_khz: u32) -> Self {
+        Self {
+            template_version: arch::x86_64::cpuid::PORTABLE_VERSION,
+            cpuid: arch::x86_64::cpuid::portable(vcpus, tsc_khz),
+            tsc_khz: Some(tsc_khz),
+        }
+    }
+}
+
+/// What outsiders talk to.
+pub(crate) struct Devices {
+    pub(crate) vsock: VsockHandle,
+    generation: Arc<VmGenId>,
+}
+
+impl Devices {
+    /// A fresh identifier; the guest is told.
+    pub(crate) fn new_generation(&self) -> io::Result<[u8; 16]> {
+        self.generation.renew()
+    }
+}
+
+fn slot(index: usize) -> VirtioSlot {
+    VirtioSlot {
+        base: layout::VIRTIO_BASE + index as u64 * layout::VIRTIO_STRIDE,
+        gsi: layout::VIRTIO_GSI + index as u32,
+    }
+}
+
+/// What the ACPI tables of a machine describe.
+pub(crate) fn acpi(vcpus: u32) -> AcpiConfig {
+    AcpiConfig { vcpus, virtio: (0..VIRTIO_DEVICES).map(slot).collect() }
+}
+
+/// Fresh memory of the configured size.
+pub(crate) fn memory(config: &MachineConfig) -> Result<GuestMemory, Error> {
+    GuestMemory::new(config.memory).map_err(host("reserving the machine's memory"))
+}
+
+/// Sends the IOAPIC's messages to the engine.
+struct ToEngine(Arc<dyn Partition>);
+
+impl MsiSink for ToEngine {
+    fn send(&self, address: u64, data: u32) {
+        // An address that no local APIC has is the guest's mistake: the message is lost.
+        let _ = self.0.signal_msi(Msi { address, data });
+    }
+}
+
+/// Builds a machine around `memory`, paused, all devices in their reset state.
+pub(crate) fn build(
+    config: MachineConfig,
+    memory: GuestMemory,
+    cpu: Cpu,
+    console: Sink,
+) -> Result<Machine, Error> {
+    let partition: Arc<dyn Partition> = engine::partition(
+        config.engine,
+        PartitionConfig {
+            memory: memory.clone(),
+            vcpus: config.vcpus,
+            cpuid: cpu.cpuid.clone(),
+            tsc_khz: cpu.tsc_khz,
+            force_template: config.force_template,
+        },
+    )?
+    .into();
+    let control = Arc::new(Control::new());
+    let mut board = Board::new(memory.clone(), IoApic::new(Arc::new(ToEngine(partition.clone()))))?;
+    let devices = board.populate(&config, console, control.clone())?;
+    let ioapic = board.ioapic.clone();
+    let world = World {
+        mmio: board.mmio,
+        pio: board.pio,
+        eoi: Box::new(move |vector| ioapic.end_of_interrupt(vector)),
+        control,
+    };
+    let vcpus = (0..config.vcpus).map(|id| partition.create_vcpu(id)).collect::<Result<_, _>>()?;
+    Ok(Machine::assemble(Assembly {
+        partition,
+        memory,
+        world: Arc::new(world),
+        parts: board.parts,
+        vcpus,
+        devices,
+        scratch: config.scratch,
+        cpu,
+    }))
+}
+
+/// Buses and parts while they are being filled.
+struct Board {
+    memory: GuestMemory,
+    mmio: Bus,
+    pio: Bus,
+    parts: Parts,
+    ioapic: Arc<IoApic>,
+    next_slot: usize,
+}
+
+impl Board {
+    fn new(memory: GuestMemory, ioapic: Arc<IoApic>) -> Result<Self, Error> {
+        let mut this = Self {
+            memory,
+            mmio: Bus::new(),
+            pio: Bus::new(),
+            parts: Parts::default(),
+            ioapic: ioapic.clone(),
+            next_slot: 0,
+        };
+        this.mmio_part("ioapic", layout::IOAPIC_BASE, 0x1000, ioapic)?;
+        Ok(this)
+    }
+
+    fn line(&self, gsi: u32) -> Arc<dyn IrqLine> {
+        self.ioapic.line(gsi as u8)
+    }
+
+    fn mmio_part<D>(&mut self, name: &'static str, base: u64, len: u64, device: Arc<D>) -> Result<(), Error>
+    where
+        D: BusDevice + Saved + 'static,
+    {
+        self.mmio.insert(base, len, name, device.clone())?;
+        self.parts.push(Plain(name, device));
+        Ok(())
+    }
+
+    /// The next virtio-mmio slot.
+    fn virtio<D: VirtioDevice + 'static>(&mut self, name: &'static str, device: Arc<D>) -> Result<(), Error> {
+        let slot = slot(self.next_slot);
+        self.next_slot += 1;
+        let transport = Arc::new(MmioTransport::new(self.memory.clone(), device, self.line(slot.gsi)));
+        self.mmio.insert(slot.base, layout::VIRTIO_STRIDE, name, transport.clone())?;
+        self.parts.push(Virtio(name, transport));
+        Ok(())
+    }
+
+    /// Every device, in the order of the saved format.
+    fn populate(
+        &mut self,
+        config: &MachineConfig,
+        console: Sink,
+        control: Arc<Control>,
+    ) -> Result<Devices, Error> {
+        let console: Arc<dyn Fn(&[u8]) + Send + Sync> = console.into();
+        let serial_out = console.clone();
+        let output = Box::new(move |bytes: &[u8]| serial_out(bytes));
+        let serial = Arc::new(Serial::new(self.line(layout::SERIAL_GSI), output));
+        self.pio.insert(layout::SERIAL_PORT.into(), 8, "serial", serial.clone())?;
+        self.parts.push(Plain("serial", serial));
+
+        let ged = Arc::new(Ged::new(self.line(layout::GED_GSI)));
+        self.mmio_part("ged", layout::GED_BASE, layout::GED_SIZE, ged.clone())?;
+        let generation = Arc::new(VmGenId::new(self.memory.clone(), layout::VMGENID, ged));
+        let power = Power::new(move |event| {
+            control.end(match event {
+                PowerEvent::Shutdown => Outcome::PowerOff,
+                PowerEvent::Reset => Outcome::Reset,
+            });
+        });
+        self.mmio.insert(layout::POWER_BASE, devices::power::SIZE, "power", Arc::new(power))?;
+
+        self.virtio("blk0", Arc::new(Blk::new(config.root.clone(), "root")))?;
+        let scratch: Arc<dyn Disk> = config.scratch.clone();
+        self.virtio("blk1", Arc::new(Blk::new(scratch, "scratch")))?;
+        let vsock = Arc::new(Vsock::new(GUEST_CID));
+        let handle = vsock.handle();
+        self.virtio("vsock", vsock)?;
+        self.virtio("rng", Arc::new(Rng::from_host()))?;
+        let output = Box::new(move |bytes: &[u8]| console(bytes));
+        self.virtio("console", Arc::new(Console::new(output)))?;
+        Ok(Devices { vsock: handle, generation })
+    }
+}

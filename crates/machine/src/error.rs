@@ -1,0 +1,35 @@
+//! Why a machine cannot be built, saved or restored.
+
+use thiserror::Error;
+
+/// A machine's failure.
+#[derive(Debug, Error)]
+pub enum Error {
+    #[error(transparent)]
+    Boot(#[from] boot::Error),
+    #[error(transparent)]
+    Engine(#[from] hv::Error),
+    #[error(transparent)]
+    Snapshot(#[from] snapshot::Error),
+    #[error(transparent)]
+    File(#[from] artifact::Error),
+    #[error(transparent)]
+    Part(#[from] bus::RestoreError),
+    #[error(transparent)]
+    Bus(#[from] bus::InsertError),
+    #[error("the saved machine does not fit: {0}; it was written by another version of smolvm")]
+    Mismatch(String),
+    #[error("{what} failed: {source}")]
+    Host {
+        what: &'static str,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("the machine has ended ({0}); nothing can be saved")]
+    Ended(String),
+}
+
+/// [`Error::Host`] in one call.
+pub(crate) fn host(what: &'static str) -> impl FnOnce(std::io::Error) -> Error {
+    move |source| Error::Host { what, source }
+}

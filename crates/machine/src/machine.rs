@@ -1,0 +1,199 @@
+//! [`Machine`]: what the crates above hold.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use bus::lock;
+use disk::{Disk, Overlay};
+use guestmem::GuestMemory;
+use hv::{CpuidLeaf, EngineKind, Partition, Vcpu};
+
+use crate::Error;
+use crate::builder::{self, Devices};
+use crate::engine::{self, EngineChoice};
+use crate::error::host;
+use crate::lifecycle::Outcome;
+use crate::parts::Parts;
+use crate::vcpu_thread::{self, World};
+
+/// The kernel command line that every machine gets (guest/kernel/README.md has the reasons).
+pub const COMMAND_LINE: &str = "console=ttyS0 quiet reboot=t panic=-1 tsc=reliable no_timer_check noreplace-smp \
+     initcall_blacklist=slab_late_init rcupdate.rcu_expedited=1 swiotlb=noforce";
+
+/// How long a guest may take to answer a connection.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Takes what the guest writes to its serial console.
+pub type Sink = Box<dyn Fn(&[u8]) + Send + Sync>;
+
+/// What a machine is made of.
+pub struct MachineConfig {
+    pub engine: EngineChoice,
+    pub force_template: bool,
+    /// 1 to 16.
+    pub vcpus: u32,
+    /// Bytes.
+    pub memory: u64,
+    /// The read-only root image (/dev/vda).
+    pub root: Arc<dyn Disk>,
+    /// The writable disk (/dev/vdb).
+    pub scratch: Arc<Overlay>,
+}
+
+/// A machine: paused, running or ended.
+pub struct Machine {
+    pub(crate) partition: Arc<dyn Partition>,
+    pub(crate) memory: GuestMemory,
+    pub(crate) world: Arc<World>,
+    pub(crate) parts: Parts,
+    pub(crate) vcpus: Vec<Arc<Mutex<Box<dyn Vcpu>>>>,
+    pub(crate) devices: Devices,
+    pub(crate) scratch: Arc<Overlay>,
+    pub(crate) cpuid: Vec<CpuidLeaf>,
+    pub(crate) template_version: u32,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// What the builder puts together.
+pub(crate) struct Assembly {
+    pub(crate) partition: Arc<dyn Partition>,
+    pub(crate) memory: GuestMemory,
+    pub(crate) world: Arc<World>,
+    pub(crate) parts: Parts,
+    pub(crate) vcpus: Vec<Box<dyn Vcpu>>,
+    pub(crate) devices: Devices,
+    pub(crate) scratch: Arc<Overlay>,
+    pub(crate) cpu: builder::Cpu,
+}
+
+impl Machine {
+    /// Loads a kernel into a fresh machine, paused before its first instruction.
+    ///
+    /// # Errors
+    /// What does not fit, what the engine or the host refuses.
+    pub fn boot(
+        config: MachineConfig,
+        kernel: &[u8],
+        initramfs: &[u8],
+        command_line: &str,
+        console: Sink,
+    ) -> Result<Self, Error> {
+        let memory = builder::memory(&config)?;
+        let mut rng_seed = [0; 32];
+        rustix::rand::getrandom(&mut rng_seed, rustix::rand::GetRandomFlags::empty())
+            .map_err(|e| host("asking the host for random numbers")(e.into()))?;
+        let acpi = builder::acpi(config.vcpus);
+        let boot = boot::BootConfig { kernel, initramfs, command_line, rng_seed, acpi };
+        let loaded = boot::load(&memory, &boot)?;
+        let tsc_khz = engine::natural_tsc_khz(config.engine)?;
+        let cpu = builder::Cpu::template(config.vcpus, tsc_khz);
+        let machine = builder::build(config, memory, cpu, console)?;
+        if let Some(first) = machine.vcpus.first() {
+            lock(first).restore(&loaded.vcpu)?;
+        }
+        Ok(machine)
+    }
+
+    pub(crate) fn assemble(parts: Assembly) -> Self {
+        let vcpus: Vec<_> = parts.vcpus.into_iter().map(|v| Arc::new(Mutex::new(v))).collect();
+        for vcpu in &vcpus {
+            parts.world.control.add_vcpu(lock(vcpu).kicker());
+        }
+        Self {
+            partition: parts.partition,
+            memory: parts.memory,
+            world: parts.world,
+            parts: parts.parts,
+            vcpus,
+            devices: parts.devices,
+            scratch: parts.scratch,
+            cpuid: parts.cpu.cpuid,
+            template_version: parts.cpu.template_version,
+            threads: Mutex::default(),
+        }
+    }
+
+    /// Lets the vCPUs run; starts their threads the first time.
+    pub fn resume(&self) {
+        let mut threads = lock(&self.threads);
+        if threads.is_empty() {
+            for (id, vcpu) in self.vcpus.iter().enumerate() {
+                let (world, vcpu) = (self.world.clone(), vcpu.clone());
+                let body = move || vcpu_thread::run(&world, &vcpu);
+                match thread::Builder::new().name(format!("vcpu{id}")).spawn(body) {
+                    Ok(handle) => threads.push(handle),
+                    Err(e) => {
+                        return self.world.control.end(Outcome::Failed(format!("starting a thread: {e}")));
+                    }
+                }
+            }
+        }
+        drop(threads);
+        self.world.control.resume();
+    }
+
+    /// Stops the vCPUs at instruction boundaries.
+    ///
+    /// # Errors
+    /// [`Error::Ended`].
+    pub fn pause(&self) -> Result<(), Error> {
+        if self.world.control.pause() {
+            return Ok(());
+        }
+        Err(Error::Ended(self.outcome().map_or_else(String::new, |o| o.to_string())))
+    }
+
+    /// Ends the machine now.
+    pub fn end(&self) {
+        self.world.control.end(Outcome::Stopped);
+    }
+
+    /// Waits until the machine ends, at most `limit`.
+    pub fn wait(&self, limit: Option<Duration>) -> Option<Outcome> {
+        self.world.control.wait(limit)
+    }
+
+    /// How it ended, once it has.
+    pub fn outcome(&self) -> Option<Outcome> {
+        self.wait(Some(Duration::ZERO))
+    }
+
+    pub fn engine(&self) -> EngineKind {
+        self.partition.engine()
+    }
+
+    /// Guest instructions executed, where the engine counts them; the machine must be paused or
+    /// ended to have an exact value.
+    pub fn instructions(&self) -> Option<u64> {
+        self.vcpus.iter().map(|v| lock(v).counters().instructions).sum()
+    }
+
+    /// A stream to a vsock port of the guest.
+    ///
+    /// # Errors
+    /// Nothing listens there, or the guest does not answer within [`CONNECT_TIMEOUT`].
+    pub fn connect(&self, port: u32) -> io::Result<UnixStream> {
+        self.devices.vsock.connect(port, CONNECT_TIMEOUT).map_err(io::Error::other)
+    }
+
+    /// Gives the machine a new generation (VMGenID) and tells the guest; returns it.
+    ///
+    /// # Errors
+    /// The host has no random numbers.
+    pub fn new_generation(&self) -> Result<[u8; 16], Error> {
+        self.devices.new_generation().map_err(host("giving the machine a new generation"))
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.end();
+        for thread in lock(&self.threads).drain(..) {
+            let _ = thread.join();
+        }
+        self.parts.pause();
+    }
+}

@@ -1,0 +1,53 @@
+//! Restoring: the walk of `save.rs` backwards. Nothing is read but the small sections; memory is
+//! mapped.
+
+use artifact::{MachineFile, SectionKind};
+use bus::lock;
+use snapshot::{MachineState, PartState};
+
+use crate::Error;
+use crate::builder;
+use crate::machine::{Machine, MachineConfig, Sink};
+
+/// Most bytes of CPU or device state.
+const STATE_CAP: u64 = 64 << 20;
+
+/// The CPU state of a frozen machine.
+pub(crate) fn read_state(file: &MachineFile) -> Result<MachineState, Error> {
+    let section = file.require(SectionKind::CpuState, 0)?;
+    Ok(MachineState::decode(section.version, &file.read_section(section, STATE_CAP)?)?)
+}
+
+fn read_parts(file: &MachineFile) -> Result<Vec<PartState>, Error> {
+    let section = file.require(SectionKind::DeviceState, 0)?;
+    Ok(PartState::decode_all(section.version, &file.read_section(section, STATE_CAP)?)?)
+}
+
+impl Machine {
+    /// Brings the frozen machine in `file` back, paused. `config.scratch` holds its disk already.
+    ///
+    /// # Errors
+    /// The file's; a state that does not fit this machine, this version or this host.
+    pub fn restore(config: MachineConfig, file: &MachineFile, console: Sink) -> Result<Self, Error> {
+        let state = read_state(file)?;
+        if state.vcpus.len() != config.vcpus as usize {
+            let what = format!("{} vCPU states for {} vCPUs", state.vcpus.len(), config.vcpus);
+            return Err(Error::Mismatch(what));
+        }
+        let memory = builder::memory(&config)?;
+        snapshot::map_memory(file, &memory)?;
+        let cpu = builder::Cpu {
+            template_version: state.template_version,
+            cpuid: state.cpuid,
+            tsc_khz: Some(state.tsc_khz),
+        };
+        let machine = builder::build(config, memory, cpu, console)?;
+        machine.partition.set_clock(&state.clock)?;
+        for (vcpu, state) in machine.vcpus.iter().zip(&state.vcpus) {
+            lock(vcpu).restore(state)?;
+        }
+        machine.parts.restore(&read_parts(file)?)?;
+        machine.parts.resume();
+        Ok(machine)
+    }
+}

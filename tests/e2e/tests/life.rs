@@ -1,0 +1,147 @@
+//! A machine's life: run, exec, freeze, start, stop, copy, remove.
+
+use std::io::{Read, Write};
+use std::process::Stdio;
+
+use e2e::{Home, engines};
+
+#[test]
+fn the_built_in_machine_answers_and_passes_exit_codes_on() {
+    for engine in engines() {
+        let home = Home::new(engine);
+        assert_eq!(home.ok(&["run", "--", "echo", "hello"]), "hello\n");
+        // Resumed from the store this time.
+        assert_eq!(home.ok(&["run", "--", "sh", "-c", "echo $((6*7))"]), "42\n");
+        assert_eq!(home.run(&["run", "--", "sh", "-c", "exit 7"]).status.code(), Some(7));
+        assert_eq!(home.run(&["run", "--", "sh", "-c", "kill -9 $$"]).status.code(), Some(137));
+        home.fails(&["run", "--", "no-such-command"], 127);
+        home.fails(&["run", "--", "/etc/passwd"], 126);
+        // Nothing is left of them.
+        assert_eq!(home.ok(&["ps", "-a", "-q"]), "");
+    }
+}
+
+#[test]
+fn streams_are_carried_whole() {
+    let home = Home::new("soft");
+    let mut child = home
+        .command(&["run", "-i", "--", "sh", "-c", "cat; echo to-stderr >&2"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let bytes: Vec<u8> = (0..300_000u32).map(|i| (i % 251) as u8).collect();
+    let (mut stdin, sent) = (child.stdin.take().unwrap(), bytes.clone());
+    let writer = std::thread::spawn(move || stdin.write_all(&sent).unwrap());
+    let mut back = Vec::new();
+    child.stdout.take().unwrap().read_to_end(&mut back).unwrap();
+    writer.join().unwrap();
+    let mut err = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert!(back == bytes, "{} of {} bytes came back", back.len(), bytes.len());
+    assert_eq!(err, "to-stderr\n");
+}
+
+#[test]
+fn a_frozen_process_goes_on_where_it_was() {
+    for engine in engines() {
+        let home = Home::new(engine);
+        assert_eq!(home.ok(&["run", "-d", "--name", "m"]), "m\n");
+        // A process with an open file, a counter in memory and a pending timer.
+        let script = "exec 3>/tmp/log; i=0; while :; do i=$((i+1)); echo $i >&3; sleep 0.02; done";
+        home.ok(&[
+            "exec",
+            "m",
+            "sh",
+            "-c",
+            &format!("nohup sh -c '{script}' >/dev/null 2>&1 & echo $! >/tmp/pid"),
+        ]);
+        home.ok(&["exec", "m", "sh", "-c", "while [ $(wc -l </tmp/log) -lt 10 ]; do sleep 0.05; done"]);
+        let before = home.ok(&["exec", "m", "cat", "/tmp/pid", "/proc/uptime"]);
+        home.ok(&["freeze", "m"]);
+        assert!(home.ok(&["ps", "-a"]).contains("frozen"));
+        home.ok(&["start", "m"]);
+        let check = "p=$(cat /tmp/pid); n=$(wc -l </tmp/log); kill -0 $p && \
+                     while [ $(wc -l </tmp/log) -lt $((n+10)) ]; do sleep 0.05; done; \
+                     seq 1 $(wc -l </tmp/log) >/tmp/want; head -n $(wc -l </tmp/want) /tmp/log | cmp - /tmp/want";
+        home.ok(&["exec", "m", "sh", "-c", check]);
+        let after = home.ok(&["exec", "m", "cat", "/tmp/pid"]);
+        assert!(before.starts_with(&after));
+        // The clock is the host's again.
+        let guest: u64 = home.ok(&["exec", "m", "date", "+%s"]).trim().parse().unwrap();
+        let host = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        assert!(guest.abs_diff(host) <= 1, "guest {guest}, host {host}");
+        home.ok(&["rm", "-f", "m"]);
+    }
+}
+
+#[test]
+fn clones_of_one_file_share_nothing_they_write() {
+    let home = Home::new("soft");
+    home.ok(&["run", "-d", "--name", "a"]);
+    home.ok(&["exec", "a", "sh", "-c", "echo one >/etc/state"]);
+    home.ok(&["snapshot", "a", "-o", "state.smolmachine"]);
+    home.ok(&["run", "-d", "--name", "b", "./state.smolmachine"]);
+    home.ok(&["exec", "b", "sh", "-c", "cat /etc/state && echo two >/etc/state"]);
+    assert_eq!(home.ok(&["run", "./state.smolmachine", "--", "cat", "/etc/state"]), "one\n");
+    assert_eq!(home.ok(&["exec", "a", "cat", "/etc/state"]), "one\n");
+    assert_eq!(home.ok(&["exec", "b", "cat", "/etc/state"]), "two\n");
+    let random = |name| home.ok(&["exec", name, "cat", "/proc/sys/kernel/random/uuid"]);
+    assert_ne!(random("a"), random("b"));
+    // The user's file may go: the store has it.
+    std::fs::write(home.path("state.smolmachine"), b"overwritten").unwrap();
+    assert_eq!(home.ok(&["exec", "b", "cat", "/etc/state"]), "two\n");
+    let said = home.fails(&["run", "./state.smolmachine", "--", "true"], 125);
+    assert!(said.contains("not a machine file") || said.contains("cut short"), "{said}");
+}
+
+#[test]
+fn stop_keeps_the_disk_and_rm_takes_everything() {
+    let home = Home::new("soft");
+    home.ok(&["run", "-d", "--name", "m"]);
+    home.ok(&["exec", "m", "sh", "-c", "echo kept >/root/file; sync"]);
+    home.ok(&["stop", "-t", "1s", "m"]);
+    assert!(home.ok(&["ps", "-a"]).contains("stopped"));
+    let said = home.fails(&["exec", "m", "true"], 125);
+    assert!(said.contains("smolvm start m"), "{said}");
+    home.ok(&["start", "m"]);
+    assert_eq!(home.ok(&["exec", "m", "cat", "/root/file"]), "kept\n");
+    home.fails(&["rm", "m"], 125);
+    let taken = home.fails(&["run", "-d", "--name", "m"], 125);
+    assert!(taken.contains("smolvm start m"), "{taken}");
+    home.ok(&["rm", "-f", "m"]);
+    assert_eq!(home.ok(&["ps", "-a", "-q"]), "");
+}
+
+#[test]
+fn files_go_in_and_out() {
+    let home = Home::new("soft");
+    home.ok(&["run", "-d", "--name", "m"]);
+    std::fs::create_dir_all(home.path("dir/sub")).unwrap();
+    std::fs::write(home.path("dir/sub/a"), b"alpha").unwrap();
+    home.ok(&["cp", "dir", "m:/srv/"]);
+    assert_eq!(home.ok(&["exec", "m", "cat", "/srv/dir/sub/a"]), "alpha");
+    home.ok(&["cp", "dir/sub/a", "m:/srv/renamed"]);
+    home.ok(&["cp", "m:/srv/renamed", "back"]);
+    assert_eq!(std::fs::read(home.path("back")).unwrap(), b"alpha");
+    home.ok(&["cp", "m:/srv/dir", "out"]);
+    assert_eq!(std::fs::read(home.path("out/sub/a")).unwrap(), b"alpha");
+    home.fails(&["cp", "m:/no/such", "x"], 127);
+}
+
+#[test]
+fn a_killed_vmm_is_seen_as_dead_and_goes() {
+    let home = Home::new("soft");
+    home.ok(&["run", "-d", "--name", "m"]);
+    let shown = home.ok(&["ps", "--json"]);
+    let rows: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    let pid = rows[0]["pid"].as_u64().unwrap();
+    let killed = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap();
+    assert!(killed.success());
+    home.ok(&["wait", "m"]);
+    assert!(home.ok(&["ps", "-a"]).contains("dead"));
+    home.ok(&["rm", "m"]);
+    assert_eq!(home.ok(&["ps", "-a", "-q"]), "");
+}
