@@ -220,7 +220,7 @@ mod tests {
             let clock = Clock::new(khz);
             clock.set_ns(3_000_000_000);
             clock.write_pvclock(&memory, 0x1000, 77);
-            let word = |at| memory.read_le::<u64>(0x1000 + at).unwrap();
+            let word = |at: u64| memory.read_le::<u64>(0x1000 + at).unwrap();
             assert_eq!(word(0) & 1, 0, "the version is even when the page is whole");
             let shift = memory.read_le::<u8>(0x101c).unwrap() as i8;
             let mul = u128::from(memory.read_le::<u32>(0x1018).unwrap());
