@@ -19,6 +19,8 @@ use std::path::{Path, PathBuf};
 
 /// Where the root is put together before it becomes `/`.
 const NEW_ROOT: &str = "/newroot";
+/// How the writable disk is mounted (kernel documentation, admin-guide/ext4).
+const DISK_OPTIONS: &str = "discard,noinit_itable,no_prefetch_block_bitmaps,noblock_validity";
 /// Open files of a process: what the most programs are tested with, and room to raise it.
 const OPEN_FILES: (u64, u64) = (1024, 524_288);
 
@@ -169,8 +171,10 @@ fn root(parameters: &Parameters) -> io::Result<Root> {
     let disk = parameters.writable.as_deref().unwrap_or("/dev/vdb");
     let on_disk = parameters.writable.is_some() || rustix::fs::stat(disk).is_ok();
     if on_disk {
-        // No access times: they would turn reading into writing, and so into snapshot size.
-        try_mount(disk, "/rw", "ext4", MountFlags::NOATIME, "discard")
+        // No access times: they would turn reading into writing, and so into snapshot size. Nothing in the background
+        // either: neither reading ahead of the allocation bitmaps (0.9 M instructions of a boot) nor zeroing inode
+        // tables, which on a blank disk are zero. The layout's self-check is for disks that others write.
+        try_mount(disk, "/rw", "ext4", MountFlags::NOATIME, DISK_OPTIONS)
             .or_else(|_| try_mount(disk, "/rw", "ext4", MountFlags::NOATIME, ""))
             .map_err(failed(format!("mounting the writable disk {disk} as ext4")))?;
     } else {
