@@ -132,13 +132,8 @@ impl Lapic {
         const MODE: u64 = APIC_BASE_ENABLE | APIC_BASE_X2APIC;
         let known = (phys_mask & !0xfff) | MODE | APIC_BASE_BSP;
         let (from, to) = (self.base & MODE, value & MODE);
-        let allowed = match (from, to) {
-            (_, APIC_BASE_X2APIC) => false,
-            (0, MODE) => false,
-            (MODE, APIC_BASE_ENABLE) => false,
-            _ => true,
-        };
-        if value & !known != 0 || !allowed {
+        let forbidden = matches!((from, to), (_, APIC_BASE_X2APIC) | (0, MODE) | (MODE, APIC_BASE_ENABLE));
+        if value & !known != 0 || forbidden {
             return false;
         }
         self.base = value;

@@ -25,7 +25,6 @@ pub(super) mod reg {
     pub const ICR_HIGH: usize = 0x31;
     pub const LVT_TIMER: usize = 0x32;
     pub const LVT_THERMAL: usize = 0x33;
-    pub const LVT_PERF: usize = 0x34;
     pub const LVT_LINT0: usize = 0x35;
     pub const LVT_LINT1: usize = 0x36;
     pub const LVT_ERROR: usize = 0x37;

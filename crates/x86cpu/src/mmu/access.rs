@@ -44,7 +44,7 @@ impl Cpu {
 }
 
 macro_rules! typed {
-    ($($t:ty: $read:ident $write:ident $rmw:ident $atomic:ident;)*) => {
+    ($($t:ty: $read:ident $write:ident $atomic:ident $($rmw:ident)?;)*) => {
         impl Cpu {$(
             #[inline(always)]
             pub(crate) fn $read(&mut self, lin: u64) -> Result<$t, Trap> {
@@ -54,10 +54,10 @@ macro_rules! typed {
             pub(crate) fn $write(&mut self, lin: u64, value: $t) -> Result<(), Trap> {
                 self.write(lin, value)
             }
-            #[inline(always)]
+            $(#[inline(always)]
             pub(crate) fn $rmw(&mut self, lin: u64) -> Result<$t, Trap> {
                 self.read_rmw(lin)
-            }
+            })?
             #[inline(always)]
             pub(crate) fn $atomic(&mut self, lin: u64, f: impl FnMut($t) -> $t) -> Result<$t, Trap> {
                 self.atomic(lin, f)
@@ -66,9 +66,9 @@ macro_rules! typed {
     };
 }
 typed! {
-    u8: read_u8 write_u8 read_rmw_u8 atomic_u8;
-    u16: read_u16 write_u16 read_rmw_u16 atomic_u16;
-    u32: read_u32 write_u32 read_rmw_u32 atomic_u32;
-    u64: read_u64 write_u64 read_rmw_u64 atomic_u64;
-    u128: read_u128 write_u128 read_rmw_u128 atomic_u128;
+    u8: read_u8 write_u8 atomic_u8 read_rmw_u8;
+    u16: read_u16 write_u16 atomic_u16 read_rmw_u16;
+    u32: read_u32 write_u32 atomic_u32 read_rmw_u32;
+    u64: read_u64 write_u64 atomic_u64 read_rmw_u64;
+    u128: read_u128 write_u128 atomic_u128;
 }

@@ -14,8 +14,6 @@ use super::{Mmu, PAGE_MASK};
 /// What memory operands are made of.
 pub(crate) trait Word: Copy + guestmem::Pod {
     const BYTES: u64 = size_of::<Self>() as u64;
-    fn widen(self) -> u64;
-    fn narrow(v: u64) -> Self;
     /// Atomic read-modify-write; gives the old value.
     ///
     /// # Safety
@@ -26,14 +24,6 @@ pub(crate) trait Word: Copy + guestmem::Pod {
 macro_rules! word {
     ($($t:ty => $atomic:ty),*) => {$(
         impl Word for $t {
-            #[inline(always)]
-            fn widen(self) -> u64 {
-                u64::from(self)
-            }
-            #[inline(always)]
-            fn narrow(v: u64) -> Self {
-                v as $t
-            }
             #[inline(always)]
             unsafe fn update(at: *mut Self, mut f: impl FnMut(Self) -> Self) -> Self {
                 if !at.is_aligned() {
@@ -61,12 +51,6 @@ macro_rules! word {
 word!(u8 => AtomicU8, u16 => AtomicU16, u32 => AtomicU32, u64 => AtomicU64);
 
 impl Word for u128 {
-    fn widen(self) -> u64 {
-        self as u64
-    }
-    fn narrow(v: u64) -> Self {
-        u128::from(v)
-    }
     unsafe fn update(at: *mut Self, mut f: impl FnMut(Self) -> Self) -> Self {
         // No portable 16-byte atomic: right as long as vCPUs take turns.
         // SAFETY: the caller's promise.

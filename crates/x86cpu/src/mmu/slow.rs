@@ -81,23 +81,14 @@ impl Cpu {
 
     /// Faults as a write of `len` bytes would; afterwards such a write cannot fault.
     pub(crate) fn probe_write(&mut self, lin: u64, len: u64) -> Result<(), Trap> {
-        self.probe(lin, len, Intent::Write)
-    }
-
-    /// Faults as a read of `len` bytes would.
-    pub(crate) fn probe_read(&mut self, lin: u64, len: u64) -> Result<(), Trap> {
-        self.probe(lin, len, Intent::Read)
-    }
-
-    fn probe(&mut self, lin: u64, len: u64, intent: Intent) -> Result<(), Trap> {
         if len == 0 {
             return Ok(());
         }
         let user = self.is_user();
-        self.translate(lin, intent, user)?;
+        self.translate(lin, Intent::Write, user)?;
         let pages = (lin.wrapping_add(len - 1) & PAGE_MASK).wrapping_sub(lin & PAGE_MASK) / 4096;
         for page in 1..=pages {
-            self.translate((lin & PAGE_MASK).wrapping_add(page * 4096), intent, user)?;
+            self.translate((lin & PAGE_MASK).wrapping_add(page * 4096), Intent::Write, user)?;
         }
         Ok(())
     }
@@ -297,24 +288,26 @@ fn device_size(gpa: u64, left: usize) -> usize {
 
 /// Supervisor accesses that the processor makes itself: descriptor tables, TSS, interrupt stacks
 /// (SDM vol. 3, 4.6: implicit supervisor-mode accesses).
-macro_rules! system {
-    ($($t:ty: $read:ident $write:ident;)*) => {
-        impl Cpu {$(
-            pub(crate) fn $read(&mut self, lin: u64) -> Result<$t, Trap> {
-                let mut raw = [0; size_of::<$t>()];
-                self.load_bytes(lin, &mut raw, Intent::Read, false)?;
-                Ok(<$t>::from_le_bytes(raw))
-            }
-            #[allow(dead_code)] // The whole family has one shape.
-            pub(crate) fn $write(&mut self, lin: u64, value: $t) -> Result<(), Trap> {
-                self.store_bytes(lin, &value.to_le_bytes(), false)
-            }
-        )*}
-    };
-}
-system! {
-    u8: read_sys_u8 write_sys_u8;
-    u16: read_sys_u16 write_sys_u16;
-    u32: read_sys_u32 write_sys_u32;
-    u64: read_sys_u64 write_sys_u64;
+impl Cpu {
+    fn read_sys<const N: usize>(&mut self, lin: u64) -> Result<[u8; N], Trap> {
+        let mut raw = [0; N];
+        self.load_bytes(lin, &mut raw, Intent::Read, false)?;
+        Ok(raw)
+    }
+
+    pub(crate) fn read_sys_u16(&mut self, lin: u64) -> Result<u16, Trap> {
+        self.read_sys(lin).map(u16::from_le_bytes)
+    }
+
+    pub(crate) fn read_sys_u32(&mut self, lin: u64) -> Result<u32, Trap> {
+        self.read_sys(lin).map(u32::from_le_bytes)
+    }
+
+    pub(crate) fn read_sys_u64(&mut self, lin: u64) -> Result<u64, Trap> {
+        self.read_sys(lin).map(u64::from_le_bytes)
+    }
+
+    pub(crate) fn write_sys_u8(&mut self, lin: u64, value: u8) -> Result<(), Trap> {
+        self.store_bytes(lin, &[value], false)
+    }
 }

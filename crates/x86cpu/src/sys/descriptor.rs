@@ -59,7 +59,7 @@ impl Descriptor {
 
     /// Effective limit, in bytes.
     pub fn limit(&self) -> u32 {
-        let raw = (self.raw & 0xffff) as u32 | ((self.raw >> 48) & 0xf) as u32 * 0x1_0000;
+        let raw = (self.raw & 0xffff) as u32 | (((self.raw >> 48) & 0xf) << 16) as u32;
         if self.attr & attr::GRANULAR != 0 { raw << 12 | 0xfff } else { raw }
     }
 

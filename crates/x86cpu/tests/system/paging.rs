@@ -52,7 +52,8 @@ fn access(user: bool, code: &[u8], entry: u64, options: u64) -> Option<u64> {
 
 #[test]
 fn each_permission_rule_has_its_fault_code() {
-    let cases: &[(&str, bool, &[u8], u64, u64, Option<u64>)] = &[
+    type Case = (&'static str, bool, &'static [u8], u64, u64, Option<u64>);
+    let cases: &[Case] = &[
         ("supervisor reads", false, READ, P, 0, None),
         ("supervisor reads the user's", false, READ, P | U, 0, None),
         ("supervisor writes read-only with WP", false, WRITE, P, 0, Some(3)),
@@ -286,8 +287,8 @@ fn a_page_that_turns_from_data_to_code_and_back_is_seen_at_once() {
     let code = [0x89, 0x03, 0xff, 0xd3, 0x48, 0x89, 0xc6, 0x89, 0x0b, 0xff, 0xd3, 0x48, 0x89, 0xc7, 0xf4];
     let mut run = Run::kernel(&code);
     run.state.gpr[3] = USER_CODE + 0x2000;
-    run.state.gpr[0] = 0xc307_b0; // mov al,7; ret
-    run.state.gpr[1] = 0xc309_b0; // mov al,9; ret
+    run.state.gpr[0] = 0x00c3_07b0; // mov al,7; ret
+    run.state.gpr[1] = 0x00c3_09b0; // mov al,9; ret
     run.go();
     assert_eq!((run.vector(), run.state.gpr[6] & 0xff, run.state.gpr[7] & 0xff), (None, 7, 9));
 }
