@@ -2,7 +2,7 @@
 
 use iced_x86::{CodeSize, Instruction, Mnemonic as M, OpKind, Register};
 
-use super::insn::{Class, FlagsUse, Form, FpInsn, Kernel, Loc};
+use super::insn::{Class, FlagsUse, Form, FpInsn, Kernel, Lanes, Loc, Value};
 use super::simd::{arith as a, convert as cv, integer as i, moves as m, shuffle as s, strings as st};
 use super::x87;
 
@@ -145,7 +145,7 @@ fn special(insn: &Instruction) -> Option<FpInsn> {
         M::Maskmovdqu => (Form::Maskmov, Class::Sse),
         _ => return None,
     };
-    let mut op = FpInsn::new(m::mov, class);
+    let mut op = FpInsn::new(Kernel::Value(m::mov), class);
     op.form = form;
     op.extra = u16::from(wide) | u16::from(long) << 1;
     if form == Form::Maskmov {
@@ -163,15 +163,18 @@ fn kernel(insn: &Instruction, o: &Operands) -> Option<Kernel> {
     if !(o.xmm || o.mm || m == M::Emms || sse_only(m)) {
         return None;
     }
-    moves(m, o)
-        .or_else(|| if o.mm && !o.xmm { mmx_own(m) } else { None })
-        .or_else(|| integer(m))
-        .or_else(|| if o.xmm { shuffles(m, o) } else { None })
-        .or_else(|| if o.xmm { floats(m) } else { None })
-        .or_else(|| conversions(m, o))
+    let lanes = || {
+        let own = if o.mm && !o.xmm { mmx_own(m) } else { None };
+        own.or_else(|| integer(m)).or_else(|| if o.xmm { shuffles(m) } else { None }).map(Kernel::Lanes)
+    };
+    let others = || {
+        let vector = if o.xmm { floats(m).or_else(|| strings(m)).or_else(|| blends(m)) } else { None };
+        vector.or_else(|| conversions(m, o)).map(Kernel::Value)
+    };
+    moves(m, o).map(Kernel::Value).or_else(lanes).or_else(others)
 }
 
-fn moves(mnemonic: M, o: &Operands) -> Option<Kernel> {
+fn moves(mnemonic: M, o: &Operands) -> Option<Value> {
     use M::*;
     Some(match mnemonic {
         Movaps | Movups | Movapd | Movupd | Movdqa | Movdqu | Lddqu | Movntdqa | Movntdq | Movntps
@@ -212,7 +215,7 @@ fn moves(mnemonic: M, o: &Operands) -> Option<Kernel> {
 }
 
 /// Kernels whose lanes cross the 64 bits of an MMX register.
-fn mmx_own(mnemonic: M) -> Option<Kernel> {
+fn mmx_own(mnemonic: M) -> Option<Lanes> {
     use M::*;
     Some(match mnemonic {
         Pshufw => s::pshuflw,
@@ -238,14 +241,14 @@ fn mmx_own(mnemonic: M) -> Option<Kernel> {
 }
 
 macro_rules! table {
-    ($fn:ident, $module:ident: $($mnemonic:ident $kernel:ident,)*) => {
-        fn $fn(mnemonic: M) -> Option<Kernel> {
+    ($fn:ident, $kind:ty, $module:ident: $($mnemonic:ident $kernel:ident,)*) => {
+        fn $fn(mnemonic: M) -> Option<$kind> {
             Some(match mnemonic { $(M::$mnemonic => $module::$kernel,)* _ => return None })
         }
     };
 }
 
-table! { integer, i:
+table! { integer, Lanes, i:
     Paddb paddb, Paddw paddw, Paddd paddd, Paddq paddq, Psubb psubb, Psubw psubw, Psubd psubd, Psubq psubq,
     Paddsb paddsb, Paddsw paddsw, Paddusb paddusb, Paddusw paddusw,
     Psubsb psubsb, Psubsw psubsw, Psubusb psubusb, Psubusw psubusw,
@@ -263,7 +266,7 @@ table! { integer, i:
     Phaddw phaddw, Phaddd phaddd, Phaddsw phaddsw, Phsubw phsubw, Phsubd phsubd, Phsubsw phsubsw, Ptest ptest,
 }
 
-table! { shuffle_table, s:
+table! { shuffles, Lanes, s:
     Pshufd pshufd, Pshuflw pshuflw, Pshufhw pshufhw, Shufps shufps, Shufpd shufpd, Pshufb pshufb, Palignr palignr,
     Punpcklbw punpcklbw, Punpcklwd punpcklwd, Punpckldq punpckldq, Punpcklqdq punpcklqdq,
     Punpckhbw punpckhbw, Punpckhwd punpckhwd, Punpckhdq punpckhdq, Punpckhqdq punpckhqdq,
@@ -271,19 +274,19 @@ table! { shuffle_table, s:
     Packsswb packsswb, Packuswb packuswb, Packssdw packssdw, Packusdw packusdw,
     Pmovsxbw pmovsxbw, Pmovsxbd pmovsxbd, Pmovsxbq pmovsxbq, Pmovsxwd pmovsxwd, Pmovsxwq pmovsxwq, Pmovsxdq pmovsxdq,
     Pmovzxbw pmovzxbw, Pmovzxbd pmovzxbd, Pmovzxbq pmovzxbq, Pmovzxwd pmovzxwd, Pmovzxwq pmovzxwq, Pmovzxdq pmovzxdq,
-    Pblendw pblendw, Blendps blendps, Blendpd blendpd, Pblendvb pblendvb, Blendvps blendvps, Blendvpd blendvpd,
+    Pblendw pblendw, Blendps blendps, Blendpd blendpd,
 }
 
-table! { string_table, st:
+table! { strings, Value, st:
     Pcmpistri pcmpistri, Pcmpistrm pcmpistrm, Pcmpestri pcmpestri, Pcmpestrm pcmpestrm,
     Pcmpestri64 pcmpestri64, Pcmpestrm64 pcmpestrm64,
 }
 
-fn shuffles(m: M, _: &Operands) -> Option<Kernel> {
-    shuffle_table(m).or_else(|| string_table(m))
+table! { blends, Value, s:
+    Pblendvb pblendvb, Blendvps blendvps, Blendvpd blendvpd,
 }
 
-table! { floats, a:
+table! { floats, Value, a:
     Addps addps, Addss addss, Addpd addpd, Addsd addsd, Subps subps, Subss subss, Subpd subpd, Subsd subsd,
     Mulps mulps, Mulss mulss, Mulpd mulpd, Mulsd mulsd, Divps divps, Divss divss, Divpd divpd, Divsd divsd,
     Sqrtps sqrtps, Sqrtss sqrtss, Sqrtpd sqrtpd, Sqrtsd sqrtsd,
@@ -296,7 +299,7 @@ table! { floats, a:
     Dpps dpps, Dppd dppd,
 }
 
-fn conversions(m: M, o: &Operands) -> Option<Kernel> {
+fn conversions(m: M, o: &Operands) -> Option<Value> {
     use M::*;
     let to_wide = matches!(o.loc[0], Loc::G64(_));
     // The integer source of CVTSI2xx is a register or memory of 4 or 8 bytes.

@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 
-use super::insn::{Class, FlagsUse, Form, FpBus, FpContext, FpFault, FpInsn, Loc};
+use super::insn::{Class, FlagsUse, Form, FpBus, FpContext, FpFault, FpInsn, Kernel, Loc, V};
 use super::state::{FXSAVE_LEN, FXSAVE_USED, Fpu, fsw};
 
 /// Set in `Fpu::raised` by an x87 kernel whose unmasked exception suppresses the result.
@@ -53,7 +53,7 @@ pub fn execute_value(
 ) -> Result<u128, FpFault<Infallible>> {
     let c = &mut ctx;
     let value = |loc: Loc, c: &FpContext<'_>| match loc {
-        Loc::Xmm(i) => c.fpu.xmm[usize::from(i & 15)],
+        Loc::Xmm(i) => u128::from_le_bytes(c.fpu.xmm[usize::from(i & 15)]),
         Loc::Mem(_) => memory,
         Loc::Mmx(i) => c.fpu.regs[usize::from(i & 7)].sig.into(),
         Loc::G32(i) => u128::from(c.gpr[usize::from(i & 15)] as u32),
@@ -62,18 +62,44 @@ pub fn execute_value(
         Loc::None | Loc::Flags => 0,
     };
     let (a, b) = (value(insn.a, c), value(insn.b, c));
-    let v = (insn.kernel)(c, a, b, insn.imm);
+    let v = insn.kernel.run(c, a, b, insn.imm);
     if c.fpu.raised != 0 {
         take_raised(c.fpu, insn.mmx)?;
     }
     match insn.d {
-        Loc::Xmm(i) => c.fpu.xmm[usize::from(i & 15)] = v,
+        Loc::Xmm(i) => c.fpu.xmm[usize::from(i & 15)] = v.to_le_bytes(),
         Loc::G32(i) => c.gpr[usize::from(i & 15)] = u64::from(v as u32),
         Loc::G64(i) => c.gpr[usize::from(i & 15)] = v as u64,
         Loc::Flags => *c.rflags = v as u64 & ARITHMETIC,
         _ => {}
     }
     Ok(v)
+}
+
+/// The shortest way, for what [`FpInsn::as_binary`] knows: `xmm[to] = kernel(xmm[to], b)`.
+///
+/// # Errors
+/// As [`execute_value`].
+#[inline(always)]
+pub fn execute_binary(
+    insn: &FpInsn,
+    mut ctx: FpContext<'_>,
+    to: u8,
+    b: &V,
+) -> Result<(), FpFault<Infallible>> {
+    let to = usize::from(to & 15);
+    match insn.kernel {
+        Kernel::Lanes(f) => ctx.fpu.xmm[to] = f(&ctx.fpu.xmm[to], b, insn.imm),
+        Kernel::Value(f) => {
+            let a = u128::from_le_bytes(ctx.fpu.xmm[to]);
+            let v = f(&mut ctx, a, u128::from_le_bytes(*b), insn.imm);
+            if ctx.fpu.raised != 0 {
+                take_raised(ctx.fpu, insn.mmx)?;
+            }
+            ctx.fpu.xmm[to] = v.to_le_bytes();
+        }
+    }
+    Ok(())
 }
 
 fn pending<F>(fpu: &Fpu) -> Result<(), FpFault<F>> {
@@ -95,7 +121,7 @@ fn fetch<B: FpBus>(
     ea: u64,
 ) -> Result<u128, FpFault<B::Fault>> {
     Ok(match loc {
-        Loc::Xmm(i) => c.fpu.xmm[usize::from(i & 15)],
+        Loc::Xmm(i) => u128::from_le_bytes(c.fpu.xmm[usize::from(i & 15)]),
         Loc::Mem(len) => {
             if insn.aligned && ea & 15 != 0 {
                 return Err(FpFault::Gp);
@@ -119,7 +145,7 @@ fn deliver<B: FpBus>(
     v: u128,
 ) -> Result<(), FpFault<B::Fault>> {
     match insn.d {
-        Loc::Xmm(i) => c.fpu.xmm[usize::from(i & 15)] = v,
+        Loc::Xmm(i) => c.fpu.xmm[usize::from(i & 15)] = v.to_le_bytes(),
         Loc::Mem(len) => {
             if insn.aligned && ea & 15 != 0 {
                 return Err(FpFault::Gp);
@@ -144,7 +170,7 @@ fn plain<B: FpBus>(
 ) -> Result<(), FpFault<B::Fault>> {
     let a = fetch(insn.a, insn, c, bus, ea)?;
     let b = fetch(insn.b, insn, c, bus, ea)?;
-    let v = (insn.kernel)(c, a, b, insn.imm);
+    let v = insn.kernel.run(c, a, b, insn.imm);
     if c.fpu.raised != 0 {
         take_raised(c.fpu, insn.mmx)?;
     }
@@ -178,7 +204,7 @@ fn x87<B: FpBus>(
 ) -> Result<(), FpFault<B::Fault>> {
     let b = fetch(insn.b, insn, c, bus, ea)?;
     let before = (c.fpu.fsw, c.fpu.tags);
-    let v = (insn.kernel)(c, 0, b, insn.imm);
+    let v = insn.kernel.run(c, 0, b, insn.imm);
     let no_result = std::mem::take(&mut c.fpu.raised) & NO_RESULT != 0;
     let stored = match insn.d {
         Loc::None => Ok(()),

@@ -101,9 +101,36 @@ pub(super) enum Loc {
     Flags,
 }
 
+/// A vector register: byte 0 is bits 7:0.
+pub type V = [u8; 16];
+
 /// `(context, a, b, imm) -> d`. Values narrower than 128 bits come zero-extended, and what the
 /// destination does not hold is ignored.
-pub(super) type Kernel = fn(&mut FpContext<'_>, u128, u128, u8) -> u128;
+pub(super) type Value = fn(&mut FpContext<'_>, u128, u128, u8) -> u128;
+
+/// The same for what works on lanes alone.
+pub(super) type Lanes = fn(&V, &V, u8) -> V;
+
+/// What an instruction does.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Kernel {
+    Value(Value),
+    Lanes(Lanes),
+}
+
+impl Kernel {
+    #[inline(always)]
+    pub fn run(self, c: &mut FpContext<'_>, a: u128, b: u128, imm: u8) -> u128 {
+        match self {
+            Kernel::Value(f) => f(c, a, b, imm),
+            Kernel::Lanes(f) => u128::from_le_bytes(f(&a.to_le_bytes(), &b.to_le_bytes(), imm)),
+        }
+    }
+
+    fn is(self, f: Value) -> bool {
+        matches!(self, Kernel::Value(k) if std::ptr::fn_addr_eq(k, f))
+    }
+}
 
 /// How `execute` treats an instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,11 +202,24 @@ impl FpInsn {
         }
     }
 
+    /// Registers (to, from) of an operation that combines two XMM registers, or one and a loaded
+    /// value, into the first: the way of [`super::execute_binary`].
+    pub fn as_binary(&self) -> Option<(u8, u8)> {
+        if self.flags != FlagsUse::None {
+            return None;
+        }
+        match (self.form, self.mmx, self.d, self.a, self.b) {
+            (Form::Plain, false, Loc::Xmm(to), Loc::Xmm(a), Loc::Xmm(from)) if a == to => Some((to, from)),
+            (Form::Plain, false, Loc::Xmm(to), Loc::Xmm(a), Loc::Mem(_)) if a == to => Some((to, 0)),
+            _ => None,
+        }
+    }
+
     /// Whether it is one of the plain moves.
     pub fn as_move(&self) -> Option<Move> {
-        let whole = std::ptr::fn_addr_eq(self.kernel, super::simd::moves::mov as Kernel);
+        let whole = self.kernel.is(super::simd::moves::mov);
         // Stores of a low half take the bytes they need all the same.
-        let low = std::ptr::fn_addr_eq(self.kernel, super::simd::moves::low64 as Kernel);
+        let low = self.kernel.is(super::simd::moves::low64);
         match (self.form, self.d, self.b) {
             (Form::Plain, Loc::Xmm(to), Loc::Xmm(from)) if whole => Some(Move::Copy { to, from }),
             (Form::Plain, Loc::Xmm(to), Loc::Mem(_)) if whole || low => Some(Move::Load { to }),

@@ -19,6 +19,6 @@ mod state;
 mod x87;
 
 pub use decode::decode;
-pub use exec::{execute, execute_value};
-pub use insn::{Class, FlagsUse, FpBus, FpContext, FpFault, FpInsn, Move, Shape};
+pub use exec::{execute, execute_binary, execute_value};
+pub use insn::{Class, FlagsUse, FpBus, FpContext, FpFault, FpInsn, Move, Shape, V};
 pub use state::{BadMxcsr, F80, FXSAVE_LEN, Fpu};

@@ -2,6 +2,8 @@
 
 use thiserror::Error;
 
+use super::insn::V;
+
 /// Bytes of an FXSAVE image (SDM vol. 1, table 10-2).
 pub const FXSAVE_LEN: usize = 512;
 /// Bytes of it that the instruction really writes: the rest is the system's to use.
@@ -62,7 +64,7 @@ impl F80 {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fpu {
     /// XMM0-15, little-endian: byte 0 of the register is bits 7:0.
-    pub xmm: [u128; 16],
+    pub xmm: [V; 16],
     pub mxcsr: u32,
     /// Exceptions that the running SSE instruction met (MXCSR flag bits); zero in between.
     pub(super) raised: u32,
@@ -83,7 +85,7 @@ pub struct Fpu {
 impl Default for Fpu {
     fn default() -> Self {
         Fpu {
-            xmm: [0; 16],
+            xmm: [[0; 16]; 16],
             mxcsr: MXCSR_RESET,
             raised: 0,
             regs: [F80::ZERO; 8],
@@ -176,7 +178,7 @@ impl Fpu {
             put(&mut im, 32 + 16 * i, 10, self.regs[(self.top() + i) & 7].bits());
         }
         for (i, v) in self.xmm.iter().take(xmms).enumerate() {
-            put(&mut im, 160 + 16 * i, 16, *v);
+            im[160 + 16 * i..176 + 16 * i].copy_from_slice(v);
         }
         im
     }
@@ -196,7 +198,7 @@ impl Fpu {
             self.regs[(self.top() + i) & 7] = F80::from_bits(get(image, 32 + 16 * i, 10));
         }
         for (i, v) in self.xmm.iter_mut().take(xmms).enumerate() {
-            *v = get(image, 160 + 16 * i, 16);
+            *v = get(image, 160 + 16 * i, 16).to_le_bytes();
         }
         Ok(())
     }

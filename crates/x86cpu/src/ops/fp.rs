@@ -3,7 +3,7 @@
 use arch::x86_64::regs::{Cr0, Cr4};
 
 use crate::cpu::{Cpu, Trap};
-use crate::fpu::{self, Class, FlagsUse, FpBus, FpContext, FpFault, FpInsn, Move, Shape};
+use crate::fpu::{self, Class, FlagsUse, FpBus, FpContext, FpFault, FpInsn, Move, Shape, V};
 use crate::op::{Handler, Op};
 use crate::ops::operand::{ANY, FLAT};
 
@@ -92,6 +92,7 @@ pub(crate) fn handler(insn: &FpInsn, kind: u8) -> Handler {
     let hot = insn.class() == Class::Sse;
     match (insn.shape(), insn.as_move()) {
         (Shape::Registers, Some(Move::Copy { .. })) if hot => copy,
+        (Shape::Registers, _) if hot && insn.as_binary().is_some() => binary,
         (Shape::Registers, _) if hot => registers,
         (Shape::Load(16), Some(_)) if hot && kind == FLAT => move_load::<16>,
         (Shape::Load(8), Some(_)) if hot && kind == FLAT => move_load::<8>,
@@ -100,9 +101,9 @@ pub(crate) fn handler(insn: &FpInsn, kind: u8) -> Handler {
         (Shape::Store(8), Some(_)) if hot && kind == FLAT => move_store::<8>,
         (Shape::Store(4), Some(_)) if hot && kind == FLAT => move_store::<4>,
         (Shape::Load(n), _) if hot => match (n, kind) {
-            (16, FLAT) => load::<16, FLAT>,
-            (8, FLAT) => load::<8, FLAT>,
-            (4, FLAT) => load::<4, FLAT>,
+            (16, FLAT) if insn.as_binary().is_some() => binary_load::<16>,
+            (8, FLAT) if insn.as_binary().is_some() => binary_load::<8>,
+            (4, FLAT) if insn.as_binary().is_some() => binary_load::<4>,
             (2, _) => load::<2, ANY>,
             (1, _) => load::<1, ANY>,
             (16, _) => load::<16, ANY>,
@@ -121,7 +122,10 @@ pub(crate) fn prepare(insn: &FpInsn, op: Op) -> Op {
         Some(Move::Copy { to, from }) => Op { dst: to, src: from, aux, ..op },
         Some(Move::Load { to }) => Op { dst: to, aux, ..op },
         Some(Move::Store { from }) => Op { src: from, aux, ..op },
-        None => Op { aux, ..op },
+        None => match insn.as_binary() {
+            Some((to, from)) => Op { dst: to, src: from, aux, ..op },
+            None => Op { aux, ..op },
+        },
     }
 }
 
@@ -160,7 +164,7 @@ fn move_load<const N: u8>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     if N == 16 {
         aligned(op, ea)?;
     }
-    cpu.fpu.xmm[usize::from(op.dst & 15)] = read::<N>(cpu, ea)?;
+    cpu.fpu.xmm[usize::from(op.dst & 15)] = read::<N>(cpu, ea)?.to_le_bytes();
     Ok(())
 }
 
@@ -170,12 +174,42 @@ fn move_store<const N: u8>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     if N == 16 {
         aligned(op, ea)?;
     }
-    let v = cpu.fpu.xmm[usize::from(op.src & 15)];
+    let v = u128::from_le_bytes(cpu.fpu.xmm[usize::from(op.src & 15)]);
     match N {
         16 => cpu.write_u128(ea, v),
         8 => cpu.write_u64(ea, v as u64),
         _ => cpu.write_u32(ea, v as u32),
     }
+}
+
+fn binary(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    sse_on(cpu)?;
+    let b = cpu.fpu.xmm[usize::from(op.src & 15)];
+    with_binary(cpu, op, &b)
+}
+
+fn binary_load<const N: u8>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    sse_on(cpu)?;
+    let ea = cpu.address::<FLAT>(op, N.into(), false)?;
+    if N == 16 {
+        aligned(op, ea)?;
+    }
+    let b = read::<N>(cpu, ea)?.to_le_bytes();
+    with_binary(cpu, op, &b)
+}
+
+#[inline(always)]
+fn with_binary(cpu: &mut Cpu, op: &Op, b: &V) -> Result<(), Trap> {
+    let Some(insn) = cpu.fp_ops.get(op.imm as usize) else { return Err(Trap::UD) };
+    let Some(gpr) = cpu.gpr.first_chunk_mut::<16>() else { return Err(Trap::UD) };
+    let context = FpContext { fpu: &mut cpu.fpu, gpr, rflags: &mut 0, rip: 0 };
+    fpu::execute_binary(insn, context, op.dst, b).map_err(|_| simd_fault(cpu))
+}
+
+/// #XM, or #UD while the guest does not expect it.
+#[cold]
+fn simd_fault(cpu: &Cpu) -> Trap {
+    if cpu.cr4 & Cr4::OSXMMEXCPT.bits() == 0 { Trap::UD } else { Trap::fault(19) }
 }
 
 fn registers(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
@@ -207,8 +241,7 @@ fn with_value(cpu: &mut Cpu, op: &Op, memory: u128) -> Result<(), Trap> {
             }
             Ok(())
         }
-        Err(_) if cpu.cr4 & Cr4::OSXMMEXCPT.bits() == 0 => Err(Trap::UD),
-        Err(_) => Err(Trap::fault(19)),
+        Err(_) => Err(simd_fault(cpu)),
     }
 }
 
@@ -254,8 +287,7 @@ fn finish(
             Ok(())
         }
         Err(FpFault::Mem(trap)) => Err(trap),
-        Err(FpFault::Simd) if cpu.cr4 & Cr4::OSXMMEXCPT.bits() == 0 => Err(Trap::UD),
-        Err(FpFault::Simd) => Err(Trap::fault(19)),
+        Err(FpFault::Simd) => Err(simd_fault(cpu)),
         Err(FpFault::X87) => Err(Trap::fault(16)),
         Err(FpFault::Gp) => Err(Trap::gp(0)),
         Err(FpFault::Ud) => Err(Trap::UD),

@@ -165,16 +165,16 @@ width!(
 macro_rules! lanes {
     ($($ps:ident $ss:ident $pd:ident $sd:ident: |$c:ident, $x:ident, $y:ident, $i:ident| $f32:expr, $f64:expr;)*) => {$(
         pub fn $ps($c: &mut FpContext<'_>, a: u128, b: u128, $i: u8) -> u128 {
-            let (a, b) = (dwords(a), dwords(b));
-            from_dwords(from_fn(|k| { let ($x, $y) = (a[k], b[k]); $f32 }))
+            let (a, b) = (dwords_of(a), dwords_of(b));
+            dwords_to(from_fn(|k| { let ($x, $y) = (a[k], b[k]); $f32 }))
         }
         pub fn $ss($c: &mut FpContext<'_>, a: u128, b: u128, $i: u8) -> u128 {
             let ($x, $y) = (a as u32, b as u32);
             a & !0xffff_ffff | u128::from($f32)
         }
         pub fn $pd($c: &mut FpContext<'_>, a: u128, b: u128, $i: u8) -> u128 {
-            let (a, b) = (qwords(a), qwords(b));
-            from_qwords(from_fn(|k| { let ($x, $y) = (a[k], b[k]); $f64 }))
+            let (a, b) = (qwords_of(a), qwords_of(b));
+            qwords_to(from_fn(|k| { let ($x, $y) = (a[k], b[k]); $f64 }))
         }
         pub fn $sd($c: &mut FpContext<'_>, a: u128, b: u128, $i: u8) -> u128 {
             let ($x, $y) = (a as u64, b as u64);
@@ -230,12 +230,12 @@ macro_rules! pairs {
 }
 
 pairs! {
-    addsubps: dwords, from_dwords, op32, |c, a, b| [op32(c, Op::Sub, a[0], b[0]), op32(c, Op::Add, a[1], b[1]), op32(c, Op::Sub, a[2], b[2]), op32(c, Op::Add, a[3], b[3])];
-    addsubpd: qwords, from_qwords, op64, |c, a, b| [op64(c, Op::Sub, a[0], b[0]), op64(c, Op::Add, a[1], b[1])];
-    haddps: dwords, from_dwords, op32, |c, a, b| [op32(c, Op::Add, a[0], a[1]), op32(c, Op::Add, a[2], a[3]), op32(c, Op::Add, b[0], b[1]), op32(c, Op::Add, b[2], b[3])];
-    hsubps: dwords, from_dwords, op32, |c, a, b| [op32(c, Op::Sub, a[0], a[1]), op32(c, Op::Sub, a[2], a[3]), op32(c, Op::Sub, b[0], b[1]), op32(c, Op::Sub, b[2], b[3])];
-    haddpd: qwords, from_qwords, op64, |c, a, b| [op64(c, Op::Add, a[0], a[1]), op64(c, Op::Add, b[0], b[1])];
-    hsubpd: qwords, from_qwords, op64, |c, a, b| [op64(c, Op::Sub, a[0], a[1]), op64(c, Op::Sub, b[0], b[1])];
+    addsubps: dwords_of, dwords_to, op32, |c, a, b| [op32(c, Op::Sub, a[0], b[0]), op32(c, Op::Add, a[1], b[1]), op32(c, Op::Sub, a[2], b[2]), op32(c, Op::Add, a[3], b[3])];
+    addsubpd: qwords_of, qwords_to, op64, |c, a, b| [op64(c, Op::Sub, a[0], b[0]), op64(c, Op::Add, a[1], b[1])];
+    haddps: dwords_of, dwords_to, op32, |c, a, b| [op32(c, Op::Add, a[0], a[1]), op32(c, Op::Add, a[2], a[3]), op32(c, Op::Add, b[0], b[1]), op32(c, Op::Add, b[2], b[3])];
+    hsubps: dwords_of, dwords_to, op32, |c, a, b| [op32(c, Op::Sub, a[0], a[1]), op32(c, Op::Sub, a[2], a[3]), op32(c, Op::Sub, b[0], b[1]), op32(c, Op::Sub, b[2], b[3])];
+    haddpd: qwords_of, qwords_to, op64, |c, a, b| [op64(c, Op::Add, a[0], a[1]), op64(c, Op::Add, b[0], b[1])];
+    hsubpd: qwords_of, qwords_to, op64, |c, a, b| [op64(c, Op::Sub, a[0], a[1]), op64(c, Op::Sub, b[0], b[1])];
 }
 
 /// Whether the exceptions of a stage stop the instruction. Masked ones are final: a later stage that
@@ -250,7 +250,7 @@ fn stopped(c: &mut FpContext<'_>) -> bool {
 
 /// DPPS: products of the chosen lanes, summed in pairs (SDM vol. 2).
 pub fn dpps(c: &mut FpContext<'_>, a: u128, b: u128, imm: u8) -> u128 {
-    let (a, b) = (dwords(a), dwords(b));
+    let (a, b) = (dwords_of(a), dwords_of(b));
     let p: [u32; 4] = from_fn(|i| if imm >> (4 + i) & 1 != 0 { op32(c, Op::Mul, a[i], b[i]) } else { 0 });
     if stopped(c) {
         return 0;
@@ -260,17 +260,17 @@ pub fn dpps(c: &mut FpContext<'_>, a: u128, b: u128, imm: u8) -> u128 {
         return 0;
     }
     let sum = op32(c, Op::Add, lo, hi);
-    from_dwords(from_fn(|i| if imm >> i & 1 != 0 { sum } else { 0 }))
+    dwords_to(from_fn(|i| if imm >> i & 1 != 0 { sum } else { 0 }))
 }
 
 pub fn dppd(c: &mut FpContext<'_>, a: u128, b: u128, imm: u8) -> u128 {
-    let (a, b) = (qwords(a), qwords(b));
+    let (a, b) = (qwords_of(a), qwords_of(b));
     let p: [u64; 2] = from_fn(|i| if imm >> (4 + i) & 1 != 0 { op64(c, Op::Mul, a[i], b[i]) } else { 0 });
     if stopped(c) {
         return 0;
     }
     let sum = op64(c, Op::Add, p[0], p[1]);
-    from_qwords(from_fn(|i| if imm >> i & 1 != 0 { sum } else { 0 }))
+    qwords_to(from_fn(|i| if imm >> i & 1 != 0 { sum } else { 0 }))
 }
 
 /// ROUNDxx: imm bit 2 takes MXCSR's mode, bit 3 silences PE. Never DE.
@@ -330,7 +330,7 @@ fn rsqrt(x: u32) -> u32 {
 }
 
 pub fn rcpps(_: &mut FpContext<'_>, _: u128, b: u128, _: u8) -> u128 {
-    from_dwords(dwords(b).map(rcp))
+    dwords_to(dwords_of(b).map(rcp))
 }
 
 pub fn rcpss(_: &mut FpContext<'_>, a: u128, b: u128, _: u8) -> u128 {
@@ -338,7 +338,7 @@ pub fn rcpss(_: &mut FpContext<'_>, a: u128, b: u128, _: u8) -> u128 {
 }
 
 pub fn rsqrtps(_: &mut FpContext<'_>, _: u128, b: u128, _: u8) -> u128 {
-    from_dwords(dwords(b).map(rsqrt))
+    dwords_to(dwords_of(b).map(rsqrt))
 }
 
 pub fn rsqrtss(_: &mut FpContext<'_>, a: u128, b: u128, _: u8) -> u128 {

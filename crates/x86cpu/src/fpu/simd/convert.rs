@@ -2,7 +2,7 @@
 
 use super::super::insn::FpContext;
 use super::super::soft::{self, Env, F32, F64, Num, Round};
-use super::arith::slow;
+use super::arith::{fast, slow};
 use super::lanes::*;
 
 /// To a signed integer of `bits` bits; the indefinite value where it does not fit.
@@ -23,10 +23,10 @@ fn f32_to_int(c: &mut FpContext<'_>, v: u32, bits: u32, truncate: bool) -> u64 {
 
 fn f64_to_int(c: &mut FpContext<'_>, v: u64, bits: u32, truncate: bool) -> u64 {
     if truncate {
-        // The common case: a whole number that fits, so that nothing is raised.
+        // The common case: it fits, and is whole or PE stands already, so that nothing is raised.
         let f = f64::from_bits(v);
         let limit = if bits == 32 { 2147483648.0 } else { 9223372036854775808.0 };
-        if f.abs() < limit && (f as i64) as f64 == f {
+        if f.abs() < limit && ((f as i64) as f64 == f || fast(c) && f.abs() >= 1.0) {
             return f as i64 as u64;
         }
     }
@@ -84,16 +84,16 @@ macro_rules! kernels {
 }
 
 kernels! {
-    cvtps2pd: |c, _a, b| from_qwords([b as u32, (b >> 32) as u32].map(|x| f32_to_f64(c, x)));
-    cvtpd2ps: |c, _a, b| { let [x, y] = qwords(b).map(|x| f64_to_f32(c, x)); from_dwords([x, y, 0, 0]) };
+    cvtps2pd: |c, _a, b| qwords_to([b as u32, (b >> 32) as u32].map(|x| f32_to_f64(c, x)));
+    cvtpd2ps: |c, _a, b| { let [x, y] = qwords_of(b).map(|x| f64_to_f32(c, x)); dwords_to([x, y, 0, 0]) };
     cvtss2sd: |c, a, b| merge(a, f32_to_f64(c, b as u32).into(), 64);
     cvtsd2ss: |c, a, b| merge(a, f64_to_f32(c, b as u64).into(), 32);
-    cvtdq2ps: |c, _a, b| from_dwords(dwords(b).map(|x| int_to_f32(c, (x as i32).into())));
-    cvtdq2pd: |c, _a, b| from_qwords([b as u32, (b >> 32) as u32].map(|x| int_to_f64(c, (x as i32).into())));
-    cvtps2dq: |c, _a, b| from_dwords(dwords(b).map(|x| f32_to_int(c, x, 32, false) as u32));
-    cvttps2dq: |c, _a, b| from_dwords(dwords(b).map(|x| f32_to_int(c, x, 32, true) as u32));
-    cvtpd2dq: |c, _a, b| { let [x, y] = qwords(b).map(|x| f64_to_int(c, x, 32, false) as u32); from_dwords([x, y, 0, 0]) };
-    cvttpd2dq: |c, _a, b| { let [x, y] = qwords(b).map(|x| f64_to_int(c, x, 32, true) as u32); from_dwords([x, y, 0, 0]) };
+    cvtdq2ps: |c, _a, b| dwords_to(dwords_of(b).map(|x| int_to_f32(c, (x as i32).into())));
+    cvtdq2pd: |c, _a, b| qwords_to([b as u32, (b >> 32) as u32].map(|x| int_to_f64(c, (x as i32).into())));
+    cvtps2dq: |c, _a, b| dwords_to(dwords_of(b).map(|x| f32_to_int(c, x, 32, false) as u32));
+    cvttps2dq: |c, _a, b| dwords_to(dwords_of(b).map(|x| f32_to_int(c, x, 32, true) as u32));
+    cvtpd2dq: |c, _a, b| { let [x, y] = qwords_of(b).map(|x| f64_to_int(c, x, 32, false) as u32); dwords_to([x, y, 0, 0]) };
+    cvttpd2dq: |c, _a, b| { let [x, y] = qwords_of(b).map(|x| f64_to_int(c, x, 32, true) as u32); dwords_to([x, y, 0, 0]) };
     cvtsi2ss_32: |c, a, b| merge(a, int_to_f32(c, (b as i32).into()).into(), 32);
     cvtsi2ss_64: |c, a, b| merge(a, int_to_f32(c, b as i64).into(), 32);
     cvtsi2sd_32: |c, a, b| merge(a, int_to_f64(c, (b as i32).into()).into(), 64);
@@ -112,8 +112,8 @@ kernels! {
     };
     cvtps2pi: |c, _a, b| pair([b as u32, (b >> 32) as u32].map(|x| f32_to_int(c, x, 32, false)));
     cvttps2pi: |c, _a, b| pair([b as u32, (b >> 32) as u32].map(|x| f32_to_int(c, x, 32, true)));
-    cvtpd2pi: |c, _a, b| pair(qwords(b).map(|x| f64_to_int(c, x, 32, false)));
-    cvttpd2pi: |c, _a, b| pair(qwords(b).map(|x| f64_to_int(c, x, 32, true)));
+    cvtpd2pi: |c, _a, b| pair(qwords_of(b).map(|x| f64_to_int(c, x, 32, false)));
+    cvttpd2pi: |c, _a, b| pair(qwords_of(b).map(|x| f64_to_int(c, x, 32, true)));
 }
 
 fn pair(v: [u64; 2]) -> u128 {

@@ -3,12 +3,12 @@
 
 use std::array::from_fn;
 
-use super::super::insn::FpContext;
+use super::super::insn::V;
 use super::lanes::*;
 
 macro_rules! lanewise {
     ($($name:ident: $get:ident, $put:ident, $t:ty, |$x:ident, $y:ident| $e:expr;)*) => {$(
-        pub fn $name(_: &mut FpContext<'_>, a: u128, b: u128, _: u8) -> u128 {
+        pub fn $name(a: &V, b: &V, _: u8) -> V {
             let (a, b) = ($get(a), $get(b));
             $put(from_fn(|i| { let ($x, $y) = (a[i] as $t, b[i] as $t); ($e) as _ }))
         }
@@ -71,7 +71,11 @@ lanewise! {
 
 macro_rules! plain {
     ($($name:ident: |$a:ident, $b:ident| $e:expr;)*) => {$(
-        pub fn $name(_: &mut FpContext<'_>, $a: u128, $b: u128, _: u8) -> u128 { $e }
+        pub fn $name($a: &V, $b: &V, _: u8) -> V {
+            let ($a, $b) = (u128::from_le_bytes(*$a), u128::from_le_bytes(*$b));
+            let r: u128 = $e;
+            r.to_le_bytes()
+        }
     )*};
 }
 
@@ -80,21 +84,34 @@ plain! {
     pandn: |a, b| !a & b;
     por: |a, b| a | b;
     pxor: |a, b| a ^ b;
-    psllw: |a, b| { let n = count(b, 16); from_words(words(a).map(|x| shl(x.into(), n) as u16)) };
-    pslld: |a, b| { let n = count(b, 32); from_dwords(dwords(a).map(|x| shl(x.into(), n) as u32)) };
-    psllq: |a, b| { let n = count(b, 64); from_qwords(qwords(a).map(|x| shl(x, n))) };
-    psrlw: |a, b| { let n = count(b, 16); from_words(words(a).map(|x| shr(x.into(), n) as u16)) };
-    psrld: |a, b| { let n = count(b, 32); from_dwords(dwords(a).map(|x| shr(x.into(), n) as u32)) };
-    psrlq: |a, b| { let n = count(b, 64); from_qwords(qwords(a).map(|x| shr(x, n))) };
-    psraw: |a, b| { let n = count(b, 16).min(15); from_words(words(a).map(|x| (x as i16 >> n) as u16)) };
-    psrad: |a, b| { let n = count(b, 32).min(31); from_dwords(dwords(a).map(|x| (x as i32 >> n) as u32)) };
     pslldq: |a, b| if b > 15 { 0 } else { a << (8 * b as u32) };
     psrldq: |a, b| if b > 15 { 0 } else { a >> (8 * b as u32) };
 }
 
+macro_rules! shifts {
+    ($($name:ident: $get:ident, $put:ident, |$n:ident| $count:expr, |$x:ident| $e:expr;)*) => {$(
+        pub fn $name(a: &V, b: &V, _: u8) -> V {
+            let $n = qwords(b)[0];
+            let $n = $count;
+            $put($get(a).map(|$x| $e))
+        }
+    )*};
+}
+
+shifts! {
+    psllw: words, from_words, |n| count(n, 16), |x| shl(x.into(), n) as u16;
+    pslld: dwords, from_dwords, |n| count(n, 32), |x| shl(x.into(), n) as u32;
+    psllq: qwords, from_qwords, |n| count(n, 64), |x| shl(x, n);
+    psrlw: words, from_words, |n| count(n, 16), |x| shr(x.into(), n) as u16;
+    psrld: dwords, from_dwords, |n| count(n, 32), |x| shr(x.into(), n) as u32;
+    psrlq: qwords, from_qwords, |n| count(n, 64), |x| shr(x, n);
+    psraw: words, from_words, |n| count(n, 16).min(15), |x| (x as i16 >> n) as u16;
+    psrad: dwords, from_dwords, |n| count(n, 32).min(31), |x| (x as i32 >> n) as u32;
+}
+
 /// A shift count: the low quadword of the operand, cut to `width` (which shifts everything out).
-fn count(b: u128, width: u64) -> u32 {
-    (b as u64).min(if width == 64 { 64 } else { width }) as u32
+fn count(b: u64, width: u64) -> u32 {
+    b.min(width) as u32
 }
 
 fn shl(x: u64, n: u32) -> u64 {
@@ -106,14 +123,14 @@ fn shr(x: u64, n: u32) -> u64 {
 }
 
 /// Sums of products of neighbours, 16 to 32 bits.
-pub fn pmaddwd(_: &mut FpContext<'_>, a: u128, b: u128, _: u8) -> u128 {
+pub fn pmaddwd(a: &V, b: &V, _: u8) -> V {
     let (a, b) = (words(a), words(b));
     let product = |i: usize| i32::from(a[i] as i16) * i32::from(b[i] as i16);
     from_dwords(from_fn(|i| product(2 * i).wrapping_add(product(2 * i + 1)) as u32))
 }
 
 /// Unsigned by signed bytes, sums of neighbours, saturated.
-pub fn pmaddubsw(_: &mut FpContext<'_>, a: u128, b: u128, _: u8) -> u128 {
+pub fn pmaddubsw(a: &V, b: &V, _: u8) -> V {
     let (a, b) = (bytes(a), bytes(b));
     let product = |i: usize| i32::from(a[i]) * i32::from(b[i] as i8);
     from_words(from_fn(|i| {
@@ -121,30 +138,30 @@ pub fn pmaddubsw(_: &mut FpContext<'_>, a: u128, b: u128, _: u8) -> u128 {
     }))
 }
 
-pub fn psadbw(_: &mut FpContext<'_>, a: u128, b: u128, _: u8) -> u128 {
+pub fn psadbw(a: &V, b: &V, _: u8) -> V {
     let (a, b) = (bytes(a), bytes(b));
     from_qwords(from_fn(|h| (8 * h..8 * h + 8).map(|i| u64::from(a[i].abs_diff(b[i]))).sum()))
 }
 
-pub fn mpsadbw(_: &mut FpContext<'_>, a: u128, b: u128, imm: u8) -> u128 {
+pub fn mpsadbw(a: &V, b: &V, imm: u8) -> V {
     let (a, b) = (bytes(a), bytes(b));
     let (from, block) = (usize::from(imm >> 2 & 1) * 4, usize::from(imm & 3) * 4);
     from_words(from_fn(|i| (0..4).map(|k| u16::from(a[from + i + k].abs_diff(b[block + k]))).sum()))
 }
 
-pub fn phminposuw(_: &mut FpContext<'_>, _: u128, b: u128, _: u8) -> u128 {
+pub fn phminposuw(_: &V, b: &V, _: u8) -> V {
     let mut best = (u16::MAX, 0u128);
     for (i, w) in words(b).into_iter().enumerate() {
         if w < best.0 {
             best = (w, i as u128);
         }
     }
-    u128::from(best.0) | best.1 << 16
+    (u128::from(best.0) | best.1 << 16).to_le_bytes()
 }
 
 macro_rules! horizontal {
     ($($name:ident $mmx:ident: $get:ident, $put:ident, $n:expr, |$x:ident, $y:ident| $e:expr;)*) => {$(
-        pub fn $name(_: &mut FpContext<'_>, a: u128, b: u128, _: u8) -> u128 {
+        pub fn $name(a: &V, b: &V, _: u8) -> V {
             let (a, b) = ($get(a), $get(b));
             $put(from_fn(|i| {
                 let (s, k) = if i < $n / 2 { (a, 2 * i) } else { (b, 2 * i - $n) };
@@ -152,9 +169,9 @@ macro_rules! horizontal {
                 $e
             }))
         }
-        pub fn $mmx(c: &mut FpContext<'_>, a: u128, b: u128, i: u8) -> u128 {
+        pub fn $mmx(a: &V, b: &V, i: u8) -> V {
             // Both 64-bit operands side by side: the result's low half.
-            $name(c, a | b << 64, 0, i)
+            $name(&from_qwords([qwords(a)[0], qwords(b)[0]]), &[0; 16], i)
         }
     )*};
 }
@@ -173,6 +190,7 @@ horizontal! {
 }
 
 /// ZF: no common bit; CF: b has no bit outside a.
-pub fn ptest(_: &mut FpContext<'_>, a: u128, b: u128, _: u8) -> u128 {
-    u128::from(a & b == 0) << 6 | u128::from(!a & b == 0)
+pub fn ptest(a: &V, b: &V, _: u8) -> V {
+    let (a, b) = (u128::from_le_bytes(*a), u128::from_le_bytes(*b));
+    (u128::from(a & b == 0) << 6 | u128::from(!a & b == 0)).to_le_bytes()
 }

@@ -15,6 +15,7 @@ struct Strings {
 }
 
 fn elements(v: u128, imm: u8) -> [i32; 16] {
+    let v = &v.to_le_bytes();
     match imm & 3 {
         0 => bytes(v).map(i32::from),
         1 => from_fn(|i| words(v)[i & 7].into()),
@@ -68,8 +69,8 @@ fn index(r: u32, n: usize, imm: u8) -> u128 {
 fn mask(r: u32, imm: u8) -> u128 {
     match (imm >> 6 & 1, imm & 1) {
         (0, _) => r.into(),
-        (_, 0) => from_bytes(from_fn(|i| (r >> i & 1) as u8 * 0xff)),
-        _ => from_words(from_fn(|i| (r >> i & 1) as u16 * 0xffff)),
+        (_, 0) => u128::from_le_bytes(from_fn(|i| (r >> i & 1) as u8 * 0xff)),
+        _ => u128::from_le_bytes(from_words(from_fn(|i| (r >> i & 1) as u16 * 0xffff))),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use iced_x86::{Instruction, MemorySize as S, Mnemonic as M, OpKind, Register};
 
-use super::super::insn::{Class, FlagsUse, Form, FpInsn, Kernel, Loc};
+use super::super::insn::{Class, FlagsUse, Form, FpInsn, Kernel, Loc, Value};
 use super::{arith as a, memory as m, special as s, transcendental as t};
 
 /// Decodes an x87 instruction; `None` for every other.
@@ -34,7 +34,7 @@ fn system(insn: &Instruction) -> Option<FpInsn> {
         M::Frstor => Form::Frstor,
         _ => return None,
     };
-    let mut op = FpInsn::new(s::fnop, Class::X87);
+    let mut op = FpInsn::new(Kernel::Value(s::fnop), Class::X87);
     op.form = form;
     op.extra = sized(insn);
     Some(op)
@@ -42,8 +42,8 @@ fn system(insn: &Instruction) -> Option<FpInsn> {
 
 fn memory_form(insn: &Instruction) -> Option<FpInsn> {
     let size = insn.memory_size();
-    let load = |kernel: Kernel| {
-        let mut op = FpInsn::new(kernel, Class::X87);
+    let load = |kernel: Value| {
+        let mut op = FpInsn::new(Kernel::Value(kernel), Class::X87);
         op.b = Loc::Mem(size.size() as u8);
         op
     };
@@ -51,7 +51,7 @@ fn memory_form(insn: &Instruction) -> Option<FpInsn> {
         return Some(load(kernel));
     }
     let kernel = stores(insn.mnemonic(), size)?;
-    let mut op = FpInsn::new(kernel, Class::X87);
+    let mut op = FpInsn::new(Kernel::Value(kernel), Class::X87);
     op.d = Loc::Mem(size.size() as u8);
     if matches!(insn.mnemonic(), M::Fnstsw | M::Fnstcw) {
         op.form = Form::X87NoWait;
@@ -59,9 +59,9 @@ fn memory_form(insn: &Instruction) -> Option<FpInsn> {
     Some(op)
 }
 
-fn loads(mnemonic: M, size: S) -> Option<Kernel> {
+fn loads(mnemonic: M, size: S) -> Option<Value> {
     use M::*;
-    let pick = |f32: Kernel, f64: Kernel| match size {
+    let pick = |f32: Value, f64: Value| match size {
         S::Float32 | S::Int16 => Some(f32),
         S::Float64 | S::Int32 => Some(f64),
         _ => None,
@@ -93,9 +93,9 @@ fn loads(mnemonic: M, size: S) -> Option<Kernel> {
     }
 }
 
-fn stores(mnemonic: M, size: S) -> Option<Kernel> {
+fn stores(mnemonic: M, size: S) -> Option<Value> {
     use M::*;
-    let pick = |small: Kernel, middle: Kernel, large: Option<Kernel>| match size {
+    let pick = |small: Value, middle: Value, large: Option<Value>| match size {
         S::Float32 | S::Int16 => Some(small),
         S::Float64 | S::Int32 => Some(middle),
         S::Float80 | S::Int64 => large,
@@ -128,7 +128,7 @@ fn register_form(insn: &Instruction) -> Option<FpInsn> {
     } else {
         with_sti(insn.mnemonic(), to_sti)
     }?;
-    let mut op = FpInsn::new(kernel, Class::X87);
+    let mut op = FpInsn::new(Kernel::Value(kernel), Class::X87);
     op.imm = i;
     use M::*;
     match insn.mnemonic() {
@@ -145,9 +145,9 @@ fn register_form(insn: &Instruction) -> Option<FpInsn> {
     Some(op)
 }
 
-fn with_sti(mnemonic: M, to_sti: bool) -> Option<Kernel> {
+fn with_sti(mnemonic: M, to_sti: bool) -> Option<Value> {
     use M::*;
-    let pick = |st0: Kernel, sti: Kernel| if to_sti { sti } else { st0 };
+    let pick = |st0: Value, sti: Value| if to_sti { sti } else { st0 };
     Some(match mnemonic {
         Fadd => pick(a::fadd, a::fadd_sti),
         Fsub => pick(a::fsub, a::fsub_sti),
@@ -188,7 +188,7 @@ fn with_sti(mnemonic: M, to_sti: bool) -> Option<Kernel> {
     })
 }
 
-fn implied(mnemonic: M) -> Option<Kernel> {
+fn implied(mnemonic: M) -> Option<Value> {
     use M::*;
     Some(match mnemonic {
         Fabs => s::fabs,
