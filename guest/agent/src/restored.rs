@@ -94,13 +94,21 @@ fn put_right(world: &World, spec: &RestoredSpec) -> RestoredReport {
         note(notes, "writing /etc/machine-id", write_root(world, "etc/machine-id", &hex(&machine)));
     }
     note(notes, "writing the generation file", write_generation(world, &spec.generation));
-    if world.pid1 {
+    if world.pid1 && reaches_outside() {
         match tcp::reset_remote() {
             Ok(closed) => report.sockets_closed = closed,
             Err(error) => notes.push(format!("closing connections to the outside: {error}")),
         }
     }
     report
+}
+
+/// Whether there is an interface besides the loopback; without one nobody outside can be a peer, and looking through
+/// the kernel's tables of connections would take longer than all the rest.
+fn reaches_outside() -> bool {
+    let names = crate::world::open_directory(std::path::Path::new("/sys/class/net"));
+    let names = names.and_then(|directory| crate::walk::names_in(&directory));
+    names.map_or(true, |names| names.iter().any(|name| name.as_c_str() != c"lo"))
 }
 
 fn hex(id: &[u8; 16]) -> String {

@@ -125,3 +125,29 @@ pub fn read_until(client: &mut Client<UnixStream>, collected: &mut Vec<u8>, unti
         collected.extend(frame.payload);
     }
 }
+
+impl Agent {
+    /// A file of the agent's own in /proc.
+    fn proc(&self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/{name}", self.child.id()))
+    }
+
+    /// How many descriptors it holds.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(self.proc("fd")).expect("its descriptors").count()
+    }
+
+    /// How often it woke up so far.
+    pub fn wakeups(&self) -> u64 {
+        let status = std::fs::read_to_string(self.proc("status")).expect("its status");
+        let lines = status.lines().filter_map(|line| line.split_once("ctxt_switches:"));
+        lines.filter_map(|(_, count)| count.trim().parse::<u64>().ok()).sum()
+    }
+
+    /// Processes it started that are still there, dead or alive.
+    pub fn children(&self) -> usize {
+        let id = self.child.id();
+        let list = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
+        list.split_whitespace().count()
+    }
+}
