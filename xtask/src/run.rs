@@ -11,7 +11,8 @@ use anyhow::{Context, Result, bail};
 
 /// Runs a command to its end with our own output streams; fails unless it exits with 0.
 pub fn status(command: &mut Command) -> Result<()> {
-    let status = command.status().with_context(|| format!("cannot start {}", shown(command)))?;
+    let status =
+        command.stdin(Stdio::null()).status().with_context(|| format!("cannot start {}", shown(command)))?;
     if !status.success() {
         bail!("{} failed ({status})", shown(command));
     }

@@ -29,6 +29,9 @@ const BLOCK: usize = 4096;
 /// 2026-01-01T00:00:00Z, the time that mke2fs is told it is.
 const TIME: &str = "1767225600";
 
+/// In place of the system's mke2fs.conf, which differs between hosts. (It wants some feature named there.)
+const CONFIG: &str = "[defaults]\n[fs_types]\n\text4 = {\n\t\tfeatures = has_journal\n\t}\n";
+
 const ARGUMENTS: &[&str] = &[
     "-q",
     "-F",
@@ -63,14 +66,18 @@ pub fn build(paths: &Paths, info: &mut BuildInfo) -> Result<()> {
     let key = cache::Inputs::default()
         .add("size", SIZE.to_le_bytes())
         .add("time", TIME)
+        .add("config", CONFIG)
         .add("arguments", ARGUMENTS.join("\0"))
         .add("mke2fs", &version)
         .key();
     let dir = cache::get_or_make(&paths.cache, "blank", &key, |dir| {
         let raw = dir.join("raw");
         let mut command = Command::new(&mke2fs);
-        command.env("E2FSPROGS_FAKE_TIME", TIME).env("MKE2FS_CONFIG", "/dev/null").args(ARGUMENTS);
-        run::status(command.arg(&raw).arg(format!("{}k", SIZE >> 10)))?;
+        let settings = dir.join("mke2fs.conf");
+        fs::write(&settings, CONFIG).context("cannot write mke2fs.conf")?;
+        command.env("E2FSPROGS_FAKE_TIME", TIME).env("MKE2FS_CONFIG", &settings).args(ARGUMENTS);
+        let size = format!("{}k", SIZE >> 10);
+        run::logged(command.arg(&raw).arg(size), &dir.join("mke2fs.log"))?;
         let compact = compact(&raw)?;
         fs::write(dir.join("blank.ext4"), compact).context("cannot write blank.ext4")?;
         fs::remove_file(&raw).context("cannot remove the raw image")

@@ -96,6 +96,9 @@ fn pack(file: &[u8], segments: &[Segment]) -> Result<Vec<u8>> {
         let at = EHDR + index * PHDR;
         packed[at..at + PHDR].copy_from_slice(segment.header);
         packed[at + 8..at + 16].copy_from_slice(&offset.to_le_bytes());
+        if segment.kind == PT_LOAD {
+            packed[at + 48..at + 56].copy_from_slice(&4096u64.to_le_bytes()); // p_align
+        }
     }
     Ok(packed)
 }

@@ -24,6 +24,9 @@ const PACKAGE: &str = "linux-source-6.12";
 /// Raise it when this file changes what is built.
 const RECIPE: &str = "3";
 
+/// The largest that the loadable image may be, in bytes.
+const LIMIT: usize = 24 << 20;
+
 /// Lines that a whole build prints, about: for the progress only.
 const STEPS: usize = 1250;
 
@@ -47,12 +50,6 @@ const NOT_UNPACKED: &[&str] = &[
     "*/arch/*.dts",
     "*/arch/*.dtsi",
 ];
-
-/// What a kernel build leaves in its cache directory.
-struct Built {
-    vmlinux: PathBuf,
-    release: PathBuf,
-}
 
 /// Builds the kernel unless one from the same inputs is cached, and publishes `vmlinux`.
 pub fn build(paths: &Paths, options: &Options, info: &mut BuildInfo) -> Result<()> {
@@ -83,11 +80,18 @@ pub fn build(paths: &Paths, options: &Options, info: &mut BuildInfo) -> Result<(
         if options.keep_build { Ok(()) } else { cache::remove_dir(&work) }
     })?;
 
-    let built = Built { vmlinux: dir.join("vmlinux"), release: dir.join("release") };
-    let vmlinux = cache::read(&built.vmlinux)?;
+    let vmlinux = elf::loadable(&cache::read(&dir.join("vmlinux.symbols"))?)
+        .context("the kernel that was built is not what a guest can be entered at")?;
+    if vmlinux.len() > LIMIT {
+        bail!(
+            "the kernel image has {} bytes (limit {LIMIT}): something big was configured in",
+            vmlinux.len()
+        );
+    }
+    say(&format!("kernel: {} KiB to load", vmlinux.len() >> 10));
     cache::publish(&vmlinux, &paths.guest.join("vmlinux"))?;
     info.set_part("vmlinux", &vmlinux);
-    info.set("kernel_release", String::from_utf8_lossy(&cache::read(&built.release)?));
+    info.set("kernel_release", String::from_utf8_lossy(&cache::read(&dir.join("release"))?));
     info.set("kernel_source", format!("{PACKAGE} {}", source.version));
     info.set("kernel_source_sha256", &source.sha256);
     info.set("kernel_config_blake3", blake3::hash(fragment.as_bytes()).to_hex().as_str());
@@ -171,16 +175,8 @@ fn unpack(source: &Candidate, paths: &Paths, work: &Path) -> Result<PathBuf> {
 
 /// Takes what is worth keeping: the image, its symbols, its configuration.
 fn collect(build: &Path, dot_config: &Path, dir: &Path) -> Result<()> {
-    let full = cache::read(&build.join("vmlinux"))?;
-    let image =
-        elf::loadable(&full).context("the kernel that was built is not what a guest can be entered at")?;
-    if image.len() > 32 << 20 {
-        bail!("the kernel image has {} bytes: something big was configured in", image.len());
-    }
-    say(&format!("kernel: {} KiB to load", image.len() >> 10));
     let kept = [
-        ("vmlinux", image),
-        ("vmlinux.symbols", full),
+        ("vmlinux.symbols", cache::read(&build.join("vmlinux"))?),
         ("System.map", cache::read(&build.join("System.map"))?),
         ("config", cache::read(dot_config)?),
     ];
