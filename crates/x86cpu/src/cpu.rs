@@ -33,7 +33,7 @@ pub enum Stop {
     IoapicEoi { vector: u8 },
     /// HLT (or waiting for INIT or SIPI): nothing to do before an event.
     Halt,
-    /// The instruction budget is used up.
+    /// The instruction budget is used up, or the guest waits in a loop (PAUSE) for another vCPU.
     Budget,
     /// The poll flag was set by somebody outside.
     Poll,
@@ -182,6 +182,8 @@ pub struct Cpu {
     pub(crate) events: Events,
     pub(crate) mp_state: MpState,
     pub(crate) io: IoLog,
+    /// PAUSEs since the last time that others were let run.
+    pub(crate) pauses: u32,
     /// A stop that is returned at the next block boundary (EOI to the IOAPIC).
     pub(crate) outbox: Option<Stop>,
     /// Text of the last `Trap::Unsupported`.
@@ -235,6 +237,7 @@ impl Cpu {
             events: Events::default(),
             mp_state: if config.id == 0 { MpState::Runnable } else { MpState::Uninitialized },
             io: IoLog::default(),
+            pauses: 0,
             outbox: None,
             failure: None,
             fpu: Fpu::default(),

@@ -415,7 +415,6 @@ fn misc(f: &Form<'_>) -> Option<Decoded> {
     let op = match f.insn.mnemonic() {
         Mnemonic::Nop
         | Mnemonic::Reservednop
-        | Mnemonic::Pause
         | Mnemonic::Endbr32
         | Mnemonic::Endbr64
         | Mnemonic::Lfence
@@ -428,6 +427,7 @@ fn misc(f: &Form<'_>) -> Option<Decoded> {
         | Mnemonic::Prefetcht1
         | Mnemonic::Prefetcht2
         | Mnemonic::Clflush => Op { run: mov::nop, ..f.op() },
+        Mnemonic::Pause => Op { run: system::pause, ..f.op() },
         Mnemonic::Xlatb => {
             let op = Op { run: mov::xlat, seg: segment(f.insn.memory_segment(), f.mode), ..f.op() };
             let size = match f.insn.memory_base() {

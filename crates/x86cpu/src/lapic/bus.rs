@@ -153,6 +153,10 @@ impl ApicBus {
         }
     }
 
+    pub(super) fn vcpus(&self) -> usize {
+        self.boxes.len()
+    }
+
     pub(super) fn mailbox(&self, id: u32) -> Arc<Mailbox> {
         self.boxes.get(id as usize).map(Arc::clone).unwrap_or_default()
     }

@@ -37,6 +37,12 @@ pub(crate) fn plain(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     }
 }
 
+/// PAUSE: says that the guest waits in a loop.
+pub(crate) fn pause(cpu: &mut Cpu, _: &Op) -> Result<(), Trap> {
+    cpu.guest_waits();
+    Ok(())
+}
+
 pub(crate) const SYSCALL: u8 = 0;
 pub(crate) const SYSRET: u8 = 1;
 pub(crate) const SYSENTER: u8 = 2;

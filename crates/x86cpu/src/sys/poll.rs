@@ -14,6 +14,8 @@ use crate::lapic::event;
 const CR0_RESET: u64 = 0x6000_0010;
 const PAT_RESET: u64 = 0x0007_0406_0007_0406;
 const NMI: u8 = 2;
+/// PAUSEs in a row, about, that a waiting vCPU spends before others get their turn.
+const PATIENCE: u32 = 64;
 
 impl Cpu {
     /// Looks for what came from outside and delivers at most one interrupt.
@@ -67,6 +69,17 @@ impl Cpu {
             return self.deliver_interrupt(vector);
         }
         Ok(())
+    }
+
+    /// PAUSE: after a while of them `run` returns, since who is waited for may need this vCPU's turn.
+    pub(crate) fn guest_waits(&mut self) {
+        self.pauses += 1;
+        if self.pauses >= PATIENCE && self.lapic.has_peers() && self.outbox.is_none() {
+            self.pauses = 0;
+            self.outbox = Some(Stop::Budget);
+            self.attention = true;
+            self.leave = true;
+        }
     }
 
     fn take_lapic_events(&mut self) {
