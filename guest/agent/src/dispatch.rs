@@ -112,6 +112,7 @@ impl Agent {
 
     /// Serves one request; an error is sent to the host.
     fn request(&mut self, id: u64, request: Request) -> Result<(), Failure> {
+        self.learn_of_freeze();
         match request {
             Request::Ping => {
                 let pong = Reply::Pong(self.pong());

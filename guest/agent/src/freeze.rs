@@ -22,10 +22,15 @@ const FREEZE_MS: u64 = 10_000;
 pub struct Freezing {
     /// The host's connection.
     pub conn: u64,
-    /// Holds a byte once everything stands still: the copy's own end says nothing, since a host that has its answer
-    /// may hang up before it.
-    frozen: OwnedFd,
+    /// Holds a byte, [`STANDS`] or [`RUNS`], before the host has its answer. The copy's own end says nothing: the host
+    /// may hang up, or ask for the next thing, before it.
+    outcome: OwnedFd,
 }
+
+/// Everything stands still.
+const STANDS: u8 = 1;
+/// It failed, and everything runs.
+const RUNS: u8 = 2;
 
 impl Agent {
     /// Serves `Freeze`.
@@ -40,21 +45,34 @@ impl Agent {
         }
         // A connection that is lost from now on is lost to the freeze.
         self.conns.values_mut().for_each(|conn| conn.before_freeze = true);
-        let (frozen, done) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)
+        let (outcome, done) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)
             .map_err(|error| Failure::new(ErrorKind::Other, format!("making a pipe: {error}")))?;
         self.work(id, move |world, channel| freeze_group(world, channel, &spec, &done))?;
         self.state = AgentState::Freezing;
-        self.freezing = Some(Freezing { conn: id, frozen });
+        self.freezing = Some(Freezing { conn: id, outcome });
         Ok(())
+    }
+
+    /// Takes note of how a freeze went, if that is decided.
+    pub fn learn_of_freeze(&mut self) {
+        let Some(freezing) = &self.freezing else { return };
+        let mut outcome = [0u8; 1];
+        if rustix::io::read(&freezing.outcome, &mut outcome) != Ok(1) {
+            return;
+        }
+        self.freezing = None;
+        if outcome == [STANDS] {
+            self.state = AgentState::Frozen;
+        } else {
+            let _ = self.let_go();
+        }
     }
 
     /// The copy that froze, or failed to, ended.
     pub fn freeze_ended(&mut self) {
-        let Some(freezing) = self.freezing.take() else { return };
-        if rustix::io::read(&freezing.frozen, &mut [0u8; 1]) == Ok(1) {
-            self.state = AgentState::Frozen;
-        } else {
-            // It may have died half-way, or its host went away.
+        self.learn_of_freeze();
+        if self.freezing.is_some() {
+            // It died half-way, or its host went away.
             let _ = self.let_go();
         }
     }
@@ -89,13 +107,26 @@ fn microseconds() -> u64 {
     nanoseconds(ClockId::Monotonic) / 1000
 }
 
-/// Runs in the copy: hooks, file data, freeze.
-fn freeze_group(world: &World, channel: &mut Channel, spec: &FreezeSpec, done: &OwnedFd) {
-    let Some(group) = &world.cgroup else { return };
-    let begin = microseconds();
-    if let Err(failure) = run_hooks(world, &spec.hooks, "snapshot") {
-        return channel.fail(&failure);
+/// Runs in the copy: freezes, and tells first the agent, then the host.
+fn freeze_group(world: &World, channel: &mut Channel, spec: &FreezeSpec, outcome: &OwnedFd) {
+    match try_freeze(world, spec) {
+        Ok(report) => {
+            let _ = rustix::io::write(outcome, &[STANDS]);
+            channel.reply(&Reply::Frozen(report));
+        }
+        Err(failure) => {
+            let _ = rustix::io::write(outcome, &[RUNS]);
+            channel.fail(&failure);
+        }
     }
+}
+
+/// Hooks, file data, freeze; a failure leaves everything running.
+fn try_freeze(world: &World, spec: &FreezeSpec) -> Result<FrozenReport, Failure> {
+    let missing = || Failure::new(ErrorKind::Unsupported, "the guest has no control group");
+    let group = world.cgroup.as_ref().ok_or_else(missing)?;
+    let begin = microseconds();
+    run_hooks(world, &spec.hooks, "snapshot")?;
     let hooked = microseconds();
     if spec.sync {
         rustix::fs::sync();
@@ -104,15 +135,13 @@ fn freeze_group(world: &World, channel: &mut Channel, spec: &FreezeSpec, done: &
     let limit = if spec.timeout_ms == 0 { FREEZE_MS } else { u64::from(spec.timeout_ms) };
     if let Err(failure) = freeze_within(group, limit) {
         let _ = group.write("cgroup.freeze", "0");
-        return channel.fail(&failure);
+        return Err(failure);
     }
-    let report = FrozenReport {
+    Ok(FrozenReport {
         hooks_us: hooked - begin,
         sync_us: synced - hooked,
         freeze_us: microseconds().saturating_sub(synced),
-    };
-    let _ = rustix::io::write(done, &[1]);
-    channel.reply(&Reply::Frozen(report));
+    })
 }
 
 fn freeze_within(group: &Cgroup, limit_ms: u64) -> Result<(), Failure> {

@@ -111,6 +111,15 @@ fn a_hook_that_fails_stops_a_freeze_and_not_a_thaw() {
     let slow = HookSet { commands: vec![words(&["sleep", "30"])], timeout_ms: 50 };
     let late = agent.connect().call(&Request::Freeze(FreezeSpec { hooks: slow, ..FreezeSpec::default() }));
     assert_eq!(late.expect_err("too slow").kind(), ErrorKind::TimedOut);
+    // The failure once told, everything is as before: at once, every time.
+    for _ in 0..30 {
+        let hooks = HookSet { commands: vec![words(&["false"])], timeout_ms: 0 };
+        agent
+            .connect()
+            .call(&Request::Freeze(FreezeSpec { hooks, ..FreezeSpec::default() }))
+            .expect_err("the hook failed");
+        assert_eq!(agent.connect().ping().expect("a pong").state, AgentState::Running);
+    }
     agent.connect().call(&Request::Freeze(FreezeSpec::default())).expect("frozen");
     let said = agent.path().join("said");
     let tell = format!("echo $SMOLVM_REASON > {}", said.display());
