@@ -149,6 +149,10 @@ impl Cpu {
             if self.attention || self.poll.is_raised() || self.insn_count >= until {
                 return Ok(());
             }
+            if self.rip == start && exit != Exit::End {
+                // A loop of one block: nothing else can have changed.
+                continue;
+            }
             if block.end == End::System && exit == Exit::End {
                 tag = link_tag(self);
                 ip_mask = self.ip_mask();

@@ -36,6 +36,24 @@ impl Cpu {
         }
     }
 
+    /// Reads when the TLB allows it at once; else nothing has happened.
+    #[inline(always)]
+    pub(crate) fn quick_read<T: Word>(&self, lin: u64) -> Option<T> {
+        self.mmu.hit_read(lin)
+    }
+
+    /// [`Cpu::read_rmw`] when the TLB allows it at once; else nothing has happened.
+    #[inline(always)]
+    pub(crate) fn quick_read_rmw<T: Word>(&self, lin: u64) -> Option<T> {
+        self.mmu.hit_read_rmw(lin)
+    }
+
+    /// Writes when the TLB allows it at once; else (false) nothing has happened.
+    #[inline(always)]
+    pub(crate) fn quick_write<T: Word>(&self, lin: u64, value: T) -> bool {
+        self.mmu.hit_write(lin, value)
+    }
+
     /// Before every block: write tags follow guestmem's write epoch.
     #[inline(always)]
     pub(crate) fn mmu_sync(&mut self) {

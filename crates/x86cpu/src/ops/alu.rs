@@ -86,8 +86,59 @@ fn address<const F: u8, const B: u32>(cpu: &Cpu, op: &Op, write: bool) -> Result
     }
 }
 
+/// Linear address of a memory form that has a quick way.
+#[inline(always)]
+fn quick_address<const F: u8>(cpu: &Cpu, op: &Op) -> Option<u64> {
+    if !(RM..LOCK_R).contains(&F) {
+        return None;
+    }
+    match (F - RM) % 3 {
+        FLAT => Some(cpu.quick_address::<FLAT>(op)),
+        SEG => Some(cpu.quick_address::<SEG>(op)),
+        _ => None,
+    }
+}
+
 /// The two-operand group.
 pub(crate) fn alu<const OP: u8, const F: u8, const B: u32>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    if F < RM {
+        return alu_full::<OP, F, B>(cpu, op);
+    }
+    if let Some(lin) = quick_address::<F>(cpu, op) {
+        let cf = u64::from(cpu.flags.cf());
+        let writes = OP != CMP && OP != TEST;
+        if F < MR {
+            if let Some(b) = cpu.quick_load::<B>(lin) {
+                let sum = compute::<OP, B>(cpu.reg::<B>(op.dst), b, cf);
+                if writes {
+                    cpu.set_reg::<B>(op.dst, sum.value);
+                }
+                cpu.flags.set_sum::<B>(sum);
+                return Ok(());
+            }
+        } else {
+            let b = if F < MI { cpu.reg::<B>(op.src) } else { op.imm };
+            let a = if writes { cpu.quick_load_rmw::<B>(lin) } else { cpu.quick_load::<B>(lin) };
+            if let Some(a) = a {
+                let sum = compute::<OP, B>(a, b, cf);
+                if !writes || cpu.quick_store::<B>(lin, sum.value) {
+                    cpu.flags.set_sum::<B>(sum);
+                    return Ok(());
+                }
+            }
+        }
+    }
+    alu_outlined::<OP, F, B>(cpu, op)
+}
+
+#[cold]
+#[inline(never)]
+fn alu_outlined<const OP: u8, const F: u8, const B: u32>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    alu_full::<OP, F, B>(cpu, op)
+}
+
+#[inline(always)]
+fn alu_full<const OP: u8, const F: u8, const B: u32>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let cf = u64::from(cpu.flags.cf());
     let writes = OP != CMP && OP != TEST;
     if F < MR {

@@ -3,6 +3,7 @@
 use arch::x86_64::regs::gpr::{RCX, RSP};
 
 use crate::cpu::{Cpu, Trap};
+use crate::mmu::is_canonical;
 use crate::op::Op;
 use crate::ops::operand::{ANY, addr_mask};
 
@@ -18,7 +19,7 @@ impl Cpu {
     #[inline(always)]
     pub(crate) fn go(&mut self, target: u64) -> Result<(), Trap> {
         if self.is_long() {
-            if (((target as i64) << 16) >> 16) as u64 != target {
+            if !is_canonical(target) {
                 return Err(Trap::gp(0));
             }
         } else if target > u64::from(self.seg[arch::x86_64::regs::seg::CS].limit) {
@@ -41,6 +42,18 @@ pub(crate) fn jmp_any(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
 
 /// CALL rel in 64-bit mode.
 pub(crate) fn call_64(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    let sp = cpu.gpr[RSP].wrapping_sub(8);
+    if cpu.quick_store::<64>(sp, cpu.rip) {
+        cpu.gpr[RSP] = sp;
+        cpu.rip = cpu.block_start().wrapping_add(op.imm);
+        return Ok(());
+    }
+    call_64_full(cpu, op)
+}
+
+#[cold]
+#[inline(never)]
+fn call_64_full(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let sp = cpu.gpr[RSP].wrapping_sub(8);
     let next = cpu.rip;
     cpu.write_u64(sp, next)?;
@@ -84,7 +97,21 @@ pub(crate) fn call_indirect(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
 }
 
 /// RET in 64-bit mode.
-pub(crate) fn ret_64(cpu: &mut Cpu, _: &Op) -> Result<(), Trap> {
+pub(crate) fn ret_64(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    let sp = cpu.gpr[RSP];
+    if let Some(target) = cpu.quick_load::<64>(sp)
+        && is_canonical(target)
+    {
+        cpu.gpr[RSP] = sp.wrapping_add(8);
+        cpu.rip = target;
+        return Ok(());
+    }
+    ret_64_full(cpu, op)
+}
+
+#[cold]
+#[inline(never)]
+fn ret_64_full(cpu: &mut Cpu, _: &Op) -> Result<(), Trap> {
     let sp = cpu.gpr[RSP];
     let target = cpu.read_u64(sp)?;
     cpu.go(target)?;

@@ -20,6 +20,18 @@ pub(crate) fn mov_ri<const B: u32>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
 }
 
 pub(crate) fn mov_rm<const A: u8, const B: u32>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    if A != ANY
+        && let Some(v) = cpu.quick_load::<B>(cpu.quick_address::<A>(op))
+    {
+        cpu.set_reg::<B>(op.dst, v);
+        return Ok(());
+    }
+    mov_rm_full::<A, B>(cpu, op)
+}
+
+#[cold]
+#[inline(never)]
+fn mov_rm_full<const A: u8, const B: u32>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let lin = cpu.address::<A>(op, B / 8, false)?;
     let v = cpu.load::<B>(lin)?;
     cpu.set_reg::<B>(op.dst, v);
@@ -27,12 +39,30 @@ pub(crate) fn mov_rm<const A: u8, const B: u32>(cpu: &mut Cpu, op: &Op) -> Resul
 }
 
 pub(crate) fn mov_mr<const A: u8, const B: u32>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    if A != ANY && cpu.quick_store::<B>(cpu.quick_address::<A>(op), cpu.reg::<B>(op.src)) {
+        return Ok(());
+    }
+    mov_mr_full::<A, B>(cpu, op)
+}
+
+#[cold]
+#[inline(never)]
+fn mov_mr_full<const A: u8, const B: u32>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let lin = cpu.address::<A>(op, B / 8, true)?;
     let v = cpu.reg::<B>(op.src);
     cpu.store::<B>(lin, v)
 }
 
 pub(crate) fn mov_mi<const A: u8, const B: u32>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    if A != ANY && cpu.quick_store::<B>(cpu.quick_address::<A>(op), op.imm) {
+        return Ok(());
+    }
+    mov_mi_full::<A, B>(cpu, op)
+}
+
+#[cold]
+#[inline(never)]
+fn mov_mi_full<const A: u8, const B: u32>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let lin = cpu.address::<A>(op, B / 8, true)?;
     cpu.store::<B>(lin, op.imm)
 }
@@ -55,6 +85,18 @@ pub(crate) fn ext_rm<const S: u32, const SIGNED: bool, const A: u8>(
     cpu: &mut Cpu,
     op: &Op,
 ) -> Result<(), Trap> {
+    if A != ANY
+        && let Some(v) = cpu.quick_load::<S>(cpu.quick_address::<A>(op))
+    {
+        cpu.set_reg_sized(op.dst, op.size, extend::<S, SIGNED>(v));
+        return Ok(());
+    }
+    ext_rm_full::<S, SIGNED, A>(cpu, op)
+}
+
+#[cold]
+#[inline(never)]
+fn ext_rm_full<const S: u32, const SIGNED: bool, const A: u8>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let lin = cpu.address::<A>(op, S / 8, false)?;
     let v = extend::<S, SIGNED>(cpu.load::<S>(lin)?);
     cpu.set_reg_sized(op.dst, op.size, v);

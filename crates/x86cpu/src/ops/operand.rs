@@ -108,6 +108,51 @@ impl Cpu {
         }
     }
 
+    /// A load that hits the TLB; `None`: nothing has happened, take the full way.
+    ///
+    /// Handlers of memory operands try the quick ways first and call their full version last: the
+    /// call is then a jump, and the hit needs no stack frame.
+    #[inline(always)]
+    pub(crate) fn quick_load<const B: u32>(&self, lin: u64) -> Option<u64> {
+        match B {
+            8 => self.quick_read::<u8>(lin).map(u64::from),
+            16 => self.quick_read::<u16>(lin).map(u64::from),
+            32 => self.quick_read::<u32>(lin).map(u64::from),
+            _ => self.quick_read::<u64>(lin),
+        }
+    }
+
+    /// [`Cpu::quick_load`] with write permission.
+    #[inline(always)]
+    pub(crate) fn quick_load_rmw<const B: u32>(&self, lin: u64) -> Option<u64> {
+        match B {
+            8 => self.quick_read_rmw::<u8>(lin).map(u64::from),
+            16 => self.quick_read_rmw::<u16>(lin).map(u64::from),
+            32 => self.quick_read_rmw::<u32>(lin).map(u64::from),
+            _ => self.quick_read_rmw::<u64>(lin),
+        }
+    }
+
+    /// A store that hits the TLB; false: nothing has happened, take the full way.
+    #[inline(always)]
+    pub(crate) fn quick_store<const B: u32>(&self, lin: u64, v: u64) -> bool {
+        match B {
+            8 => self.quick_write(lin, v as u8),
+            16 => self.quick_write(lin, v as u16),
+            32 => self.quick_write(lin, v as u32),
+            _ => self.quick_write(lin, v),
+        }
+    }
+
+    /// Address of the memory operand for the kinds [`FLAT`] and [`SEG`].
+    #[inline(always)]
+    pub(crate) fn quick_address<const A: u8>(&self, op: &Op) -> u64 {
+        let sum = self.gpr[usize::from(op.base & 31)]
+            .wrapping_add(self.gpr[usize::from(op.index & 31)] << (op.scale & 3))
+            .wrapping_add(op.disp);
+        if A == SEG { sum.wrapping_add(self.seg[usize::from(op.seg & 7)].base) } else { sum }
+    }
+
     /// A load that will be followed by a store to the same place.
     #[inline(always)]
     pub(crate) fn load_rmw<const B: u32>(&mut self, lin: u64) -> Result<u64, Trap> {
@@ -167,10 +212,7 @@ impl Cpu {
         if A == ANY {
             return self.linear(op.seg, self.offset(op), bytes, write);
         }
-        let sum = self.gpr[usize::from(op.base & 31)]
-            .wrapping_add(self.gpr[usize::from(op.index & 31)] << (op.scale & 3))
-            .wrapping_add(op.disp);
-        if A == SEG { Ok(sum.wrapping_add(self.seg[usize::from(op.seg & 7)].base)) } else { Ok(sum) }
+        Ok(self.quick_address::<A>(op))
     }
 
     /// Segmentation (SDM vol. 3, 5.3): the linear address of `bytes` bytes at `offset`.

@@ -58,6 +58,17 @@ impl Cpu {
 /// PUSH r64 in 64-bit mode.
 pub(crate) fn push_r64(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let sp = cpu.gpr[RSP].wrapping_sub(8);
+    if cpu.quick_store::<64>(sp, cpu.gpr[usize::from(op.src & 15)]) {
+        cpu.gpr[RSP] = sp;
+        return Ok(());
+    }
+    push_r64_full(cpu, op)
+}
+
+#[cold]
+#[inline(never)]
+fn push_r64_full(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    let sp = cpu.gpr[RSP].wrapping_sub(8);
     let v = cpu.gpr[usize::from(op.src & 15)];
     cpu.write_u64(sp, v)?;
     cpu.gpr[RSP] = sp;
@@ -66,6 +77,18 @@ pub(crate) fn push_r64(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
 
 /// POP r64 in 64-bit mode.
 pub(crate) fn pop_r64(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    let sp = cpu.gpr[RSP];
+    if let Some(v) = cpu.quick_load::<64>(sp) {
+        cpu.gpr[RSP] = sp.wrapping_add(8);
+        cpu.gpr[usize::from(op.dst & 15)] = v;
+        return Ok(());
+    }
+    pop_r64_full(cpu, op)
+}
+
+#[cold]
+#[inline(never)]
+fn pop_r64_full(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let sp = cpu.gpr[RSP];
     let v = cpu.read_u64(sp)?;
     cpu.gpr[RSP] = sp.wrapping_add(8);
