@@ -86,7 +86,7 @@ mod tests {
         bytes.extend((indexes.len() as u32).to_le_bytes());
         for index in indexes {
             bytes.extend(index.to_le_bytes());
-            bytes.extend([*index as u8 + 1; BLOCK_SIZE]);
+            bytes.extend([(*index as u8).wrapping_add(1); BLOCK_SIZE]);
         }
         bytes
     }
