@@ -25,6 +25,7 @@ fn main() {
         Fork::Child => {
             drop(agent);
             check();
+            counts();
             println!("CHECK all passed");
             let _ = connect().call(&Request::Shutdown { power: Power::Reboot, grace_ms: 2000 });
             loop {
@@ -62,6 +63,53 @@ fn says(line: &str, expected: &str) {
     let (text, exit) = run(shell(line));
     assert_eq!((text.trim_end(), exit), (expected, Exit::Code(0)), "{line}");
     println!("CHECK ok: {line} -> {expected}");
+}
+
+/// The time stamp counter.
+#[allow(unsafe_code)] // an intrinsic
+fn time_stamp() -> u64 {
+    // SAFETY: every x86-64 CPU has the counter.
+    unsafe { std::arch::x86_64::_rdtsc() }
+}
+
+/// Guest instructions that an operation takes, when QEMU counts them (`-icount shift=0`: then the time stamp counter is
+/// the number of instructions); the median of some.
+fn count(what: &str, mut operation: impl FnMut()) {
+    let mut counts: Vec<u64> = (0..9)
+        .map(|_| {
+            let before = time_stamp();
+            operation();
+            time_stamp() - before
+        })
+        .collect();
+    counts.sort_unstable();
+    println!("COUNT {what}: {} (first to last {counts:?})", counts[4]);
+}
+
+fn counts() {
+    let none = RestoredSpec {
+        reason: RestoreReason::Resume,
+        realtime_ns: 2_000_000_000_123_456_789,
+        seed: vec![5; 64],
+        generation: [0xab; 16],
+        hostname: None,
+        machine_id: None,
+        hooks: HookSet::default(),
+    };
+    let one = |word: &str| ExecSpec { argv: vec![word.into()], ..ExecSpec::default() };
+    count("ping", || drop(connect().ping().expect("a pong")));
+    count("exec true", || drop(run(one("true"))));
+    count("exec true by its path", || drop(run(one("/bin/true"))));
+    let path = String::from("/etc");
+    count("stat, in a forked copy", || {
+        drop(connect().call(&Request::Stat { path: path.clone(), follow: true }).expect("a stat"))
+    });
+    count("freeze and thaw", || {
+        connect().call(&Request::Freeze(FreezeSpec::default())).expect("frozen");
+        connect().call(&Request::Thaw).expect("thawed");
+    });
+    connect().call(&Request::Freeze(FreezeSpec::default())).expect("frozen");
+    count("restored", || drop(connect().call(&Request::Restored(none.clone())).expect("restored")));
 }
 
 fn check() {

@@ -184,8 +184,7 @@ fn root(parameters: &Parameters) -> io::Result<Root> {
     make_directory("/rw/upper", 0o755);
     make_directory("/rw/work", 0o755);
     // docs/adr/0042: why each of these.
-    let options =
-        "lowerdir=/base,upperdir=/rw/upper,workdir=/rw/work,xino=on,redirect_dir=on,metacopy=off,index=off";
+    let options = "lowerdir=/base,upperdir=/rw/upper,workdir=/rw/work,xino=on,redirect_dir=on,metacopy=off,index=off,uuid=null";
     try_mount("root", NEW_ROOT, "overlay", MountFlags::NOATIME, options)
         .map_err(failed("mounting the root overlay".into()))?;
     let upper = open_directory(Path::new("/rw/upper"))?;

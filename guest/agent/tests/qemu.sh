@@ -1,6 +1,7 @@
 #!/bin/sh
 # The duties of PID 1, for real: boots KERNEL in QEMU (TCG) with examples/pid1_check.rs as /init, a base image and a
 # blank disk. QEMU has no vsock of its own, so the check talks over a Unix socket inside the guest.
+# ICOUNT=1 makes its COUNT lines numbers of guest instructions.
 # Usage: guest/agent/tests/qemu.sh KERNEL BUSYBOX   (needs qemu-system-x86_64, mkfs.ext4, cpio; root for mknod)
 set -eu
 kernel=$1 busybox=$2
@@ -29,7 +30,7 @@ mkfs.ext4 -q -d "$place/root" "$place/base.img" 16M
 mkfs.ext4 -q "$place/disk.img" 64M
 (cd "$place/ird" && find . | cpio -o -H newc --quiet > "$place/ird.cpio")
 timeout "${LIMIT:-60}" qemu-system-x86_64 -M microvm,acpi=off,rtc=on,pit=on,pic=on,auto-kernel-cmdline=on,isa-serial=on \
-    -accel tcg -cpu Nehalem,+rdrand,+erms -m 512 -nodefaults -no-user-config -nographic -serial stdio -no-reboot \
+    -accel tcg ${ICOUNT:+-icount shift=0,sleep=off} -cpu Nehalem,+rdrand,+erms -m 512 -nodefaults -no-user-config -nographic -serial stdio -no-reboot \
     -kernel "$kernel" -initrd "$place/ird.cpio" \
     -drive if=none,id=base,format=raw,readonly=on,file="$place/base.img" -device virtio-blk-device,drive=base \
     -drive if=none,id=disk,format=raw,file="$place/disk.img" -device virtio-blk-device,drive=disk \
