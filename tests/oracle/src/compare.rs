@@ -182,13 +182,10 @@ fn ignored_bytes(insn: &Instruction, host: &Outcome) -> Vec<std::ops::Range<usiz
         (M::Fxsave | M::Fxsave64, _) => 6..24,
         _ => return Vec::new(),
     };
+    // MXCSR_MASK is the host's; the profile's is 0xffff.
+    let mask = if matches!(insn.mnemonic(), M::Fxsave | M::Fxsave64) { 28..32 } else { 0..0 };
     let ea = crate::soft::effective_address(insn, &host.after.gpr).wrapping_sub(SCRATCH) as usize;
-    let mut list = vec![ea + range.start..ea + range.end];
-    if matches!(insn.mnemonic(), M::Fxsave | M::Fxsave64) {
-        // MXCSR_MASK is the host's; the profile's is 0xffff.
-        list.push(ea + 28..ea + 32);
-    }
-    list
+    [range, mask].into_iter().map(|r| ea.wrapping_add(r.start)..ea.wrapping_add(r.end)).collect()
 }
 
 /// The case as one line: `bytes | registers that matter`.

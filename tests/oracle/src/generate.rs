@@ -154,10 +154,10 @@ fn prefixes(rng: &mut Rng, insn: &mut Instruction) {
 fn address(rng: &mut Rng, insn: &mut Instruction, s: &mut State) -> u64 {
     let size = insn.memory_size().size().max(1) as u64;
     let room = SCRATCH_LEN as u64 - 0x200 - size;
-    let mut ea = SCRATCH + 0x100 + rng.next() % room;
+    let mut ea = SCRATCH + 0x100 + rng.draw() % room;
     match rng.below(32) {
         // Up to and over the end of what is mapped.
-        0 => ea = SCRATCH + SCRATCH_LEN as u64 - rng.next() % (size + 2),
+        0 => ea = SCRATCH + SCRATCH_LEN as u64 - rng.draw() % (size + 2),
         1..=7 => {}
         _ => ea &= !15,
     }
@@ -176,8 +176,8 @@ fn address(rng: &mut Rng, insn: &mut Instruction, s: &mut State) -> u64 {
     }
     let disp = match form {
         1 => 0,
-        2 => rng.next() as i8 as i64,
-        _ => rng.next() as i32 as i64,
+        2 => rng.draw() as i8 as i64,
+        _ => rng.draw() as i32 as i64,
     };
     insn.set_memory_base(base);
     if disp != 0 {
@@ -198,28 +198,28 @@ fn address(rng: &mut Rng, insn: &mut Instruction, s: &mut State) -> u64 {
 fn special_state(rng: &mut Rng, insn: &Instruction, s: &mut State, ea: u64, memory: bool) {
     use M::*;
     let m = insn.mnemonic();
-    let at = |rng: &mut Rng| SCRATCH + 0x200 + rng.next() % 0xc00;
+    let at = |rng: &mut Rng| SCRATCH + 0x200 + rng.draw() % 0xc00;
     let kinds: Vec<OpKind> = insn.op_kinds().collect();
     if kinds.contains(&OpKind::MemorySegRSI) {
         s.gpr[6] = at(rng);
     }
     if kinds.contains(&OpKind::MemoryESRDI) || kinds.contains(&OpKind::MemorySegRDI) {
-        s.gpr[7] = if rng.one_in(4) { s.gpr[6].wrapping_add(rng.next() % 16) } else { at(rng) };
+        s.gpr[7] = if rng.one_in(4) { s.gpr[6].wrapping_add(rng.draw() % 16) } else { at(rng) };
         if s.gpr[7].wrapping_sub(SCRATCH) > 0xf00 {
             s.gpr[7] = at(rng);
         }
     }
     if insn.has_rep_prefix() || insn.has_repne_prefix() {
-        s.gpr[1] = rng.next() % 24;
+        s.gpr[1] = rng.draw() % 24;
         s.rflags |= if rng.one_in(4) { 0x400 } else { 0 };
     }
     if matches!(m, Loop | Loope | Loopne | Jrcxz | Jecxz) {
-        s.gpr[1] = rng.next() % 3;
+        s.gpr[1] = rng.draw() % 3;
     }
     if matches!(m, Bt | Bts | Btr | Btc) && memory && insn.op1_kind() == OpKind::Register {
         let n = insn.op1_register().full_register().number();
         if insn.memory_base().number() != n && insn.memory_index().number() != n {
-            s.gpr[n] = (rng.next() % 0x400).wrapping_sub(0x200);
+            s.gpr[n] = (rng.draw() % 0x400).wrapping_sub(0x200);
         }
     }
     if matches!(m, Xlatb) {
@@ -273,12 +273,12 @@ fn fill(rng: &mut Rng, insn: &Instruction, s: &mut State, ea: u64) {
             let image = state(rng).fx;
             poke(s, ea, &image);
             if rng.one_in(16) {
-                poke(s, ea + 24, &(rng.next() as u32).to_le_bytes());
+                poke(s, ea + 24, &(rng.draw() as u32).to_le_bytes());
             }
             return;
         }
         M::Ldmxcsr => {
-            let v = if rng.one_in(8) { rng.next() as u32 } else { rng.next() as u32 & 0xffff };
+            let v = if rng.one_in(8) { rng.draw() as u32 } else { rng.draw() as u32 & 0xffff };
             return poke(s, ea, &v.to_le_bytes());
         }
         _ => {}
@@ -296,9 +296,9 @@ fn fill(rng: &mut Rng, insn: &Instruction, s: &mut State, ea: u64) {
         }
         S::FpuEnv14 | S::FpuEnv28 | S::FpuState94 | S::FpuState108 => {
             for i in 0..14 {
-                poke(s, ea + 8 * i, &rng.next().to_le_bytes());
+                poke(s, ea + 8 * i, &rng.draw().to_le_bytes());
             }
-            poke(s, ea, &(rng.next() as u16 & 0x1f3f | 0x40).to_le_bytes());
+            poke(s, ea, &(rng.draw() as u16 & 0x1f3f | 0x40).to_le_bytes());
         }
         _ => {
             let v = vector(rng);
@@ -309,7 +309,7 @@ fn fill(rng: &mut Rng, insn: &Instruction, s: &mut State, ea: u64) {
 
 /// An integer that likes edges.
 pub fn integer(rng: &mut Rng) -> u64 {
-    let v = rng.next();
+    let v = rng.draw();
     match rng.below(10) {
         0 => 0,
         1 => 1,
@@ -329,18 +329,18 @@ fn exponent(rng: &mut Rng, max: u64) -> u64 {
     match rng.below(12) {
         0 => 0,
         1 => max,
-        2 => 1 + rng.next() % 3,
-        3 => max - 1 - rng.next() % 3,
-        4 => rng.next() % (max + 1),
-        5 => mid + rng.next() % 70.min(mid),
-        6 => mid.saturating_sub(rng.next() % 70).max(1),
-        _ => mid + rng.next() % 5 - 2,
+        2 => 1 + rng.draw() % 3,
+        3 => max - 1 - rng.draw() % 3,
+        4 => rng.draw() % (max + 1),
+        5 => mid + rng.draw() % 70.min(mid),
+        6 => mid.saturating_sub(rng.draw() % 70).max(1),
+        _ => mid + rng.draw() % 5 - 2,
     }
 }
 
 fn fraction(rng: &mut Rng, bits: u32) -> u64 {
     let mask = (1u64 << bits) - 1;
-    let v = rng.next() & mask;
+    let v = rng.draw() & mask;
     match rng.below(8) {
         0 => 0,
         1 => 1,
@@ -353,7 +353,7 @@ fn fraction(rng: &mut Rng, bits: u32) -> u64 {
 }
 
 fn float(rng: &mut Rng, ebits: u32, fbits: u32) -> u64 {
-    let sign = rng.next() & 1;
+    let sign = rng.draw() & 1;
     let e = exponent(rng, (1 << ebits) - 1);
     sign << (ebits + fbits) | e << fbits | fraction(rng, fbits)
 }
@@ -362,7 +362,7 @@ fn float(rng: &mut Rng, ebits: u32, fbits: u32) -> u64 {
 fn f80(rng: &mut Rng, e: u16) -> u128 {
     let integer = if rng.one_in(16) { e == 0 } else { e != 0 };
     let sig = u64::from(integer) << 63 | fraction(rng, 63);
-    let se = (rng.next() as u16 & 0x8000) | e;
+    let se = (rng.draw() as u16 & 0x8000) | e;
     u128::from(se) << 64 | u128::from(sig)
 }
 
@@ -374,8 +374,8 @@ fn vector(rng: &mut Rng) -> u128 {
         4..=6 => (0..4).fold(0, |v, _| v << 32 | u128::from(float(rng, 8, 23))),
         7 => two(integer(rng), integer(rng)),
         // Few different bytes: matches for the string compares.
-        8 => (0..16).fold(0, |v, _| v << 8 | u128::from(rng.next() & 3 | (rng.next() & 1) << 7)),
-        _ => two(rng.next(), rng.next()),
+        8 => (0..16).fold(0, |v, _| v << 8 | u128::from(rng.draw() & 3 | (rng.draw() & 1) << 7)),
+        _ => two(rng.draw(), rng.draw()),
     }
 }
 
@@ -383,8 +383,8 @@ fn mxcsr(rng: &mut Rng) -> u32 {
     match rng.below(8) {
         0..=2 => 0x1f80 | 0x20,
         3..=4 => 0x1f80,
-        5..=6 => 0x1f80 | rng.next() as u32 & 0xe07f,
-        _ => rng.next() as u32 & 0xffff,
+        5..=6 => 0x1f80 | rng.draw() as u32 & 0xe07f,
+        _ => rng.draw() as u32 & 0xffff,
     }
 }
 
@@ -392,14 +392,14 @@ fn mxcsr(rng: &mut Rng) -> u32 {
 pub fn state(rng: &mut Rng) -> State {
     let mut gpr = [0; 16];
     gpr.iter_mut().for_each(|r| *r = integer(rng));
-    gpr[4] = SCRATCH + 0x800 - 8 * (rng.next() % 16);
+    gpr[4] = SCRATCH + 0x800 - 8 * (rng.draw() % 16);
     let mut fx = [0u8; 512];
     let fcw: u16 = match rng.below(4) {
         0 | 1 => 0x037f,
-        2 => 0x007f | rng.next() as u16 & 0xf00,
-        _ => rng.next() as u16 & 0xf3f | 0x40,
+        2 => 0x007f | rng.draw() as u16 & 0xf00,
+        _ => rng.draw() as u16 & 0xf3f | 0x40,
     };
-    let mut fsw = rng.next() as u16 & 0x7f7f;
+    let mut fsw = rng.draw() as u16 & 0x7f7f;
     if !rng.one_in(16) {
         fsw &= !0x3f | fcw;
     }
@@ -408,7 +408,7 @@ pub fn state(rng: &mut Rng) -> State {
     }
     fx[0..2].copy_from_slice(&fcw.to_le_bytes());
     fx[2..4].copy_from_slice(&fsw.to_le_bytes());
-    fx[4] = if rng.one_in(3) { rng.next() as u8 } else { 0xff };
+    fx[4] = if rng.one_in(3) { rng.draw() as u8 } else { 0xff };
     if rng.one_in(3) {
         // Room for a push.
         fx[4] &= !(1 << ((fsw >> 11) as u8 & 7).wrapping_sub(1).wrapping_rem(8).min(7));
@@ -425,7 +425,7 @@ pub fn state(rng: &mut Rng) -> State {
         // Near relatives meet cancellation and equality.
         let v = match rng.below(6) {
             0 => last,
-            1 => last ^ 1 << (rng.next() & 127),
+            1 => last ^ 1 << (rng.draw() & 127),
             _ => vector(rng),
         };
         last = v;
@@ -434,11 +434,11 @@ pub fn state(rng: &mut Rng) -> State {
     if rng.one_in(6) {
         let st0: [u8; 10] = fx[32..42].try_into().unwrap_or_default();
         fx[48..58].copy_from_slice(&st0);
-        fx[48] ^= (rng.next() & 1) as u8;
+        fx[48] ^= (rng.draw() & 1) as u8;
     }
     let mut mem = Box::new([0u8; SCRATCH_LEN]);
     for chunk in mem.chunks_exact_mut(64) {
-        chunk[..8].copy_from_slice(&rng.next().to_le_bytes());
+        chunk[..8].copy_from_slice(&rng.draw().to_le_bytes());
     }
-    State { gpr, rflags: 0x202 | rng.next() & 0x8d5 | if rng.one_in(8) { 0x400 } else { 0 }, fx, mem }
+    State { gpr, rflags: 0x202 | rng.draw() & 0x8d5 | if rng.one_in(8) { 0x400 } else { 0 }, fx, mem }
 }

@@ -41,15 +41,15 @@ fn put(memory: &GuestMemory, at: u64, v: u64) {
 
 /// PML4, PDPT and PD for the low gigabyte, a page table for each of the three areas.
 fn lay_tables(memory: &GuestMemory) {
-    put(memory, TABLES, TABLES + 0x1000 | 7);
-    put(memory, TABLES + 0x1000, TABLES + 0x2000 | 7);
+    put(memory, TABLES, (TABLES + 0x1000) | 7);
+    put(memory, TABLES + 0x1000, (TABLES + 0x2000) | 7);
     let areas =
         [(SCRATCH, SCRATCH_PHYS, 1, 7), (CODE & !0xfff, CODE_PHYS, 1, 7), (KERNEL, KERNEL_PHYS, 4, 3)];
     for (i, (at, phys, pages, bits)) in areas.into_iter().enumerate() {
         let table = TABLES + 0x3000 + 0x1000 * i as u64;
-        put(memory, TABLES + 0x2000 + (at >> 21 & 511) * 8, table | 7);
+        put(memory, TABLES + 0x2000 + ((at >> 21) & 511) * 8, table | 7);
         for p in 0..pages {
-            put(memory, table + ((at >> 12 & 511) + p) * 8, phys + 0x1000 * p | bits);
+            put(memory, table + (((at >> 12) & 511) + p) * 8, (phys + 0x1000 * p) | bits);
         }
     }
 }
@@ -65,7 +65,7 @@ fn lay_kernel(memory: &GuestMemory) {
     put(memory, at(TSS) + 4, STACK);
     for vector in 0..0x82u64 {
         let handler = HANDLERS + vector * 4;
-        let gate = handler & 0xffff | 0x10 << 16 | 0xee00 << 32 | (handler >> 16 & 0xffff) << 48;
+        let gate = (handler & 0xffff) | 0x10 << 16 | 0xee00 << 32 | ((handler >> 16) & 0xffff) << 48;
         put(memory, at(IDT) + 16 * vector, gate);
         put(memory, at(IDT) + 16 * vector + 8, handler >> 32);
         memory.write(at(handler), &[0xf4]).expect("handlers lie in memory");

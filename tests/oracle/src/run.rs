@@ -67,7 +67,7 @@ pub fn run(options: &Options) -> Result<Report, Unavailable> {
     while done < options.cases && k < options.cases.saturating_mul(4) {
         let entry = entries[(k % entries.len() as u64) as usize];
         k += 1;
-        let mut own = Rng(rng.next());
+        let mut own = Rng(rng.draw());
         let Some(case) = generate::case(&mut own, entry.code) else { continue };
         let insn = soft::decode(&case);
         if insn.code() != entry.code {

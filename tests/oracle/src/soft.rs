@@ -1,6 +1,6 @@
 //! Runs a case on x86cpu.
 
-use iced_x86::{Decoder, DecoderOptions, Instruction, OpKind, Register};
+use iced_x86::{Decoder, DecoderOptions, Instruction, OpKind};
 use x86cpu::fpu::{self, FpBus, FpContext, FpFault, Fpu};
 
 use crate::case::{CODE, Case, End, Outcome, SCRATCH, SCRATCH_LEN};
@@ -46,16 +46,7 @@ pub(crate) fn effective_address(insn: &Instruction, gpr: &[u64; 16]) -> u64 {
     let memory = (0..insn.op_count())
         .find(|i| matches!(insn.op_kind(*i), OpKind::Memory | OpKind::MemorySegRDI | OpKind::MemoryESRDI));
     let Some(op) = memory else { return 0 };
-    insn.virtual_address(op, 0, |r, _, _| {
-        Some(if r.is_gpr64() {
-            gpr[r.number()]
-        } else if r == Register::None {
-            0
-        } else {
-            0
-        })
-    })
-    .unwrap_or(0)
+    insn.virtual_address(op, 0, |r, _, _| Some(if r.is_gpr64() { gpr[r.number()] } else { 0 })).unwrap_or(0)
 }
 
 /// Runs it over `fpu` alone. `End::Unknown` where that does not know it.

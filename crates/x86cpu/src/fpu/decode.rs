@@ -124,11 +124,11 @@ impl Operands {
         }
     }
 
-    fn to_mem(&self) -> bool {
+    fn stores(&self) -> bool {
         matches!(self.loc[0], Loc::Mem(_))
     }
 
-    fn from_mem(&self) -> bool {
+    fn loads(&self) -> bool {
         matches!(self.loc[1], Loc::Mem(_))
     }
 }
@@ -181,13 +181,13 @@ fn moves(mnemonic: M, o: &Operands) -> Option<Value> {
         | Movntpd | Movntq | Movd | Movq2dq => m::mov,
         // A 64-bit move clears the upper half of a register, and stores only its low.
         Movq | Movdq2q => m::low64,
-        Movss if o.to_mem() || o.from_mem() => m::mov,
+        Movss if o.stores() || o.loads() => m::mov,
         Movss => m::merge32,
-        Movsd if o.to_mem() || o.from_mem() => m::mov,
+        Movsd if o.stores() || o.loads() => m::mov,
         Movsd => m::merge64,
-        Movlps | Movlpd if o.to_mem() => m::mov,
+        Movlps | Movlpd if o.stores() => m::mov,
         Movlps | Movlpd => m::merge64,
-        Movhps | Movhpd if o.to_mem() => m::high,
+        Movhps | Movhpd if o.stores() => m::high,
         Movhps | Movhpd | Movlhps => m::low_to_high,
         Movhlps => m::high_to_low,
         Movddup => m::movddup,
@@ -206,7 +206,7 @@ fn moves(mnemonic: M, o: &Operands) -> Option<Value> {
         Pextrw => m::pextrw,
         Pextrd | Extractps => m::pextrd,
         Pextrq => m::pextrq,
-        Insertps if o.from_mem() => m::insertps_mem,
+        Insertps if o.loads() => m::insertps_mem,
         Insertps => m::insertps_reg,
         Stmxcsr => m::stmxcsr,
         Emms => x87::emms,

@@ -35,7 +35,7 @@ lanewise! {
     pmullw: words, from_words, u16, |x, y| x.wrapping_mul(y);
     pmulhw: words, from_words, i16, |x, y| (i32::from(x) * i32::from(y)) >> 16;
     pmulhuw: words, from_words, u16, |x, y| (u32::from(x) * u32::from(y)) >> 16;
-    pmulhrsw: words, from_words, i16, |x, y| ((i32::from(x) * i32::from(y) >> 14) + 1) >> 1;
+    pmulhrsw: words, from_words, i16, |x, y| (((i32::from(x) * i32::from(y)) >> 14) + 1) >> 1;
     pmulld: dwords, from_dwords, u32, |x, y| x.wrapping_mul(y);
     pmuludq: qwords, from_qwords, u64, |x, y| u64::from(x as u32) * u64::from(y as u32);
     pmuldq: qwords, from_qwords, u64, |x, y| i64::from(x as i32) * i64::from(y as i32);

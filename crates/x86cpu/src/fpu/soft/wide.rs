@@ -23,7 +23,7 @@ pub const PI_4: Wide = Wide { exp: -1, ..PI };
 /// 3π/4.
 pub const PI_34: Wide = Wide { sign: false, exp: 1, sig: 0x96cb_e3f9_990e_91a7_9394_c9e8_a0a5_159c };
 /// x87's own π, 66 bits, in units of 2^-64 (SDM vol. 1, 8.3.8); half of it in units of 2^-65.
-const PI_66: u128 = 0xc90f_daa2_2168_c234_c >> 2;
+const PI_66: u128 = 0xc_90fd_aa22_168c_234c >> 2;
 
 impl Wide {
     pub const ZERO: Wide = Wide { sign: false, exp: 0, sig: 0 };
@@ -86,11 +86,11 @@ impl Wide {
         if self.sig == 0 || o.sig == 0 {
             return Wide::ZERO;
         }
-        let (a1, a0) = (self.sig >> 64, self.sig & u128::from(u64::MAX));
-        let (b1, b0) = (o.sig >> 64, o.sig & u128::from(u64::MAX));
-        let mid = (a1 * b0 >> 64)
-            + (a0 * b1 >> 64)
-            + ((a1 * b0 & u128::from(u64::MAX)) + (a0 * b1 & u128::from(u64::MAX)) >> 64);
+        let low = |v: u128| v & u128::from(u64::MAX);
+        let (a1, a0) = (self.sig >> 64, low(self.sig));
+        let (b1, b0) = (o.sig >> 64, low(o.sig));
+        let (x, y) = (a1 * b0, a0 * b1);
+        let mid = (x >> 64) + (y >> 64) + ((low(x) + low(y)) >> 64);
         Wide::normal(self.sign != o.sign, self.exp + o.exp + 1, a1 * b1 + mid)
     }
 
