@@ -26,6 +26,9 @@ const PVCLOCK_TSC_STABLE: u8 = 1;
 #[derive(Debug)]
 pub struct Clock {
     tsc_khz: u32,
+    /// TSC ticks a nanosecond, in units of 2^-32, rounded down: the TSC's definition. (It is slower
+    /// than `tsc_khz` by less than a tick in four seconds, which spares a division at every RDTSC.)
+    rate: u64,
     mark: Instant,
     /// Nanoseconds to add (wrapping) to what passed since `mark`.
     offset: AtomicU64,
@@ -45,8 +48,10 @@ const KHZ: std::ops::RangeInclusive<u32> = 1_000..=100_000_000;
 impl Clock {
     /// A clock that stands at 0 ns; `tsc_khz` is brought into 1 MHz to 100 GHz.
     pub fn new(tsc_khz: u32) -> Self {
+        let tsc_khz = tsc_khz.clamp(*KHZ.start(), *KHZ.end());
         Self {
-            tsc_khz: tsc_khz.clamp(*KHZ.start(), *KHZ.end()),
+            tsc_khz,
+            rate: (u64::from(tsc_khz) << 32) / 1_000_000,
             mark: Instant::now(),
             offset: AtomicU64::new(0),
             tsc_base: AtomicU64::new(0),
@@ -121,13 +126,14 @@ impl Clock {
     }
 
     /// TSC ticks of so many nanoseconds, rounded down.
+    #[inline]
     pub fn ticks(&self, ns: u64) -> u64 {
-        (u128::from(ns) * u128::from(self.tsc_khz) / 1_000_000) as u64
+        ((u128::from(ns) * u128::from(self.rate)) >> 32) as u64
     }
 
     /// Nanoseconds of so many TSC ticks, rounded up; saturating.
     pub fn ns_of_ticks(&self, ticks: u64) -> u64 {
-        let ns = (u128::from(ticks) * 1_000_000).div_ceil(u128::from(self.tsc_khz));
+        let ns = (u128::from(ticks) << 32).div_ceil(u128::from(self.rate));
         u64::try_from(ns).unwrap_or(u64::MAX)
     }
 
