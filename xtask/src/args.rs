@@ -15,6 +15,8 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Chore {
+    /// Set up, build smolvm, and see it work: `smolvm demo`
+    Demo,
     /// Make a fresh Debian with Rust and apt ready: tools, then `guest`
     Setup,
     /// Make what the binary embeds: kernel, busybox, blank disk, agent, initramfs (in target/guest/)
@@ -32,6 +34,7 @@ pub fn run() -> Result<()> {
     let args = Args::parse();
     let paths = Paths::find()?;
     match args.chore {
+        Chore::Demo => setup::demo(&paths),
         Chore::Setup => setup::run(&paths),
         Chore::Guest(options) => guest::build(&paths, &options),
         Chore::Tidy => tidy::check(&paths),

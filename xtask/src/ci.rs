@@ -1,8 +1,7 @@
 //! `cargo xtask ci`: everything that a change must pass, in one command, with a closing summary.
 
-use std::env;
 use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -85,19 +84,13 @@ fn summary(outcomes: &[Outcome], steps: usize) -> Result<()> {
 }
 
 fn cargo(paths: &Paths, arguments: &[&str]) -> Result<String> {
-    run::status(cargo_command(paths).args(arguments))?;
+    run::status(run::cargo(paths).args(arguments))?;
     Ok(String::new())
-}
-
-fn cargo_command(paths: &Paths) -> Command {
-    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(&paths.root);
-    command
 }
 
 /// Runs every test and counts them as they are reported.
 fn tests(paths: &Paths, long: bool) -> Result<String> {
-    let mut command = cargo_command(paths);
+    let mut command = run::cargo(paths);
     command.args(["test", "--workspace", "--no-fail-fast"]).stdout(Stdio::piped());
     if long {
         command.env("SMOLVM_LONG", "1").args(["--", "--include-ignored"]);

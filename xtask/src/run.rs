@@ -1,5 +1,6 @@
 //! Other programs: run one, and say what it was when it fails.
 
+use std::env;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -8,6 +9,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+
+use crate::paths::Paths;
+
+/// This toolchain's cargo, in the workspace.
+pub fn cargo(paths: &Paths) -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(&paths.root);
+    command
+}
 
 /// Runs a command to its end with our own output streams; fails unless it exits with 0.
 pub fn status(command: &mut Command) -> Result<()> {

@@ -19,3 +19,10 @@ pub fn run(paths: &Paths) -> Result<()> {
     eprintln!("setup: done. Next: cargo build --release -p smolvm && target/release/smolvm run -- uname -a");
     Ok(())
 }
+
+/// Everything from a fresh checkout to the first machine.
+pub fn demo(paths: &Paths) -> Result<()> {
+    run(paths)?;
+    let mut command = run::cargo(paths);
+    run::status(command.args(["run", "--release", "--package", "smolvm", "--", "demo"]))
+}

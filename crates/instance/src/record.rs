@@ -262,6 +262,17 @@ impl Instance {
         if self.lock.is_none() {
             self.acquire()?;
         }
+        self.discard()
+    }
+
+    /// [`Instance::remove`] for its VMM, whose other threads still hold it.
+    ///
+    /// # Errors
+    /// [`Error::Running`] when this process is not its VMM; the host's.
+    pub fn discard(&self) -> Result<(), Error> {
+        if self.lock.is_none() {
+            return Err(Error::Running { name: self.name.clone() });
+        }
         let _ = fs::remove_file(self.socket());
         fs::remove_dir_all(&self.dir).map_err(io_error("remove", &self.dir))
     }

@@ -5,6 +5,8 @@ use std::str::FromStr;
 use hv::{EngineKind, Partition, PartitionConfig};
 use serde::Serialize;
 
+pub use hv_kvm::KvmReport;
+
 use crate::Error;
 
 /// What the user asked for.
@@ -67,4 +69,9 @@ pub(crate) fn partition(choice: EngineChoice, config: PartitionConfig) -> Result
         EngineKind::Soft => Box::new(hv_soft::SoftPartition::new(config)?),
         EngineKind::Kvm => Box::new(hv_kvm::KvmPartition::new(config)?),
     })
+}
+
+/// What this host's KVM is worth, in detail.
+pub fn kvm_report() -> KvmReport {
+    hv_kvm::report()
 }

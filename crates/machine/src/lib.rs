@@ -15,7 +15,7 @@ mod restore;
 mod save;
 mod vcpu_thread;
 
-pub use engine::{EngineChoice, EngineReport, choose};
+pub use engine::{EngineChoice, EngineReport, KvmReport, choose, kvm_report};
 pub use error::Error;
 pub use lifecycle::Outcome;
 pub use machine::{COMMAND_LINE, Machine, MachineConfig, Sink};

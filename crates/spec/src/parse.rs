@@ -75,13 +75,10 @@ fn refuse(key: &'static str, what: impl Into<String>) -> Result<(), Complaint> {
 }
 
 fn validate(file: &Smolfile) -> Result<(), Complaint> {
-    if let Some(name) = &file.name {
-        if !valid_name(name) {
-            return refuse(
-                "name",
-                format!("name `{name}` is not usable; allowed: [a-z0-9][a-z0-9_.-]{{0,62}}"),
-            );
-        }
+    if let Some(name) = &file.name
+        && !valid_name(name)
+    {
+        return refuse("name", format!("name `{name}` is not usable; allowed: [a-z0-9][a-z0-9_.-]{{0,62}}"));
     }
     if !(1..=16).contains(&file.cpus) {
         return refuse("cpus", format!("cpus = {} is out of range; 1 to 16", file.cpus));

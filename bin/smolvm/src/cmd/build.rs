@@ -1,11 +1,11 @@
-//! `build` and `demo`.
+//! `build`.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use build::{BuildOptions, BuildReport};
 
-use crate::args::{Build, Demo, EngineArgs, Global};
+use crate::args::{Build, EngineArgs, Global};
 use crate::cmd::silent;
 use crate::launch::{self, Home, Mode, Plan};
 use crate::ui::{self, Steps};
@@ -29,7 +29,7 @@ pub fn build(build: &Build, global: &Global) -> Result<u8> {
 }
 
 /// Builds a definition, telling of each step.
-fn make(
+pub fn make(
     smolfile: &Path,
     output: &Path,
     update_lock: bool,
@@ -71,9 +71,4 @@ fn default_output(smolfile: &Path) -> Result<PathBuf> {
     let dir = whole.parent().and_then(Path::file_name).and_then(|n| n.to_str());
     let name = file.name.as_deref().or(dir.filter(|n| spec::valid_name(n))).unwrap_or("machine");
     Ok(PathBuf::from(format!("{name}.smolmachine")))
-}
-
-pub fn demo(demo: &Demo, _global: &Global) -> Result<u8> {
-    let _ = demo;
-    anyhow::bail!("not yet")
 }

@@ -20,13 +20,17 @@ pub fn doctor(doctor: &Doctor, global: &Global) -> Result<u8> {
         );
         return Ok(0);
     }
+    let kvm = machine::kvm_report();
     if global.json {
-        ui::json(&json!({ "engine": chosen }))?;
+        ui::json(&json!({ "engine": chosen, "kvm": kvm }))?;
         return Ok(0);
     }
     println!("engine   {}", chosen.engine);
     if !chosen.why.is_empty() {
         println!("kvm      not used: {}", chosen.why);
+    }
+    for fact in &kvm.facts {
+        println!("  {} {:<22} {}  ({})", if fact.good { "+" } else { "-" }, fact.name, fact.value, fact.explanation);
     }
     Ok(0)
 }

@@ -4,6 +4,7 @@ mod attach;
 mod build;
 mod cp;
 mod define;
+mod demo;
 mod doctor;
 mod end;
 mod exec;
@@ -30,7 +31,7 @@ use crate::launch::Home;
 pub fn run(args: Args) -> Result<u8> {
     let global = &args.global;
     match args.verb {
-        Verb::Demo(demo) => build::demo(&demo, global),
+        Verb::Demo(demo) => demo::demo(&demo, global),
         Verb::Init(init) => define::init(&init),
         Verb::Check(check) => define::check(&check, global),
         Verb::Build(build) => build::build(&build, global),

@@ -37,10 +37,12 @@ pub fn run(run: &Run, global: &Global) -> Result<u8> {
         drop(bound);
         return vmm::detach(instance, global);
     }
-    let result = foreground(&Arc::new(instance), pin, &plan, bound, run, kept);
-    if !kept {
-        let leftover = Instance::open(&home.dirs, &name)?;
-        let _ = leftover.remove();
+    let instance = Arc::new(instance);
+    let result = foreground(&instance, pin, &plan, bound, run, kept);
+    // Frozen or stopped by name meanwhile: it is wanted.
+    let wanted = instance.record().is_ok_and(|r| matches!(r.phase, Phase::Frozen | Phase::Stopped));
+    if !kept && !wanted {
+        instance.discard()?;
     }
     result
 }
