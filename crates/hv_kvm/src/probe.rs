@@ -11,7 +11,7 @@ use hv::{Error, Exit, Partition, PartitionConfig, Vcpu};
 use kvm_ioctls::{Cap, Kvm};
 
 use crate::abi::{self, ENGINE, host};
-use crate::tiny::{self, DONE_PORT, FAULT_PORT};
+use crate::tiny::{self, DEVICE, DONE, FAULT_PORT};
 use crate::vcpu::KvmVcpu;
 use crate::vm::{Abilities, KvmPartition, open};
 
@@ -149,8 +149,7 @@ impl Bench {
     }
 
     fn load(&mut self, cpl: u8, program: &[u8]) -> Result<(), Error> {
-        let out_done = [0xe6, DONE_PORT as u8];
-        let code = [program, &out_done].concat();
+        let code = [program, &DONE].concat();
         self.memory
             .write(tiny::CODE, &code)
             .map_err(|e| Error::BadState { engine: ENGINE, what: e.to_string() })?;
@@ -159,7 +158,7 @@ impl Bench {
 
     fn go(&mut self) -> Result<Ending, Error> {
         Ok(match self.vcpu.run()? {
-            Exit::PioWrite { port: DONE_PORT, .. } => Ending::Done,
+            Exit::MmioWrite { gpa: DEVICE, .. } => Ending::Done,
             Exit::PioWrite { port: FAULT_PORT, data: [vector] } => Ending::Fault(*vector),
             _ => Ending::Broken,
         })

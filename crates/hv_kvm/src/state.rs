@@ -6,6 +6,7 @@
 //! first, because asking for it makes KVM take in INIT and SIPI.
 
 use arch::x86_64::msr;
+use arch::x86_64::regs::Efer;
 use arch::x86_64::state::{LapicState, MpState, Msrs, VcpuState};
 use hv::Error;
 use kvm_bindings::{kvm_lapic_state, kvm_mp_state};
@@ -21,6 +22,8 @@ const LAPIC_LEN: usize = 1024;
 const LAPIC_ISR: usize = 0x100;
 const LAPIC_TMR: usize = 0x180;
 const LAPIC_IRR: usize = 0x200;
+
+const EFER_KNOWN: u64 = Efer::SCE.bits() | Efer::LME.bits() | Efer::LMA.bits() | Efer::NXE.bits();
 
 fn bad(what: String) -> Error {
     Error::BadState { engine: ENGINE, what }
@@ -155,6 +158,11 @@ fn check(state: &VcpuState) -> Result<(), Error> {
     require(state.fxsave[26..28] == [0, 0], &|| "MXCSR has reserved bits set".into())?;
     require(state.lapic.regs.len() == LAPIC_LEN, &|| {
         format!("the local APIC page has {} bytes instead of {LAPIC_LEN}", state.lapic.regs.len())
+    })?;
+    // KVM checks only the long-mode bits of EFER here.
+    let efer = state.msrs.efer;
+    require(efer & !EFER_KNOWN == 0, &|| {
+        format!("EFER {efer:#x} has bits that the CPU template does not offer")
     })?;
     require(state.cr8 < 16, &|| format!("CR8 {:#x}", state.cr8))?;
     require(state.dr[4] >> 32 == 0 && state.dr[5] >> 32 == 0, &|| "DR6 or DR7 has bits above 31".into())?;

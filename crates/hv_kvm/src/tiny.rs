@@ -25,8 +25,9 @@ pub const STACK: u64 = 0x1_f000;
 pub const DEVICE: u64 = 0xd000_0000;
 /// Where handlers say their vector, in AL.
 pub const FAULT_PORT: u16 = 0xee;
-/// By convention: the program is done.
-pub const DONE_PORT: u16 = 0xef;
+/// By convention a program ends with these bytes: `mov [DEVICE], eax`. A store works at every privilege
+/// level; OUT at level 3 depends on IOPL, which a software KVM was seen to ignore.
+pub const DONE: [u8; 9] = [0xa3, 0, 0, 0, 0xd0, 0, 0, 0, 0];
 
 const PML4: u64 = 0x1000;
 const PDPT: u64 = 0x2000;
@@ -99,8 +100,8 @@ pub fn set_handler(memory: &GuestMemory, vector: u8, code: &[u8]) -> Result<(), 
     memory.write(HANDLERS + u64::from(vector) * 16, code).map_err(|e| wrong(&e))
 }
 
-/// The processor at [`CODE`], at privilege level 0 or 3 (there with IN and OUT allowed), interrupts off
-/// at 0 and on at 3, local APIC on in x2APIC mode with everything masked.
+/// The processor at [`CODE`], at privilege level 0 or 3, interrupts off at 0 and on at 3, local APIC on in
+/// x2APIC mode with everything masked.
 pub fn state(cpl: u8) -> VcpuState {
     let user = cpl == 3;
     let (code, data) = if user { (CODE3, DATA3) } else { (CODE0, DATA0) };
@@ -110,7 +111,7 @@ pub fn state(cpl: u8) -> VcpuState {
     segments[seg::CS] = flat(code, 0xa09b);
     let mut registers = [0; 16];
     registers[gpr::RSP] = STACK;
-    let flags = if user { Rflags::ONE | Rflags::IOPL | Rflags::IF } else { Rflags::ONE };
+    let flags = if user { Rflags::ONE | Rflags::IF } else { Rflags::ONE };
     let mut fxsave = vec![0; 512];
     fxsave[0..2].copy_from_slice(&0x37fu16.to_le_bytes());
     fxsave[24..28].copy_from_slice(&0x1f80u32.to_le_bytes());
