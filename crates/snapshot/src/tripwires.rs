@@ -10,4 +10,4 @@ const _: () = assert!(VCPU_STATE_VERSION == 1);
 const _: () = assert!(size_of::<Segment>() == 24);
 const _: () = assert!(size_of::<TableReg>() == 16);
 const _: () = assert!(size_of::<Msrs>() == 17 * 8);
-const _: () = assert!(artifact::PAGE_SIZE as u64 == guestmem::PAGE_SIZE);
+const _: () = assert!(artifact::PAGE_SIZE == guestmem::PAGE_SIZE);
