@@ -101,9 +101,8 @@ fn word() -> impl Strategy<Value = u64> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
-
     /// A hostile state is refused or runs; it never panics, hangs or reaches outside of its memory.
+    /// (PROPTEST_CASES=100000 for a long look.)
     #[test]
     fn random_states_never_panic(
         edits in proptest::collection::vec((0usize..60, word()), 0..12),
