@@ -11,7 +11,7 @@ use crate::block::{CodeCache, Exit, link_tag};
 use crate::cpu::{Cpu, Stop, Trap};
 use crate::decode::End;
 use crate::mmu::is_canonical;
-use crate::op::{FAR_BITS, Op, REG_START, REG_ZERO, SEG_FLAT, STACK};
+use crate::op::{FAR_BITS, FRAME, Op, REG_START, REG_ZERO, SEG_FLAT, STACK};
 
 /// Instructions between two looks at timers: at 100 MIPS about 40 µs.
 const TICK: u64 = 4096;

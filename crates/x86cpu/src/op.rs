@@ -15,6 +15,8 @@ pub(crate) const SEG_FLAT: u8 = 6;
 
 /// Flag in `Op::scale`: the op has an implicit stack operand.
 pub(crate) const STACK: u8 = 0x80;
+/// Flag in `Op::scale`: the implicit stack operand goes by RBP (ENTER, LEAVE).
+pub(crate) const FRAME: u8 = 0x20;
 /// Flag in `Op::scale`: the op reaches beyond its address (BT with a register offset).
 pub(crate) const FAR_BITS: u8 = 0x40;
 
@@ -33,7 +35,7 @@ pub(crate) struct Op {
     pub(crate) src: u8,
     pub(crate) base: u8,
     pub(crate) index: u8,
-    /// log2 of the index scale in bits 0-1; [`STACK`] and [`FAR_BITS`].
+    /// log2 of the index scale in bits 0-1; [`STACK`], [`FRAME`] and [`FAR_BITS`].
     pub(crate) scale: u8,
     /// Segment of the memory operand: `arch` encoding order or [`SEG_FLAT`].
     pub(crate) seg: u8,

@@ -5,7 +5,7 @@ use iced_x86::{ConditionCode, Instruction, Mnemonic, OpKind, Register};
 use super::operands::{log2, reg_index, segment};
 use super::{Decoded, End, Form};
 use crate::cpu::Mode;
-use crate::op::{FAR_BITS, Handler, Op, STACK};
+use crate::op::{FAR_BITS, FRAME, Handler, Op, STACK};
 use crate::ops::operand::FLAT;
 use crate::ops::{alu, atomic, bcd, bits, cond, mov, mul_div, shifts, stack, string, system};
 
@@ -318,9 +318,9 @@ fn stack_ops(f: &Form<'_>) -> Option<Decoded> {
         Mnemonic::Popa | Mnemonic::Popad => Op { run: stack::popa, size: moved / 8, ..op },
         Mnemonic::Enter => {
             let imm = f.imm(0, 2) | (f.imm(1, 1) << 16);
-            Op { run: stack::enter, size: frame_size(f), imm, ..op }
+            Op { run: stack::enter, size: frame_size(f), imm, scale: STACK | FRAME, ..op }
         }
-        Mnemonic::Leave => Op { run: stack::leave, size: frame_size(f), ..op },
+        Mnemonic::Leave => Op { run: stack::leave, size: frame_size(f), scale: STACK | FRAME, ..op },
         _ => return None,
     };
     Decoded::next(op)

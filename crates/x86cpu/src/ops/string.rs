@@ -18,7 +18,7 @@ pub(crate) const NO_REP: u8 = 0;
 pub(crate) const REPE: u8 = 1;
 pub(crate) const REPNE: u8 = 2;
 
-/// Elements (or bulk pieces) after which a string instruction lets events in.
+/// Elements after which a string instruction lets events in.
 const BURST: u32 = 4096;
 
 impl Cpu {
@@ -70,7 +70,8 @@ impl Cpu {
             if left == 0 || !go_on {
                 return Ok(());
             }
-            burst -= 1;
+            // A bulk piece counts by its size: 64 elements like one.
+            burst = burst.saturating_sub(1 + (done / 64) as u32);
             if burst == 0 || self.leave || self.poll.is_raised() {
                 return Err(Trap::Pause);
             }
