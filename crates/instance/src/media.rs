@@ -97,7 +97,10 @@ pub fn read_spec(file: &MachineFile) -> Result<MachineSpec, Error> {
     let bytes = file.read_section(section, SPEC_CAP)?;
     let spec: MachineSpec = serde_json::from_slice(&bytes)
         .map_err(|e| refused(format!("cannot be read: {e}; rebuild the file")))?;
-    if !(1..=16).contains(&spec.vcpus) || spec.memory == 0 || spec.memory > 1 << 40 || spec.memory % 4096 != 0
+    if !(1..=16).contains(&spec.vcpus)
+        || spec.memory == 0
+        || spec.memory > 1 << 40
+        || !spec.memory.is_multiple_of(4096)
     {
         return Err(refused(format!("asks for {} vCPUs and {} bytes of memory", spec.vcpus, spec.memory)));
     }

@@ -187,7 +187,7 @@ impl Board {
         console: Sink,
         control: Arc<Control>,
     ) -> Result<Devices, Error> {
-        let console: Arc<dyn Fn(&[u8]) + Send + Sync> = console.into();
+        let console = Arc::new(console);
         let serial_out = console.clone();
         let output = Box::new(move |bytes: &[u8]| serial_out(bytes));
         let serial = Arc::new(Serial::new(self.line(layout::SERIAL_GSI), output));

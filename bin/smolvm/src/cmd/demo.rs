@@ -7,6 +7,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -179,17 +180,17 @@ fn many(file: &Path) -> Result<Many> {
     let begun = Instant::now();
     let mut uuids = HashSet::new();
     let mut answers = 0;
+    // As many at a time as there are cores: more would only wait for each other.
+    let workers = std::thread::available_parallelism().map_or(2, usize::from);
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
+            done.push(ask_new(name, file));
+        }
+        done
+    };
     let asked: Vec<Result<Asked>> = std::thread::scope(|scope| {
-        // As many at a time as there are cores: more would only wait for each other.
-        let workers = std::thread::available_parallelism().map_or(2, usize::from);
-        let next = std::sync::atomic::AtomicUsize::new(0);
-        let work = || {
-            let mut done = Vec::new();
-            while let Some(name) = names.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
-                done.push(ask_new(name, file));
-            }
-            done
-        };
         let handles: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
         handles.into_iter().flat_map(|h| h.join().unwrap_or_default()).collect()
     });

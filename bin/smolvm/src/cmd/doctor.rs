@@ -30,7 +30,13 @@ pub fn doctor(doctor: &Doctor, global: &Global) -> Result<u8> {
         println!("kvm      not used: {}", chosen.why);
     }
     for fact in &kvm.facts {
-        println!("  {} {:<22} {}  ({})", if fact.good { "+" } else { "-" }, fact.name, fact.value, fact.explanation);
+        println!(
+            "  {} {:<22} {}  ({})",
+            if fact.good { "+" } else { "-" },
+            fact.name,
+            fact.value,
+            fact.explanation
+        );
     }
     Ok(0)
 }

@@ -13,10 +13,10 @@ use crate::ui;
 fn each(names: &[String], mut ask: impl FnMut(&str) -> Result<()>) -> Result<u8> {
     let mut failed = None;
     for name in names {
-        if let Err(e) = ask(name) {
-            if let Some(earlier) = failed.replace(e) {
-                eprintln!("smolvm: {earlier:#}");
-            }
+        if let Err(e) = ask(name)
+            && let Some(earlier) = failed.replace(e)
+        {
+            eprintln!("smolvm: {earlier:#}");
         }
     }
     failed.map_or(Ok(0), Err)
