@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use iced_x86::{Instruction, MemorySize as S, Mnemonic as M, OpKind};
 
 use crate::case::{Case, Outcome, SCRATCH, hex};
+use crate::native::Native;
 
 /// Whether the whole result is undefined: F2XM1 outside ±1, FYL2XP1 outside ±(1 - √½).
 fn undefined(case: &Case, insn: &Instruction) -> bool {
@@ -21,7 +22,7 @@ fn undefined(case: &Case, insn: &Instruction) -> bool {
 /// Differences as text, one a line; empty when equal.
 pub fn differences(case: &Case, insn: &Instruction, host: &Outcome, ours: &Outcome) -> String {
     let mut out = String::new();
-    if undefined(case, insn) {
+    if undefined(case, insn) || by_vendor(case, insn) {
         return out;
     }
     if host.end != ours.end {
@@ -129,13 +130,39 @@ fn fx(out: &mut String, case: &Case, insn: &Instruction, host: &Outcome, ours: &
     }
 }
 
-/// Condition codes that the manual leaves undefined.
+/// FSW bits that the manual leaves undefined, or that differ by vendor.
 fn undefined_fsw(insn: &Instruction) -> u128 {
+    use M::*;
+    let amd = Native::is_amd();
     match insn.mnemonic() {
         // C1 tells the rounding of a result that need not be equal.
-        m if transcendental(m) => 0x200,
+        m if transcendental(m) && amd => 0x200,
+        // AMD reports PE (and UE when tiny) also for exact results: ES and B follow.
+        m if transcendental(m) => 0x82b0,
+        Fcomi | Fcomip | Fucomi | Fucomip | Fcmovb | Fcmove | Fcmovbe | Fcmovu | Fcmovnb | Fcmovne
+        | Fcmovnbe | Fcmovnu
+            if !amd =>
+        {
+            0x200
+        }
         _ => 0,
     }
+}
+
+/// Cases that the vendors resolve differently, on a host that is not AMD's: compares with IE
+/// unmasked (does the order come out?), the undocumented FSTPNCE, x87 state after #XM.
+fn by_vendor(case: &Case, insn: &Instruction) -> bool {
+    use M::*;
+    let unmasked = case.before.fx[0] & 1 == 0;
+    let simd = case.before.fx[25] & 0x1f != 0x1f || case.before.fx[24] & 0x80 == 0;
+    let differs = match insn.mnemonic() {
+        Fcom | Fcomp | Fcompp | Fucom | Fucomp | Fucompp | Ficom | Ficomp | Ftst | Fcomi | Fcomip
+        | Fucomi | Fucomip => unmasked,
+        Fstpnce => true,
+        Cvtpi2ps | Cvtps2pi | Cvttps2pi | Cvtpd2pi | Cvttpd2pi => simd,
+        _ => false,
+    };
+    differs && !Native::is_amd()
 }
 
 fn transcendental(m: M) -> bool {

@@ -41,6 +41,10 @@ mod imp {
         pub fn has(_: &str) -> bool {
             false
         }
+
+        pub fn is_amd() -> bool {
+            false
+        }
     }
 }
 
@@ -294,6 +298,11 @@ mod imp {
                 let after = State { gpr: (*c).gpr_out, rflags: (*c).rflags_out, fx: (*c).fx_out, mem };
                 Outcome { end, after }
             }
+        }
+
+        /// Whether the host is AMD's, whose x87 the soft FPU follows where the manuals leave a choice.
+        pub fn is_amd() -> bool {
+            std::arch::x86_64::__cpuid(0).ebx == u32::from_le_bytes(*b"Auth")
         }
 
         /// Whether the host has a CPU feature that cases ask for.

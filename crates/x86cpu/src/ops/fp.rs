@@ -21,8 +21,15 @@ impl FpBus for Bus<'_> {
             4 => buf.copy_from_slice(&self.0.read_u32(ea)?.to_le_bytes()),
             2 => buf.copy_from_slice(&self.0.read_u16(ea)?.to_le_bytes()),
             _ => {
-                for (i, b) in buf.iter_mut().enumerate() {
-                    *b = self.0.read_u8(ea.wrapping_add(i as u64))?;
+                let mut at = ea;
+                let mut words = buf.chunks_exact_mut(8);
+                for word in &mut words {
+                    word.copy_from_slice(&self.0.read_u64(at)?.to_le_bytes());
+                    at = at.wrapping_add(8);
+                }
+                for b in words.into_remainder() {
+                    *b = self.0.read_u8(at)?;
+                    at = at.wrapping_add(1);
                 }
             }
         }
@@ -41,8 +48,15 @@ impl FpBus for Bus<'_> {
             return self.0.write_u32(ea, u32::from_le_bytes(raw));
         }
         self.0.probe_write(ea, bytes.len() as u64)?;
-        for (i, b) in bytes.iter().enumerate() {
-            self.0.write_u8(ea.wrapping_add(i as u64), *b)?;
+        let mut at = ea;
+        let (words, rest) = bytes.as_chunks::<8>();
+        for word in words {
+            self.0.write_u64(at, u64::from_le_bytes(*word))?;
+            at = at.wrapping_add(8);
+        }
+        for b in rest {
+            self.0.write_u8(at, *b)?;
+            at = at.wrapping_add(1);
         }
         Ok(())
     }
