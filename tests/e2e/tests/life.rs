@@ -25,7 +25,7 @@ fn the_built_in_machine_answers_and_passes_exit_codes_on() {
 fn streams_are_carried_whole() {
     let home = Home::new("soft");
     let mut child = home
-        .command(&["run", "-i", "--", "sh", "-c", "cat; echo to-stderr >&2"])
+        .command(&["run", "-q", "-i", "--", "sh", "-c", "cat; echo to-stderr >&2"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -56,7 +56,7 @@ fn a_frozen_process_goes_on_where_it_was() {
             "m",
             "sh",
             "-c",
-            &format!("nohup sh -c '{script}' >/dev/null 2>&1 & echo $! >/tmp/pid"),
+            &format!("sh -c '{script}' >/dev/null 2>&1 & echo $! >/tmp/pid"),
         ]);
         home.ok(&["exec", "m", "sh", "-c", "while [ $(wc -l </tmp/log) -lt 10 ]; do sleep 0.05; done"]);
         let before = home.ok(&["exec", "m", "cat", "/tmp/pid", "/proc/uptime"]);

@@ -26,6 +26,7 @@ pub fn freeze(names: &[String], global: &Global, home: &Home) -> Result<u8> {
     each(names, |name| {
         let instance = Instance::open(&home.dirs, name)?;
         let report = Client::new(&instance)?.call(&Request::Freeze)?;
+        instance.wait_end()?;
         keep(&instance)?;
         if global.json {
             return ui::json(&report);
@@ -55,6 +56,7 @@ pub fn stop(stop: &Stop, global: &Global, home: &Home) -> Result<u8> {
         match instance.phase() {
             Phase::Running => {
                 Client::new(&instance)?.call(&Request::Stop { grace_ms })?;
+                instance.wait_end()?;
             }
             // Stopping what does not run is done already, as in docker.
             Phase::Frozen | Phase::Stopped | Phase::Dead => {}
@@ -76,11 +78,14 @@ pub fn kill(names: &Names, home: &Home) -> Result<u8> {
 /// Through its socket, else by its process: a VMM that does not answer must still go.
 fn end_now(instance: &Instance) -> Result<()> {
     if Client::new(instance)?.call(&Request::Kill).is_ok() {
-        return Ok(());
+        return Ok(instance.wait_end()?);
     }
     let pid = instance.record()?.pid;
     match i32::try_from(pid).ok().and_then(Pid::from_raw) {
-        Some(pid) if instance.phase() == Phase::Running => Ok(kill_process(pid, Signal::KILL)?),
+        Some(pid) if instance.phase() == Phase::Running => {
+            kill_process(pid, Signal::KILL)?;
+            Ok(instance.wait_end()?)
+        }
         _ => Ok(()),
     }
 }
