@@ -65,15 +65,13 @@ fn says(line: &str, expected: &str) {
     println!("CHECK ok: {line} -> {expected}");
 }
 
-/// The time stamp counter.
-#[allow(unsafe_code)] // an intrinsic
+/// CLOCK_MONOTONIC in nanoseconds.
 fn time_stamp() -> u64 {
-    // SAFETY: every x86-64 CPU has the counter.
-    unsafe { std::arch::x86_64::_rdtsc() }
+    agent::dispatch::nanoseconds(rustix::time::ClockId::Monotonic)
 }
 
-/// Guest instructions that an operation takes, when QEMU counts them (`-icount shift=0`: then the time stamp counter is
-/// the number of instructions); the median of some.
+/// Guest instructions that an operation takes, when QEMU counts them (`-icount shift=0`: then an instruction is a
+/// nanosecond of the guest's time); the median of some.
 fn count(what: &str, mut operation: impl FnMut()) {
     let mut counts: Vec<u64> = (0..9)
         .map(|_| {

@@ -68,4 +68,17 @@ impl Cgroup {
         };
         names.iter().filter_map(|name| name.to_str().ok().map(String::from)).filter(is_directory).collect()
     }
+
+    /// The processes of the group and of the groups in it, sorted.
+    pub fn members(&self) -> Vec<u32> {
+        let mut members = Vec::new();
+        let mut places = vec![String::new()];
+        while let Some(place) = places.pop() {
+            let list = self.read(&format!("{place}cgroup.procs"));
+            members.extend(list.lines().filter_map(|line| line.parse::<u32>().ok()));
+            places.extend(self.subgroups(&place).iter().map(|name| format!("{place}{name}/")));
+        }
+        members.sort_unstable();
+        members
+    }
 }

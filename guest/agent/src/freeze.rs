@@ -164,23 +164,20 @@ fn freeze_within(group: &Cgroup, limit_ms: u64) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Names the tasks that are in the way: those in an uninterruptible wait, else all that do not stand still.
+/// Names the tasks that are in the way: those in an uninterruptible wait, else those that run.
 fn stuck(group: &Cgroup) -> String {
     const NAMED: usize = 8;
+    const LOOKED_AT: usize = 4096;
     let mut waiting = Vec::new();
     let mut running = Vec::new();
-    for pid in group.read("cgroup.procs").lines().take(4096) {
-        let stat = read_text(&format!("/proc/{pid}/stat"));
-        // pid (comm) state ...: the name may hold anything, so from its last parenthesis.
-        let Some((head, tail)) = stat.rsplit_once(')') else { continue };
-        let name = head.split_once('(').map_or("", |(_, name)| name);
-        let state = tail.trim_start().chars().next().unwrap_or('?');
-        let place = read_text(&format!("/proc/{pid}/wchan"));
-        let place = if place.is_empty() || place == "0" { "-" } else { place.trim() };
-        let line = format!("pid {pid} ({name}) state {state} in {place}");
-        match state {
-            'D' => waiting.push(line),
-            'R' => running.push(line),
+    let tasks = group.members().into_iter().flat_map(|pid| {
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        tasks.map(move |task| format!("/proc/{pid}/task/{}", task.file_name().to_string_lossy()))
+    });
+    for task in tasks.take(LOOKED_AT) {
+        match task_state(&task) {
+            Some(('D', line)) => waiting.push(line),
+            Some(('R', line)) => running.push(line),
             _ => {}
         }
     }
@@ -188,8 +185,20 @@ fn stuck(group: &Cgroup) -> String {
     let more = lines.len().saturating_sub(NAMED);
     lines.truncate(NAMED);
     match (lines.is_empty(), more) {
-        (true, _) => "none of them can be named (a nested group?)".to_string(),
+        (true, _) => "none of them can be named".to_string(),
         (_, 0) => lines.join(", "),
         _ => format!("{} and {more} more", lines.join(", ")),
     }
+}
+
+/// A task's state letter, and a line that names it.
+fn task_state(task: &str) -> Option<(char, String)> {
+    let stat = read_text(&format!("{task}/stat"));
+    // pid (comm) state ...: the name may hold anything, so from its last parenthesis.
+    let (head, tail) = stat.rsplit_once(')')?;
+    let (id, name) = head.split_once(" (")?;
+    let state = tail.trim_start().chars().next()?;
+    let place = read_text(&format!("{task}/wchan"));
+    let place = if place.is_empty() || place == "0" { "-" } else { place.trim() };
+    Some((state, format!("task {id} ({name}) state {state} in {place}")))
 }

@@ -68,7 +68,7 @@ fn cpu_time(text: &str) -> (u64, u32) {
 
 /// The user's processes: those of the group when there is one, else all.
 fn processes(world: &World) -> Vec<ProcessInfo> {
-    let mine = world.cgroup.as_ref().map(group_members);
+    let mine = world.cgroup.as_ref().map(crate::cgroup::Cgroup::members);
     let listed = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let numbers = listed.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let wanted = numbers.filter(|pid| mine.as_ref().is_none_or(|mine| mine.binary_search(pid).is_ok()));
@@ -76,21 +76,6 @@ fn processes(world: &World) -> Vec<ProcessInfo> {
         wanted.filter_map(|pid| process(&read_text(&format!("/proc/{pid}/stat")))).take(ENTRIES).collect();
     found.sort_by_key(|process| process.pid);
     found
-}
-
-/// The processes of a group and of the groups in it.
-fn group_members(group: &crate::cgroup::Cgroup) -> Vec<u32> {
-    let mut members = Vec::new();
-    let mut files = vec![String::from("cgroup.procs")];
-    while let Some(file) = files.pop() {
-        members.extend(group.read(&file).lines().filter_map(|line| line.parse::<u32>().ok()));
-        let directory = file.trim_end_matches("cgroup.procs");
-        for name in group.subgroups(directory) {
-            files.push(format!("{directory}{name}/cgroup.procs"));
-        }
-    }
-    members.sort_unstable();
-    members
 }
 
 /// One line of /proc/PID/stat (proc(5)).

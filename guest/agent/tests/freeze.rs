@@ -135,6 +135,28 @@ fn a_hook_that_fails_stops_a_freeze_and_not_a_thaw() {
 }
 
 #[test]
+fn a_freeze_that_takes_too_long_is_undone_and_names_who_ran() {
+    let Some(group) = Group::make("stuck") else { return };
+    let agent = group.agent();
+    // Many processes that always run, and a limit no machine can keep: one of them is still running when it is over.
+    let (mut client, _) =
+        agent.exec(shell("for i in 1 2 3 4 5 6 7 8; do (while :; do :; done) & done; echo up; wait"));
+    read_until(&mut client, &mut Vec::new(), "up\n");
+    for _ in 0..200 {
+        match agent.connect().call(&Request::Freeze(FreezeSpec { timeout_ms: 1, ..FreezeSpec::default() })) {
+            Ok(_) => drop(agent.connect().call(&Request::Thaw).expect("thawed")),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::TimedOut);
+                assert!(error.to_string().contains("after 1 ms"), "{error}");
+                break;
+            }
+        }
+    }
+    assert!(fs::read_to_string(group.0.join("cgroup.events")).expect("events").contains("frozen 0"));
+    assert_eq!(agent.shell("echo runs").text(), "runs\n");
+}
+
+#[test]
 fn a_freeze_whose_host_goes_away_leaves_the_machine_running() {
     let Some(group) = Group::make("gone") else { return };
     let agent = group.agent();

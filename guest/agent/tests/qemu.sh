@@ -34,7 +34,7 @@ timeout "${LIMIT:-60}" qemu-system-x86_64 -M microvm,acpi=off,rtc=on,pit=on,pic=
     -kernel "$kernel" -initrd "$place/ird.cpio" \
     -drive if=none,id=base,format=raw,readonly=on,file="$place/base.img" -device virtio-blk-device,drive=base \
     -drive if=none,id=disk,format=raw,file="$place/disk.img" -device virtio-blk-device,drive=disk \
-    -append "console=ttyS0 reboot=t panic=-1 quiet smolvm.rootfs=ext4 smolvm.hostname=check" | tee "$place/console"
+    -append "console=ttyS0 reboot=t panic=-1 quiet tsc=reliable smolvm.rootfs=ext4 smolvm.hostname=check" | tee "$place/console"
 grep -q "CHECK all passed" "$place/console"
 # The disk was left clean: nothing to recover.
 e2fsck -fn "$place/disk.img"
