@@ -1,0 +1,254 @@
+//! What decoding ahead, caching and chaining must not change: counts, budgets, rewritten code,
+//! instructions that stop in the middle.
+
+use std::sync::Arc;
+
+use arch::x86_64::cpuid::{for_vcpu, portable};
+use arch::x86_64::regs::{gpr, seg};
+use arch::x86_64::state::{MpState, Segment, TableReg, VcpuState};
+use guestmem::GuestMemory;
+use x86cpu::clock::Clock;
+use x86cpu::lapic::ApicBus;
+use x86cpu::{Cpu, CpuConfig, Stop};
+
+const TABLES: u64 = 0x1000;
+const GDT: u64 = 0x5000;
+const IDT: u64 = 0x6000;
+const STACK: u64 = 0x9000;
+const DATA: u64 = 0x2_0000;
+const CODE: u64 = 0x10_0000;
+
+/// 64-bit mode, supervisor, the first 4 MiB mapped to themselves, `code` at [`CODE`].
+fn machine(code: &[u8]) -> (GuestMemory, Cpu) {
+    let memory = GuestMemory::new(4 << 20).expect("memory");
+    memory.write(CODE, code).expect("code fits");
+    let put = |at: u64, v: u64| memory.write_le(at, v).expect("RAM");
+    put(TABLES, (TABLES + 0x1000) | 3);
+    put(TABLES + 0x1000, (TABLES + 0x2000) | 3);
+    put(TABLES + 0x2000, 0x83);
+    put(TABLES + 0x2008, (2 << 20) | 0x83);
+    put(GDT + 8, 0x00af_9b00_0000_ffff);
+    put(GDT + 16, 0x00cf_9300_0000_ffff);
+    let mut cpu = Cpu::new(CpuConfig {
+        memory: memory.clone(),
+        id: 0,
+        cpuid: for_vcpu(&portable(1, 1_000_000), 0).into(),
+        clock: Arc::new(Clock::new(1_000_000)),
+        apic_bus: Arc::new(ApicBus::new(1)),
+    });
+    let mut s = cpu.save();
+    s.seg = [Segment { selector: 0x10, base: 0, limit: u32::MAX, attr: 0xc093 }; 6];
+    s.seg[seg::CS] = Segment { selector: 8, base: 0, limit: u32::MAX, attr: 0xa09b };
+    s.gdtr = TableReg { base: GDT, limit: 0x17 };
+    s.idtr = TableReg { base: IDT, limit: 0xfff };
+    s.cr0 = 0x8001_0031;
+    s.cr3 = TABLES;
+    s.cr4 = 0x620;
+    s.msrs.efer = 0x500;
+    s.rip = CODE;
+    s.rflags = 2;
+    s.gpr = [0; 16];
+    s.gpr[gpr::RSP] = STACK;
+    cpu.restore(&s).expect("a possible state");
+    (memory, cpu)
+}
+
+fn set(cpu: &mut Cpu, change: impl FnOnce(&mut VcpuState)) {
+    let mut s = cpu.save();
+    change(&mut s);
+    cpu.restore(&s).expect("a possible state");
+}
+
+/// What an instruction can see.
+fn visible(cpu: &mut Cpu) -> ([u64; 16], u64, u64) {
+    let s = cpu.save();
+    (s.gpr, s.rip, s.rflags)
+}
+
+/// A loop with compares and branches both ways, a call, and a REP:
+/// ```text
+///     mov ecx, 50
+/// 1:  test cl, 1 ; jz 2f ; add rax, rcx
+/// 2:  cmp rcx, 25 ; jb 3f ; inc rbx ; cmp rbx, rax ; je 3f
+/// 3:  push rcx ; mov edi, DATA ; mov ecx, 9 ; rep stosb ; pop rcx ; call 4f
+///     dec ecx ; jnz 1b ; hlt
+/// 4:  lea rdx, [rdx+rcx*2] ; ret
+/// ```
+const LOOPS: &[u8] = &[
+    0xb9, 50, 0, 0, 0, 0xf6, 0xc1, 1, 0x74, 3, 0x48, 0x01, 0xc8, 0x48, 0x83, 0xf9, 25, 0x72, 8, 0x48, 0xff,
+    0xc3, 0x48, 0x39, 0xc3, 0x74, 0, 0x51, 0xbf, 0, 0, 2, 0, 0xb9, 9, 0, 0, 0, 0xf3, 0xaa, 0x59, 0xe8, 5, 0,
+    0, 0, 0xff, 0xc9, 0x75, 0xd3, 0xf4, 0x48, 0x8d, 0x14, 0x4a, 0xc3,
+];
+
+#[test]
+fn a_budget_ends_exactly_wherever_it_falls() {
+    let (_, mut whole) = machine(LOOPS);
+    assert_eq!(whole.run(u64::MAX), Stop::Halt);
+    let total = whole.instructions();
+    let mut states = Vec::new();
+    let (_, mut single) = machine(LOOPS);
+    for n in 0..total {
+        states.push(visible(&mut single));
+        let stop = single.run(1);
+        assert!(n + 1 == total || stop == Stop::Budget, "at {n}: {stop:?}");
+    }
+    assert_eq!(visible(&mut single), visible(&mut whole));
+    for n in (1..total - 1).step_by(13) {
+        let (_, mut cut) = machine(LOOPS);
+        assert_eq!(cut.run(n), Stop::Budget);
+        assert_eq!(cut.instructions(), n);
+        assert_eq!(visible(&mut cut), states[n as usize], "after {n}");
+    }
+}
+
+#[test]
+fn pieces_of_any_size_end_like_the_whole() {
+    let (_, mut whole) = machine(LOOPS);
+    assert_eq!(whole.run(u64::MAX), Stop::Halt);
+    for piece in [2, 3, 7, 31, 64] {
+        let (_, mut cut) = machine(LOOPS);
+        while cut.run(piece) == Stop::Budget {}
+        assert_eq!(cut.instructions(), whole.instructions());
+        assert_eq!(visible(&mut cut), visible(&mut whole), "in pieces of {piece}");
+    }
+}
+
+#[test]
+fn more_code_than_the_cache_holds_still_runs_right() {
+    // 700,000 INC EAX and a jump back over all of it: more ops than are kept.
+    let count = 700_000usize;
+    let mut code = [0xff, 0xc0].repeat(count);
+    code.extend([0xff, 0xcb, 0x0f, 0x85]);
+    let back = -((code.len() + 4) as i32);
+    code.extend(back.to_le_bytes());
+    code.push(0xf4);
+    let (_, mut cpu) = machine(&code);
+    set(&mut cpu, |s| s.gpr[gpr::RBX] = 2);
+    assert_eq!(cpu.run(u64::MAX), Stop::Halt);
+    assert_eq!(cpu.save().gpr[gpr::RAX], 2 * count as u64);
+    assert_eq!(cpu.instructions(), 2 * (count as u64 + 2) + 1);
+}
+
+#[test]
+fn a_loop_that_rewrites_itself_runs_what_is_written() {
+    // 1: inc byte [rip+disp of the immediate below] ; add eax, imm32 ; dec ecx ; jnz 1b ; hlt
+    let code = [0xfe, 0x05, 1, 0, 0, 0, 0x05, 0, 0, 0, 0, 0xff, 0xc9, 0x75, 0xf1, 0xf4];
+    let (_, mut cpu) = machine(&code);
+    set(&mut cpu, |s| s.gpr[gpr::RCX] = 100);
+    assert_eq!(cpu.run(u64::MAX), Stop::Halt);
+    assert_eq!(cpu.save().gpr[gpr::RAX], (1..=100).sum::<u64>());
+    assert_eq!(cpu.instructions(), 401);
+}
+
+#[test]
+fn an_instruction_over_two_pages_follows_a_change_of_either() {
+    // At the end of a page: mov eax, imm32 (two bytes in the first page), ret.
+    let (memory, mut cpu) = machine(&[]);
+    let at = CODE + 0x1000 - 2;
+    memory.write(at, &[0xb8, 1, 0, 0, 0, 0xc3]).expect("RAM");
+    memory.write(CODE, &[0xe8, 0xf9, 0x0f, 0, 0, 0xf4]).expect("RAM");
+    let run = |cpu: &mut Cpu| {
+        set(cpu, |s| (s.rip, s.gpr[gpr::RSP], s.mp_state) = (CODE, STACK, MpState::Runnable));
+        assert_eq!(cpu.run(100), Stop::Halt);
+        cpu.save().gpr[gpr::RAX]
+    };
+    assert_eq!(run(&mut cpu), 1);
+    memory.write(at + 2, &[7]).expect("RAM");
+    assert_eq!(run(&mut cpu), 0x701);
+    memory.write(at + 1, &[2]).expect("RAM");
+    assert_eq!(run(&mut cpu), 0x702);
+    assert_eq!(run(&mut cpu), 0x702);
+}
+
+#[test]
+fn a_kick_interrupts_a_long_rep_at_an_element() {
+    // rep movsb forward over overlapping areas: element by element.
+    let (memory, mut cpu) = machine(&[0xf3, 0xa4, 0xf4]);
+    memory.write(DATA, &[0x5a]).expect("RAM");
+    let count = 50_000u64;
+    set(&mut cpu, |s| {
+        (s.gpr[gpr::RSI], s.gpr[gpr::RDI], s.gpr[gpr::RCX]) = (DATA, DATA + 1, count);
+    });
+    let poll = cpu.poll_handle();
+    let mut stops = 0;
+    loop {
+        poll.kick();
+        match cpu.run(u64::MAX) {
+            Stop::Poll => stops += 1,
+            Stop::Halt => break,
+            other => panic!("{other:?}"),
+        }
+        // The kick that was taken is gone: some elements run before the next.
+        assert_eq!(cpu.run(0), Stop::Budget);
+        let s = cpu.save();
+        assert_eq!(s.gpr[gpr::RSI] - DATA + s.gpr[gpr::RCX], count);
+        if stops > 3 {
+            assert_eq!(cpu.run(u64::MAX), Stop::Halt);
+            break;
+        }
+    }
+    let mut area = vec![0; count as usize + 1];
+    memory.read(DATA, &mut area).expect("RAM");
+    assert!(area.iter().all(|b| *b == 0x5a));
+    assert_eq!(cpu.instructions(), 2);
+}
+
+#[test]
+fn string_output_asks_for_each_element_and_retires_once() {
+    let (memory, mut cpu) = machine(&[0xf3, 0x6e, 0xf4]);
+    memory.write(DATA, b"hello").expect("RAM");
+    set(&mut cpu, |s| (s.gpr[gpr::RSI], s.gpr[gpr::RCX], s.gpr[gpr::RDX]) = (DATA, 5, 0x3f8));
+    for byte in b"hello" {
+        assert_eq!(cpu.run(u64::MAX), Stop::PioWrite { port: 0x3f8, size: 1, value: u32::from(*byte) });
+    }
+    assert_eq!(cpu.run(u64::MAX), Stop::Halt);
+    assert_eq!((cpu.save().gpr[gpr::RCX], cpu.instructions()), (0, 2));
+}
+
+#[test]
+fn string_input_stores_each_answer() {
+    let (memory, mut cpu) = machine(&[0xf3, 0x66, 0x6d, 0xf4]);
+    set(&mut cpu, |s| (s.gpr[gpr::RDI], s.gpr[gpr::RCX], s.gpr[gpr::RDX]) = (DATA, 3, 0x60));
+    for i in 1..=3u64 {
+        assert_eq!(cpu.run(u64::MAX), Stop::PioRead { port: 0x60, size: 2 });
+        cpu.reply(i * 0x101);
+    }
+    assert_eq!(cpu.run(u64::MAX), Stop::Halt);
+    let mut found = [0; 6];
+    memory.read(DATA, &mut found).expect("RAM");
+    assert_eq!(found, [1, 1, 2, 2, 3, 3]);
+}
+
+#[test]
+fn a_half_done_device_access_is_settled_without_running_on() {
+    // add eax, [0xd0000000] through a second mapping ; inc ecx ; hlt
+    let (memory, mut cpu) = machine(&[0x03, 0x03, 0xff, 0xc1, 0xf4]);
+    memory.write_le(TABLES + 0x2010, 0xd000_0083u64).expect("RAM");
+    set(&mut cpu, |s| (s.gpr[gpr::RBX], s.gpr[gpr::RAX]) = (4 << 20, 5));
+    assert_eq!(cpu.run(u64::MAX), Stop::MmioRead { gpa: 0xd000_0000, size: 4 });
+    cpu.reply(37);
+    assert_eq!(cpu.settle(), None);
+    let s = cpu.save();
+    assert_eq!((s.gpr[gpr::RAX], s.gpr[gpr::RCX], s.rip), (42, 0, CODE + 2));
+    assert_eq!(cpu.run(u64::MAX), Stop::Halt);
+    assert_eq!(cpu.save().gpr[gpr::RCX], 1);
+}
+
+#[test]
+fn the_trap_flag_traps_after_every_instruction() {
+    // pushfq ; or qword [rsp], 0x100 ; popfq ; nop ; cmp eax, eax ; je +0 ; pushfq ;
+    // and qword [rsp], ~0x100 ; popfq ; nop ; hlt
+    let code = [
+        0x9c, 0x48, 0x81, 0x0c, 0x24, 0, 1, 0, 0, 0x9d, 0x90, 0x39, 0xc0, 0x74, 0, 0x9c, 0x48, 0x81, 0x24,
+        0x24, 0xff, 0xfe, 0xff, 0xff, 0x9d, 0x90, 0xf4,
+    ];
+    let (memory, mut cpu) = machine(&code);
+    // #DB: inc r15 ; iretq
+    let handler = 0x8000u64;
+    memory.write(handler, &[0x49, 0xff, 0xc7, 0x48, 0xcf]).expect("RAM");
+    memory.write_le(IDT + 16, handler | (8 << 16) | (0x8e00 << 32)).expect("RAM");
+    assert_eq!(cpu.run(1000), Stop::Halt);
+    // nop, cmp, je, pushfq, and, and the popfq that ends it.
+    assert_eq!(cpu.save().gpr[gpr::R15], 6);
+    assert_eq!(cpu.save().gpr[gpr::RSP], STACK);
+}
