@@ -23,10 +23,16 @@ enum Chore {
     Guest(guest::Options),
     /// Check the house rules: sizes, unsafe, the order of the crates
     Tidy,
+    /// The soft CPU against the host's own: cases of every instruction, any difference a failure
+    Oracle {
+        /// Passed on, e.g. `--cases 10000000 --seed 7`; `--only MNEMONIC` for one instruction
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Everything that a change must pass: format, tidy, guest, clippy, tests
     Ci(ci::Options),
     /// Make the release archive
-    Dist,
+    Dist(dist::Options),
 }
 
 /// Parses the command line and does the chore it names.
@@ -38,7 +44,8 @@ pub fn run() -> Result<()> {
         Chore::Setup => setup::run(&paths),
         Chore::Guest(options) => guest::build(&paths, &options),
         Chore::Tidy => tidy::check(&paths),
+        Chore::Oracle { arguments } => ci::oracle(&paths, &arguments),
         Chore::Ci(options) => ci::run(&paths, &options),
-        Chore::Dist => dist::build(&paths),
+        Chore::Dist(options) => dist::build(&paths, &options),
     }
 }

@@ -15,7 +15,7 @@ use crate::tidy;
 /// What `cargo xtask ci` can be told.
 #[derive(Args)]
 pub struct Options {
-    /// The long setting: sets SMOLVM_LONG=1 and runs ignored tests too (an hour or more)
+    /// The long setting: SMOLVM_LONG=1, ignored tests too, and ten million cases of the oracle (hours)
     #[arg(long)]
     long: bool,
     /// Go on to the later steps after one that failed
@@ -36,7 +36,7 @@ type Step<'a> = (&'static str, Box<dyn Fn() -> Result<String> + 'a>);
 /// Runs the steps in order and prints what came of each; fails if one did.
 pub fn run(paths: &Paths, options: &Options) -> Result<()> {
     // Cheap ones first; the guest before whatever compiles crates/assets, which embeds it.
-    let steps: Vec<Step> = vec![
+    let mut steps: Vec<Step> = vec![
         ("format", Box::new(|| cargo(paths, &["fmt", "--all", "--check"]))),
         ("tidy", Box::new(|| tidy::check(paths).map(|()| String::new()))),
         ("guest", Box::new(|| guest::build(paths, &guest::Options::default()).map(|()| String::new()))),
@@ -46,6 +46,10 @@ pub fn run(paths: &Paths, options: &Options) -> Result<()> {
         ),
         ("tests", Box::new(|| tests(paths, options.long))),
     ];
+    if options.long {
+        let cases = ["--cases", "10000000"].map(str::to_string);
+        steps.push(("oracle", Box::new(move || oracle(paths, &cases).map(|()| cases[1].clone() + " cases"))));
+    }
     let mut outcomes = Vec::new();
     for (name, step) in &steps {
         eprintln!("== {name}");
@@ -86,6 +90,11 @@ fn summary(outcomes: &[Outcome], steps: usize) -> Result<()> {
 fn cargo(paths: &Paths, arguments: &[&str]) -> Result<String> {
     run::status(run::cargo(paths).args(arguments))?;
     Ok(String::new())
+}
+
+/// The differential harness, as a release build (tests/oracle says what it takes).
+pub fn oracle(paths: &Paths, arguments: &[String]) -> Result<()> {
+    run::status(run::cargo(paths).args(["run", "--release", "--package", "oracle", "--"]).args(arguments))
 }
 
 /// Runs every test and counts them as they are reported.

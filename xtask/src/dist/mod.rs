@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use clap::Args;
 use flate2::{Compression, GzBuilder};
 
 use crate::guest;
@@ -25,10 +26,24 @@ const LIMIT: u64 = 25 << 20;
 
 const SHELLS: [&str; 3] = ["bash", "zsh", "fish"];
 
+/// What `cargo xtask dist` can be told.
+#[derive(Args)]
+pub struct Options {
+    /// Pack this binary instead of building one (the archive is then as reproducible as it is)
+    #[arg(long)]
+    binary: Option<PathBuf>,
+}
+
 /// Builds the guest and the program, and packs the archive.
-pub fn build(paths: &Paths) -> Result<()> {
-    guest::build(paths, &guest::Options::default())?;
-    let binary = release_binary(paths)?;
+pub fn build(paths: &Paths, options: &Options) -> Result<()> {
+    let built = match &options.binary {
+        Some(binary) => binary.clone(),
+        None => {
+            guest::build(paths, &guest::Options::default())?;
+            release_binary(paths)?
+        }
+    };
+    let binary = stripped(paths, &built)?;
     let program = fs::read(&binary).with_context(|| format!("cannot read {}", binary.display()))?;
     ensure!(program.len() as u64 <= LIMIT, "the binary has {} bytes; the limit is {LIMIT}", program.len());
 
@@ -62,7 +77,7 @@ pub fn build(paths: &Paths) -> Result<()> {
     Ok(())
 }
 
-/// Builds the program with nothing of this machine's paths in it, and strips a copy.
+/// Builds the program with nothing of this machine's paths in it.
 fn release_binary(paths: &Paths) -> Result<PathBuf> {
     let target_dir = paths.target.join("dist");
     let home = licences::cargo_home()?;
@@ -70,18 +85,23 @@ fn release_binary(paths: &Paths) -> Result<PathBuf> {
         format!("--remap-path-prefix={}=/smolvm", paths.root.display()),
         format!("--remap-path-prefix={}=/cargo", home.display()),
     ];
-    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut cargo = run::cargo(paths);
     cargo
         .args(["build", "--release", "--locked", "--package", "smolvm", "--target-dir"])
         .arg(&target_dir)
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
-        .env("SMOLVM_GUEST_DIR", &paths.guest)
-        .current_dir(&paths.root);
+        .env("SMOLVM_GUEST_DIR", &paths.guest);
     run::status(&mut cargo).context("building smolvm")?;
-    let stripped = target_dir.join("smolvm");
-    let built = target_dir.join("release/smolvm");
-    run::status(Command::new("strip").arg("-o").arg(&stripped).arg(&built))?;
-    Ok(stripped)
+    Ok(target_dir.join("release/smolvm"))
+}
+
+/// A copy without symbols.
+fn stripped(paths: &Paths, built: &Path) -> Result<PathBuf> {
+    let dir = paths.target.join("dist");
+    fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    let to = dir.join("smolvm");
+    run::status(Command::new("strip").arg("-o").arg(&to).arg(built))?;
+    Ok(to)
 }
 
 /// One file of the archive.
