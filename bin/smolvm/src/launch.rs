@@ -115,6 +115,10 @@ pub fn start(instance: &Instance, pin: Pin, plan: &Plan, bound: Vec<Bound>) -> R
         vmm.start_service(&plan.env, plan.workdir.as_deref())?;
     }
     let vmm = Arc::new(vmm);
+    if std::env::var_os("SMOLVM_TRACE").is_some() {
+        // For benches/startup: compared with the clock when this program was started.
+        eprintln!("smolvm-trace first_run_ns {}", vmm.machine().first_run_ns().unwrap_or(0));
+    }
     for port in bound {
         let vmm = vmm.clone();
         port.serve(Arc::new(move || vmm.connect())).context("serving a published port")?;

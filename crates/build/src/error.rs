@@ -33,6 +33,8 @@ pub enum Error {
     NotReady { why: String, tail: String },
     #[error("memory = \"{asked} MiB\", but this host has {have} MiB; lower it")]
     TooMuchMemory { asked: u64, have: u64 },
+    #[error("{0} is planned; one snapshot at = \"ready\" (or none: the same) works today")]
+    NotYet(String),
     #[error(transparent)]
     Debian(#[from] image::DebianError),
     #[error(transparent)]

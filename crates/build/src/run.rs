@@ -54,6 +54,9 @@ pub fn build(options: &BuildOptions, store: &Store, progress: &dyn Progress) -> 
     let begun = Instant::now();
     let (definition, digest) = read_definition(&options.smolfile)?;
     let dir = options.smolfile.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if let Some(point) = definition.snapshot.iter().find(|s| s.after_step.is_some()) {
+        return Err(Error::NotYet(format!("snapshot `{}` after a step", point.name)));
+    }
     let spec = resolve(&definition, dir, &options.smolfile)?;
     let lock_path = options.smolfile.with_file_name("Smolfile.lock");
     let old = if options.update_lock { None } else { Lock::read(&lock_path)? };

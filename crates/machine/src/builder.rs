@@ -4,7 +4,7 @@
 //! interrupt controller exists (DESIGN.md §8). The order of parts is part of the saved format.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use boot::{AcpiConfig, VirtioSlot, layout};
 use bus::{Bus, BusDevice, IrqLine, Saved};
@@ -119,6 +119,7 @@ pub(crate) fn build(
         pio: board.pio,
         eoi: Box::new(move |vector| ioapic.end_of_interrupt(vector)),
         control,
+        first_run_ns: OnceLock::new(),
     };
     let vcpus = (0..config.vcpus).map(|id| partition.create_vcpu(id)).collect::<Result<_, _>>()?;
     Ok(Machine::assemble(Assembly {

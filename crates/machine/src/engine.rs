@@ -52,13 +52,15 @@ pub fn choose(choice: EngineChoice) -> EngineReport {
     }
 }
 
-/// Guest TSC frequency of a fresh machine on soft: one tick a nanosecond.
+/// Guest TSC frequency of a fresh machine on soft where no KVM tells one: a tick a nanosecond.
 const SOFT_TSC_KHZ: u32 = 1_000_000;
 
 /// The TSC frequency, in kHz, that a fresh machine gets on the chosen engine.
 pub(crate) fn natural_tsc_khz(choice: EngineChoice) -> Result<u32, Error> {
     match choose(choice).engine {
-        EngineKind::Soft => Ok(SOFT_TSC_KHZ),
+        // The frequency of this host's KVM, where there is one, so that a machine made on soft can
+        // resume on it also where KVM cannot scale; soft itself runs at any.
+        EngineKind::Soft => Ok(hv_kvm::host_tsc_khz().unwrap_or(SOFT_TSC_KHZ)),
         EngineKind::Kvm => Ok(hv_kvm::host_tsc_khz()?),
     }
 }

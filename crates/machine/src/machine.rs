@@ -161,6 +161,11 @@ impl Machine {
         self.wait(Some(Duration::ZERO))
     }
 
+    /// CLOCK_MONOTONIC in nanoseconds just before the first guest instruction, once that was.
+    pub fn first_run_ns(&self) -> Option<u64> {
+        self.world.first_run_ns.get().copied()
+    }
+
     pub fn engine(&self) -> EngineKind {
         self.partition.engine()
     }

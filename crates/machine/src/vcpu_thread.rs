@@ -2,8 +2,7 @@
 //!
 //! Way (a) through the house: `hv_*/vcpu.rs run() -> Exit<'_>` comes in here, `bus` is next.
 
-use std::sync::Arc;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, OnceLock};
 
 use bus::{Bus, lock};
 use hv::{Exit, Vcpu};
@@ -17,6 +16,18 @@ pub(crate) struct World {
     /// Tells the IOAPIC that a level-triggered vector was acknowledged.
     pub(crate) eoi: Box<dyn Fn(u8) + Send + Sync>,
     pub(crate) control: Arc<Control>,
+    /// CLOCK_MONOTONIC in nanoseconds when the first vCPU was about to execute its first
+    /// instruction: what a resume is measured by.
+    pub(crate) first_run_ns: OnceLock<u64>,
+}
+
+impl World {
+    fn note_first_run(&self) {
+        self.first_run_ns.get_or_init(|| {
+            let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+            now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+        });
+    }
 }
 
 /// Runs until the machine ends. The vCPU is locked while it runs and free while it is parked, so
@@ -24,6 +35,7 @@ pub(crate) struct World {
 pub(crate) fn run(world: &Arc<World>, vcpu: &Mutex<Box<dyn Vcpu>>) {
     while world.control.may_run() {
         let mut vcpu = lock(vcpu);
+        world.note_first_run();
         while world.control.is_running() {
             if let Err(outcome) = step(world, vcpu.as_mut()) {
                 world.control.end(outcome);

@@ -51,13 +51,7 @@ fn a_frozen_process_goes_on_where_it_was() {
         assert_eq!(home.ok(&["run", "-d", "--name", "m"]), "m\n");
         // A process with an open file, a counter in memory and a pending timer.
         let script = "exec 3>/tmp/log; i=0; while :; do i=$((i+1)); echo $i >&3; sleep 0.02; done";
-        home.ok(&[
-            "exec",
-            "m",
-            "sh",
-            "-c",
-            &format!("sh -c '{script}' >/dev/null 2>&1 & echo $! >/tmp/pid"),
-        ]);
+        home.ok(&["exec", "m", "sh", "-c", &format!("sh -c '{script}' >/dev/null 2>&1 & echo $! >/tmp/pid")]);
         home.ok(&["exec", "m", "sh", "-c", "while [ $(wc -l </tmp/log) -lt 10 ]; do sleep 0.05; done"]);
         let before = home.ok(&["exec", "m", "cat", "/tmp/pid", "/proc/uptime"]);
         home.ok(&["freeze", "m"]);
