@@ -7,7 +7,7 @@
 
 use crate::agent::Agent;
 use crate::cgroup::Cgroup;
-use crate::world::{World, open_directory, read_text, say};
+use crate::world::{World, open_directory, open_null, read_text, say};
 use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
@@ -94,7 +94,8 @@ pub fn surroundings() -> io::Result<World> {
     tell("bringing up the loopback interface", crate::sys::socket::loopback_up());
     let run = PathBuf::from("/run/smolvm");
     let directory = open_directory(Path::new("/"))?;
-    Ok(World { pid1: true, root: directory, run, cgroup, upper: root.upper, writable: root.writable })
+    let null = open_null()?;
+    Ok(World { pid1: true, root: directory, null, run, cgroup, upper: root.upper, writable: root.writable })
 }
 
 fn quiet() -> MountFlags {

@@ -5,7 +5,6 @@ use crate::spawn::{Stdio, outcome, prepare, spawn};
 use crate::world::World;
 use agent_protocol::{ErrorKind, ExecSpec, Failure, HookSet, RestoreReason};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode, OFlags};
 use rustix::process::{PidfdFlags, Signal, WaitOptions};
 
 /// How long a hook may take when nothing else was said.
@@ -26,9 +25,8 @@ pub fn run(world: &World, spec: &ExecSpec, user: bool, limit_ms: u64) -> Result<
     let other =
         |what: &str, error: std::io::Error| Failure::new(ErrorKind::Other, format!("{what}: {error}"));
     let word = spec.argv.first().cloned().unwrap_or_default();
-    let null = || rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
-    let streams = (|| Ok([null()?, null()?, null()?]))()
-        .map_err(|error: rustix::io::Errno| other("/dev/null", error.into()))?;
+    let streams = (|| Ok([world.null()?, world.null()?, world.null()?]))()
+        .map_err(|error| other("/dev/null", error))?;
     let end = now_ms().saturating_add(limit_ms);
     let started = spawn(world, &prepare(world, spec)?, &Stdio::Pipes(streams), user)
         .map_err(|error| other("making a process", error))?;

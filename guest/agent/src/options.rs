@@ -58,8 +58,8 @@ fn native(arguments: &[OsString]) -> io::Result<Agent> {
     let listener = listen_unix(&listen.ok_or_else(usage)?)?;
     let cgroup = cgroup.map(|path| Cgroup::open(&path)).transpose()?;
     let upper = upper.map(|path| crate::world::open_directory(&path)).transpose()?;
-    let world =
-        World { pid1: false, root: crate::world::open_directory(&root)?, run, cgroup, upper, writable: None };
+    let (root, null) = (crate::world::open_directory(&root)?, crate::world::open_null()?);
+    let world = World { pid1: false, root, null, run, cgroup, upper, writable: None };
     Agent::new(listener, world)
 }
 

@@ -123,7 +123,7 @@ fn hex(id: &[u8; 16]) -> String {
 
 /// Replaces a file's contents in place: whoever watches or holds the file sees the change.
 fn write_root(world: &World, path: &str, text: &str) -> io::Result<()> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let resolve = rustix::fs::ResolveFlags::IN_ROOT;
     let file = rustix::fs::openat2(&world.root, path, flags, Mode::from_bits_retain(0o444), resolve)?;
     rustix::io::write(&file, text.as_bytes())?;
@@ -132,7 +132,7 @@ fn write_root(world: &World, path: &str, text: &str) -> io::Result<()> {
 
 fn write_generation(world: &World, id: &[u8; 16]) -> io::Result<()> {
     let path = world.run.join(GENERATION_FILE);
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = rustix::fs::open(&path, flags, Mode::from_bits_retain(0o444))?;
     // Always 33 bytes, written at once: no reader sees a half.
     rustix::io::pwrite(&file, hex(id).as_bytes(), 0)?;

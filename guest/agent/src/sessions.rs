@@ -5,6 +5,7 @@ use crate::conn::{HIGH_WATER, Role};
 use crate::poll::{Interest, Token};
 use crate::session::{Input, Kept, Output, Session, output_token};
 use crate::spawn::{Program, Spawned, Stdio, outcome, prepare, spawn};
+use crate::world::World;
 use agent_protocol::frame::{self, FrameKind};
 use agent_protocol::{
     ErrorKind, ExecSpec, Exit, Failure, Frame, MAX_DATA, SERVICE_SESSION, SessionInfo, SignalSpec, Started,
@@ -34,7 +35,7 @@ fn failed(what: &str, error: impl Into<io::Error>) -> Failure {
 }
 
 /// Makes the streams of a process as asked for.
-fn streams(spec: &ExecSpec, program: &Program) -> io::Result<Streams> {
+fn streams(world: &World, spec: &ExecSpec, program: &Program) -> io::Result<Streams> {
     if let Some(size) = spec.tty {
         return terminal(size, program);
     }
@@ -46,7 +47,7 @@ fn streams(spec: &ExecSpec, program: &Program) -> io::Result<Streams> {
         nonblocking(&input)?;
         (Some(input), end)
     } else {
-        (None, rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+        (None, world.null()?)
     };
     nonblocking(&out)?;
     nonblocking(&err)?;
@@ -100,8 +101,8 @@ impl Agent {
             return Err(Failure::new(ErrorKind::Busy, format!("{SESSIONS} processes were started already")));
         }
         let program = prepare(&self.world, spec)?;
-        let made =
-            streams(spec, &program).map_err(|error| failed("making the streams of a process", error))?;
+        let made = streams(&self.world, spec, &program)
+            .map_err(|error| failed("making the streams of a process", error))?;
         let (input, [out, err], stdio) = made;
         let spawned =
             spawn(&self.world, &program, &stdio, true).map_err(|error| failed("making a process", error))?;

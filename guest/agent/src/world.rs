@@ -2,7 +2,7 @@
 
 use crate::cgroup::Cgroup;
 use rustix::fd::{BorrowedFd, OwnedFd};
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +12,8 @@ pub struct World {
     pub pid1: bool,
     /// The root directory of the guest.
     pub root: OwnedFd,
+    /// `/dev/null`.
+    pub null: OwnedFd,
     /// Where the agent keeps its own run-time files (`/run/smolvm`).
     pub run: PathBuf,
     /// The group of the user's processes.
@@ -28,13 +30,26 @@ impl World {
         self.cgroup.as_ref().map(Cgroup::fd)
     }
 
-    /// Opens a path of the guest's root for reading; `..` and links stay inside.
+    /// Opens a regular file of the guest's root for reading; `..` and links stay inside. Whatever the guest puts in
+    /// its place (a pipe, a device), the agent does not wait for it.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The kernel's; EINVAL for what is no regular file.
     pub fn open(&self, path: &str) -> io::Result<OwnedFd> {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        Ok(rustix::fs::openat2(&self.root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT)?)
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let file = rustix::fs::openat2(&self.root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT)?;
+        match FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) {
+            FileType::RegularFile => Ok(file),
+            _ => Err(io::ErrorKind::InvalidInput.into()),
+        }
+    }
+
+    /// A descriptor of /dev/null, opened before the guest could replace it.
+    ///
+    /// # Errors
+    /// No descriptors left.
+    pub fn null(&self) -> io::Result<OwnedFd> {
+        self.null.try_clone()
     }
 
     /// Reads a small file of the guest's root, at most `limit` bytes; empty when there is none.
@@ -61,7 +76,8 @@ pub fn read_up_to(file: &OwnedFd, limit: usize) -> Vec<u8> {
 
 /// Reads a small file of the agent's own view (/proc, /sys).
 pub fn read_text(path: &str) -> String {
-    let Ok(file) = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) else {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let Ok(file) = rustix::fs::open(path, flags, Mode::empty()) else {
         return String::new();
     };
     String::from_utf8_lossy(&read_up_to(&file, 1 << 20)).into_owned()
@@ -79,4 +95,12 @@ pub fn open_directory(path: &Path) -> io::Result<OwnedFd> {
 /// Writes to the console (standard output of PID 1); nobody may be listening.
 pub fn say(text: &str) {
     let _ = rustix::io::write(rustix::stdio::stdout(), text.as_bytes());
+}
+
+/// Opens /dev/null.
+///
+/// # Errors
+/// The kernel's.
+pub fn open_null() -> io::Result<OwnedFd> {
+    Ok(rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())?)
 }

@@ -60,6 +60,27 @@ fn later_fields_are_ignored() {
 }
 
 #[test]
+fn a_guest_that_replaces_files_by_pipes_holds_up_nobody() {
+    let agent = Agent::start(&["--root", "{}"]);
+    std::fs::create_dir(agent.path().join("etc")).expect("a directory");
+    for name in ["etc/passwd", "etc/group", "pipe"] {
+        let made = std::process::Command::new("mkfifo").arg(agent.path().join(name)).status();
+        assert!(made.expect("mkfifo").success());
+    }
+    // Root is root even without its entry; a name cannot be found.
+    assert_eq!(agent.shell("echo runs").text(), "runs\n");
+    let spec = agent_protocol::ExecSpec { user: Some("app".into()), ..common::shell("true") };
+    let refused = agent.connect().call(&Request::Exec(spec));
+    assert_eq!(refused.expect_err("no such user").kind(), ErrorKind::NoSuchUser);
+    let mut copy = agent.connect();
+    let Ok(Reply::Stat(_)) = copy.call(&Request::CopyOut { path: "/".into(), follow: false }) else {
+        panic!("a stat")
+    };
+    while copy.next_frame().expect("a frame").kind == FrameKind::Data {}
+    agent.alive();
+}
+
+#[test]
 fn many_connections_that_say_nothing_hold_up_nobody() {
     let agent = Agent::start(&[]);
     let idle: Vec<_> = (0..200).map(|_| agent.stream()).collect();
