@@ -6,3 +6,4 @@ mod machine;
 mod paging;
 mod saving;
 mod smp;
+mod strings;
