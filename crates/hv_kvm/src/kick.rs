@@ -9,7 +9,8 @@
 use std::cell::Cell;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::time::Duration;
 
 use hv::{Error, Kick};
 
@@ -131,6 +132,33 @@ impl Kick for KickTarget {
             // SAFETY: a system call on plain numbers. A thread that has left KVM_RUN meanwhile runs an
             // empty handler.
             unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, signal()) };
+        }
+    }
+}
+
+/// Kicks a vCPU that is lost, unless dropped before.
+pub(crate) struct Watchdog {
+    stop: Option<mpsc::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Watchdog {
+    pub(crate) fn new(kick: Arc<dyn Kick>, patience: Duration) -> Self {
+        let (stop, stopped) = mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            if stopped.recv_timeout(patience) == Err(mpsc::RecvTimeoutError::Timeout) {
+                kick.kick();
+            }
+        });
+        Self { stop: Some(stop), thread: Some(thread) }
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
         }
     }
 }

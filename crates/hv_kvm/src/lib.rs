@@ -22,6 +22,7 @@ mod state;
 mod vcpu;
 mod vm;
 
+pub mod selftest;
 pub mod tiny;
 
 pub use probe::{host_tsc_khz, works_well};

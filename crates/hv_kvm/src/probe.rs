@@ -2,7 +2,7 @@
 //! life of the process. Nothing is kept on disk: a kernel update changes the answer.
 
 use std::sync::OnceLock;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arch::x86_64::cpuid::{lookup, portable};
 use arch::x86_64::msr;
@@ -11,6 +11,7 @@ use hv::{Error, Exit, Partition, PartitionConfig, Vcpu};
 use kvm_ioctls::{Cap, Kvm};
 
 use crate::abi::{self, ENGINE, host};
+use crate::kick::Watchdog;
 use crate::tiny::{self, DEVICE, DONE, FAULT_PORT};
 use crate::vcpu::KvmVcpu;
 use crate::vm::{Abilities, KvmPartition, open};
@@ -32,6 +33,8 @@ const NEEDED: [(Cap, &str); 7] = [
 const SLOW_MIPS: f64 = 200.0;
 /// Rounds of the first speed loop, of two instructions each: 2 ms where they are interpreted.
 const ROUNDS: u32 = 2_000;
+/// A KVM on which the tiny programs take longer is broken.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// #UD.
 const INVALID_OPCODE: u8 = 6;
 /// The TSC value of the test, far from what any host's counter shows.
@@ -72,12 +75,26 @@ pub fn host_tsc_khz() -> Result<u32, Error> {
     Ok(found()?.abilities.host_khz)
 }
 
+/// Whether this processor has VMX or SVM (SDM vol. 2, CPUID leaf 1 ECX bit 5; APM vol. 3, leaf
+/// 0x80000001 ECX bit 2), also when the host is a virtual machine itself.
+pub(crate) fn has_virtualisation() -> bool {
+    let (basic, extended) = (std::arch::x86_64::__cpuid(1), std::arch::x86_64::__cpuid(0x8000_0001));
+    basic.ecx & 1 << 5 != 0 || extended.ecx & 1 << 2 != 0
+}
+
 /// Whether KVM runs our machines well here: really virtualised and not interpreted, the CPU template
-/// kept, the TSC restorable. Runs guest code the first time, for a few milliseconds.
+/// kept, the TSC restorable. Where the processor can virtualise it runs guest code the first time, for
+/// a few milliseconds; where not, a `/dev/kvm` is a software one, and that is known without.
 ///
 /// # Errors
 /// Why not, for a person.
 pub fn works_well() -> Result<(), String> {
+    drop(open().map_err(|e| e.to_string())?);
+    if !has_virtualisation() {
+        return Err(
+            "this processor offers no hardware virtualisation, so this host's KVM is a software one".into()
+        );
+    }
     let found = found().map_err(|e| e.to_string())?;
     if let Some(why) = &found.refusal {
         return Err(format!("this host's KVM does not keep the guest's CPU as defined: {why}"));
@@ -173,6 +190,7 @@ fn probe() -> Result<Found, Error> {
     let kvm = open()?;
     lacking(&kvm)?;
     let mut bench = Bench::new()?;
+    let _watchdog = Watchdog::new(bench.vcpu.kicker(), PATIENCE);
     let host_khz = bench.vcpu.fd.get_tsc_khz().map_err(host("KVM_GET_TSC_KHZ"))?;
     let supervisor_mips = speed(&mut bench, ROUNDS)?;
     let cpuid_governed = cpuid_at_user(&mut bench)?;

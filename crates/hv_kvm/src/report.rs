@@ -51,6 +51,12 @@ pub fn report() -> KvmReport {
         value: kvm.get_api_version().to_string(),
         explanation: "the version of the interface; there has only ever been 12",
     });
+    facts.push(Fact {
+        name: "hardware",
+        good: probe::has_virtualisation(),
+        value: if probe::has_virtualisation() { "VMX or SVM" } else { "neither VMX nor SVM" }.into(),
+        explanation: "without it KVM is a software one, and the soft engine is better",
+    });
     let lacking = probe::lacking(&kvm);
     facts.push(Fact {
         name: "capabilities",

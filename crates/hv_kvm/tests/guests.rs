@@ -12,7 +12,7 @@ use arch::x86_64::state::{MpState, VcpuState};
 use guestmem::GuestMemory;
 use hv::{ClockState, EngineKind, Error, Exit, Msi, Partition, PartitionConfig, Vcpu};
 use hv_kvm::tiny::{self, DATA, DEVICE, DONE, FAULT_PORT};
-use hv_kvm::{KvmPartition, host_tsc_khz};
+use hv_kvm::{KvmPartition, host_tsc_khz, selftest};
 use hv_soft::SoftPartition;
 
 const MSI_ADDRESS: u64 = 0xfee0_0000;
@@ -361,109 +361,15 @@ fn without_force_an_ungoverned_template_is_refused_by_name() {
     assert!(serde_json::to_string(&report).unwrap().contains("supervisor_speed"));
 }
 
-/// Timer interrupts that the guest counted.
-const TICKS: u64 = DATA + 0x100;
-const ROUNDS: u32 = 4096;
-/// A store here every 512 rounds: where the machine moves.
-const CHECKPOINT: u64 = DEVICE + 8;
-
-/// Ring 3: ROUNDS times double and 64-bit arithmetic in XMM registers; then waits for the timer.
-fn computation() -> Vec<u8> {
-    let mut code = vec![0xb9];
-    code.extend(ROUNDS.to_le_bytes());
-    let start = code.len();
-    // mulpd xmm0, xmm1; addpd xmm0, xmm2; sqrtpd xmm3, xmm0; addpd xmm4, xmm3; paddq xmm5, xmm0
-    code.extend([0x66, 0x0f, 0x59, 0xc1, 0x66, 0x0f, 0x58, 0xc2, 0x66, 0x0f, 0x51, 0xd8]);
-    code.extend([0x66, 0x0f, 0x58, 0xe3, 0x66, 0x0f, 0xd4, 0xe8]);
-    // test ecx, 511; jnz +9; mov [CHECKPOINT], eax; dec ecx; jnz start
-    code.extend([0xf7, 0xc1, 0xff, 1, 0, 0, 0x75, 9, 0xa3, 8, 0, 0, 0xd0, 0, 0, 0, 0, 0xff, 0xc9]);
-    let back = start as i64 - (code.len() as i64 + 2);
-    code.extend([0x75, back as i8 as u8]);
-    // 1: cmp dword [TICKS], 0; je 1b
-    code.extend([0x83, 0x3c, 0x25, 0, 1, 2, 0, 0, 0x74, 0xf6]);
-    code.extend(DONE);
-    code
-}
-
-fn set_xmm(state: &mut VcpuState, number: usize, value: f64) {
-    let at = 160 + 16 * number;
-    for half in [at, at + 8] {
-        state.fxsave[half..half + 8].copy_from_slice(&value.to_le_bytes());
-    }
-}
-
-fn xmm_low(state: &VcpuState, number: usize) -> u64 {
-    let at = 160 + 16 * number;
-    u64::from_le_bytes(state.fxsave[at..at + 8].try_into().unwrap())
-}
-
-fn native() -> (u64, u64, u64) {
-    let (mut value, mut sum, mut bits) = (1.0f64, 0.0f64, 0u64);
-    for _ in 0..ROUNDS {
-        value = value * 0.999_983 + 0.125;
-        sum += value.sqrt();
-        bits = bits.wrapping_add(value.to_bits());
-    }
-    (value.to_bits(), sum.to_bits(), bits)
-}
-
-fn partition(engine: EngineKind, memory: &GuestMemory, khz: u32) -> Box<dyn Partition> {
-    match engine {
-        EngineKind::Soft => Box::new(SoftPartition::new(config(memory, 1, khz)).unwrap()),
-        EngineKind::Kvm => Box::new(KvmPartition::new(config(memory, 1, khz)).unwrap()),
-    }
-}
-
-/// The computation, moved to the next engine at every checkpoint, with a timer that is armed all the
-/// while.
-fn travel(engines: &[EngineKind]) {
+/// The matrix of `smolvm doctor --selftest`: a computation in SSE2 registers, in ring 3, moved eight
+/// times with its timer armed, compared with the host's own result.
+#[test]
+fn a_computation_travels_between_soft_and_kvm_in_every_pairing() {
     let Some(khz) = kvm() else { return };
-    let memory = tiny::memory(&computation()).unwrap();
-    // inc qword [TICKS]; iretq
-    tiny::set_handler(&memory, 0x50, &[0x48, 0xff, 0x04, 0x25, 0, 1, 2, 0, 0x48, 0xcf]).unwrap();
-    let mut state = tiny::state(3);
-    set_xmm(&mut state, 0, 1.0);
-    set_xmm(&mut state, 1, 0.999_983);
-    set_xmm(&mut state, 2, 0.125);
-    // The timer: TSC-deadline mode, vector 0x50, due in 300 ms.
-    state.lapic.regs[0x320..0x324].copy_from_slice(&0x4_0050u32.to_le_bytes());
-    state.lapic.deadline_ticks = Some(u64::from(khz) * 300);
-    let mut clock = ClockState::default();
-    let mut moves = 0;
-    let end = 'moving: loop {
-        for engine in engines {
-            let partition = partition(*engine, &memory, khz);
-            let mut vcpu = partition.create_vcpu(0).unwrap();
-            partition.set_clock(&clock).unwrap();
-            vcpu.restore(&state).unwrap();
-            let done = match vcpu.run().unwrap() {
-                Exit::MmioWrite { gpa: CHECKPOINT, .. } => false,
-                Exit::MmioWrite { gpa: DEVICE, .. } => true,
-                other => panic!("{engine}: {other:?}"),
-            };
-            vcpu.settle().unwrap();
-            let saved = vcpu.save().unwrap();
-            clock = partition.clock().unwrap();
-            partition.sync_dirty().unwrap();
-            if done {
-                break 'moving saved;
-            }
-            moves += 1;
-            state = saved;
-        }
-    };
-    assert_eq!(moves, ROUNDS / 512);
-    assert_eq!((xmm_low(&end, 0), xmm_low(&end, 4), xmm_low(&end, 5)), native());
-    assert_eq!(memory.read_le::<u64>(TICKS).unwrap(), 1, "the timer came once");
-    assert_eq!(end.lapic.deadline_ticks, None);
-}
-
-#[test]
-fn a_computation_travels_between_kvm_machines() {
-    travel(&[EngineKind::Kvm]);
-}
-
-#[test]
-fn a_computation_travels_between_soft_and_kvm() {
-    travel(&[EngineKind::Soft, EngineKind::Kvm]);
+    let soft = |c: PartitionConfig| Ok(Box::new(SoftPartition::new(c)?) as Box<dyn Partition>);
+    let hard = |c: PartitionConfig| Ok(Box::new(KvmPartition::new(c)?) as Box<dyn Partition>);
+    let matrix = selftest::run(&[(EngineKind::Soft, &soft), (EngineKind::Kvm, &hard)], khz);
+    eprintln!("{}", serde_json::to_string_pretty(&matrix).unwrap());
+    assert_eq!(matrix.legs.len(), 4);
+    assert!(matrix.passed, "{matrix:#?}");
 }
