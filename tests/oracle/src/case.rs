@@ -39,12 +39,16 @@ pub enum End {
 pub struct Case {
     pub bytes: Vec<u8>,
     pub before: State,
+    /// For sequences: RFLAGS bits that are undefined at the end, and at any point before.
+    pub loose: Option<(u64, u64)>,
 }
 
 /// The state after, of one executor.
 #[derive(Clone)]
 pub struct Outcome {
     pub end: End,
+    /// Where an exception was found; 0 for the other ends.
+    pub rip: u64,
     pub after: State,
 }
 

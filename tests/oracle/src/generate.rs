@@ -46,7 +46,31 @@ pub fn case(rng: &mut Rng, code: Code) -> Option<Case> {
     let mut encoder = Encoder::new(64);
     encoder.encode(&insn, CODE).ok()?;
     let bytes = encoder.take_buffer();
-    (bytes.len() <= 15).then_some(Case { bytes, before })
+    (bytes.len() <= 15).then_some(Case { bytes, before, loose: None })
+}
+
+/// An instruction of this form whose memory operand, if any, is absolute.
+pub fn absolute(rng: &mut Rng, code: Code, s: &mut State) -> Option<Instruction> {
+    let mut insn = Instruction::default();
+    insn.set_code(code);
+    let mut memory = false;
+    for (i, kind) in code.op_code().op_kinds().iter().enumerate() {
+        memory |= operand(rng, &mut insn, i as u32, *kind)?;
+    }
+    prefixes(rng, &mut insn);
+    if memory {
+        let size = insn.memory_size().size().max(1);
+        let mut ea = SCRATCH + (0x100 + rng.below(0x40) * 16) as u64;
+        if rng.one_in(16) {
+            ea = SCRATCH + (SCRATCH_LEN - rng.below(size + 1)) as u64;
+        }
+        if insn.memory_displ_size() != 8 {
+            insn.set_memory_displ_size(4);
+        }
+        insn.set_memory_displacement64(ea);
+        fill(rng, &insn, s, ea);
+    }
+    Some(insn)
 }
 
 fn register(rng: &mut Rng, from: Register, n: usize) -> Register {

@@ -120,12 +120,12 @@ impl Machine {
         state.fxsave = case.before.fx.to_vec();
         let mut after = case.before.clone();
         if self.cpu.restore(&state).is_err() {
-            return Outcome { end: End::Unknown, after };
+            return Outcome { end: End::Unknown, rip: 0, after };
         }
         let stop = self.cpu.run(1000);
         let state = self.cpu.save();
         if stop != Stop::Halt || state.rip & !0xfff != HANDLERS & !0xfff {
-            return Outcome { end: End::Unknown, after };
+            return Outcome { end: End::Unknown, rip: 0, after };
         }
         let vector = ((state.rip - HANDLERS) / 4) as u8;
         let error = u64::from(matches!(vector, 8 | 10..=14 | 17)) * 8;
@@ -143,7 +143,8 @@ impl Machine {
             (0x81, rip) if rip == TARGET + 2 => End::Taken,
             _ => End::Vector(vector),
         };
-        Outcome { end, after }
+        let rip = if matches!(end, End::Vector(_)) { frame(0) } else { 0 };
+        Outcome { end, rip, after }
     }
 }
 

@@ -1,13 +1,15 @@
-//! `cargo run --release -p oracle -- [--cases N] [--seed N] [--only MNEMONIC] [--keep N] [--fpu]`
+//! `cargo run --release -p oracle -- [--cases N] [--seed N] [--only MNEMONIC] [--keep N] [--fpu] [--sequences N]`
 
 use oracle::run::{Options, run};
 
 fn main() -> std::process::ExitCode {
-    let mut options = Options { cases: 1_000_000, seed: 1, only: None, fpu_only: false, keep: 20 };
+    let mut options =
+        Options { cases: 1_000_000, seed: 1, only: None, fpu_only: false, sequences: 4, keep: 20 };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         if arg == "--fpu" {
             options.fpu_only = true;
+            options.sequences = 0;
             continue;
         }
         let value = args.next().unwrap_or_default();
@@ -15,10 +17,13 @@ fn main() -> std::process::ExitCode {
         match (arg.as_str(), number) {
             ("--cases", Ok(n)) => options.cases = n,
             ("--seed", Ok(n)) => options.seed = n,
+            ("--sequences", Ok(n)) => options.sequences = n,
             ("--keep", Ok(n)) => options.keep = n as usize,
             ("--only", _) if !value.is_empty() => options.only = Some(value.to_lowercase()),
             _ => {
-                eprintln!("usage: oracle [--cases N] [--seed N] [--only MNEMONIC] [--keep N] [--fpu]");
+                eprintln!(
+                    "usage: oracle [--cases N] [--seed N] [--only MNEMONIC] [--keep N] [--fpu] [--sequences N]"
+                );
                 return 2.into();
             }
         }

@@ -71,7 +71,9 @@ mod imp {
         rflags_out: u64,
         /// 0 next, 1 taken, 0x100 | vector.
         end: u64,
-        pad1: [u64; 14],
+        /// Of the fault.
+        rip: u64,
+        pad1: [u64; 13],
         fx_in: [u8; 512],
         fx_out: [u8; 512],
     }
@@ -225,6 +227,7 @@ mod imp {
                 *out = frame.uc_mcontext.gregs[reg as usize] as u64;
             }
             c.rflags_out = frame.uc_mcontext.gregs[libc::REG_EFL as usize] as u64;
+            c.rip = frame.uc_mcontext.gregs[libc::REG_RIP as usize] as u64;
             c.end = 0x100 | frame.uc_mcontext.gregs[libc::REG_TRAPNO as usize] as u64;
             c.fx_out.copy_from_slice(std::slice::from_raw_parts(frame.uc_mcontext.fpregs.cast::<u8>(), 512));
             frame.uc_mcontext.gregs[libc::REG_RIP as usize] = oracle_resume as *const () as i64;
@@ -283,7 +286,7 @@ mod imp {
                 (*c).gpr_in = b.gpr;
                 (*c).rflags_in = b.rflags;
                 (*c).entry = CODE;
-                (*c).end = 0;
+                ((*c).end, (*c).rip) = (0, 0);
                 (*c).fx_in = b.fx;
                 ARMED.store(true, Ordering::SeqCst);
                 oracle_enter();
@@ -296,7 +299,7 @@ mod imp {
                     v => End::Vector(v as u8),
                 };
                 let after = State { gpr: (*c).gpr_out, rflags: (*c).rflags_out, fx: (*c).fx_out, mem };
-                Outcome { end, after }
+                Outcome { end, rip: (*c).rip, after }
             }
         }
 

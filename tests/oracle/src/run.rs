@@ -9,6 +9,7 @@ use crate::generate;
 use crate::machine::Machine;
 use crate::native::{Native, Unavailable};
 use crate::rng::Rng;
+use crate::sequence;
 use crate::soft;
 
 /// What to run.
@@ -19,6 +20,8 @@ pub struct Options {
     pub only: Option<String>,
     /// x87, MMX and SSE only, over the FPU without the rest of the CPU.
     pub fpu_only: bool,
+    /// Every n-th case is a sequence of instructions; 0: none.
+    pub sequences: u64,
     /// Differing cases kept as text.
     pub keep: usize,
 }
@@ -57,6 +60,7 @@ pub fn run(options: &Options) -> Result<Report, Unavailable> {
     if let Some(only) = &options.only {
         entries.retain(|e| format!("{:?}", e.code.mnemonic()).to_lowercase() == *only);
     }
+    let mixed = sequence::pool(&entries);
     let mut report = Report { counts: BTreeMap::new(), differing: Vec::new(), lacking };
     if entries.is_empty() {
         return Ok(report);
@@ -65,16 +69,22 @@ pub fn run(options: &Options) -> Result<Report, Unavailable> {
     let mut done = 0;
     let mut k = 0;
     while done < options.cases && k < options.cases.saturating_mul(4) {
+        let together = options.sequences != 0 && k.is_multiple_of(options.sequences);
         let entry = entries[(k % entries.len() as u64) as usize];
         k += 1;
         let mut own = Rng(rng.draw());
-        let Some(case) = generate::case(&mut own, entry.code) else { continue };
+        let case = match together {
+            true => sequence::case(&mut own, &mixed),
+            false => generate::case(&mut own, entry.code),
+        };
+        let Some(case) = case else { continue };
         let insn = soft::decode(&case);
-        if insn.code() != entry.code {
+        if !together && insn.code() != entry.code {
             // Near branches with a 16-bit operand size: AMD has them, Intel and we do not.
             continue;
         }
-        let name = format!("{:?}", insn.mnemonic()).to_lowercase();
+        let name =
+            if together { "(sequence)".into() } else { format!("{:?}", insn.mnemonic()).to_lowercase() };
         let count = report.counts.entry(name).or_default();
         done += 1;
         count.cases += 1;

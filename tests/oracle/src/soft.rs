@@ -53,10 +53,10 @@ pub(crate) fn effective_address(insn: &Instruction, gpr: &[u64; 16]) -> u64 {
 pub fn run_fpu(case: &Case) -> Outcome {
     let insn = decode(case);
     let mut after = case.before.clone();
-    let Some(op) = fpu::decode(&insn) else { return Outcome { end: End::Unknown, after } };
+    let Some(op) = fpu::decode(&insn) else { return Outcome { end: End::Unknown, rip: 0, after } };
     let mut fpu = Fpu::default();
     if fpu.fxrstor(&after.fx, true, 16).is_err() {
-        return Outcome { end: End::Unknown, after };
+        return Outcome { end: End::Unknown, rip: 0, after };
     }
     let ea = effective_address(&insn, &after.gpr);
     let ctx = FpContext { fpu: &mut fpu, gpr: &mut after.gpr, rflags: &mut after.rflags, rip: CODE };
@@ -69,5 +69,6 @@ pub fn run_fpu(case: &Case) -> Outcome {
         Err(FpFault::Ud) => End::Vector(6),
     };
     after.fx = fpu.fxsave(true, 16);
-    Outcome { end, after }
+    let rip = if end == End::Next { 0 } else { CODE };
+    Outcome { end, rip, after }
 }
