@@ -12,12 +12,24 @@ use instance::Error;
 /// Prints an error and gives the exit code: 126 and 127 for a command that could not start, else
 /// 125.
 pub fn fail(error: &anyhow::Error) -> ExitCode {
-    eprintln!("smolvm: {error:#}");
+    eprintln!("smolvm: {}", told(error));
     let agent = error.chain().find_map(|e| match e.downcast_ref::<Error>() {
         Some(Error::Agent(client)) => Some(client.kind().exit_code()),
         _ => e.downcast_ref::<agent_protocol::ClientError>().map(|c| c.kind().exit_code()),
     });
     ExitCode::from(agent.unwrap_or(125))
+}
+
+/// An error and its causes, each said once: many of ours are whole in themselves.
+pub fn told(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !text.contains(&cause) {
+            let colon = if text.is_empty() { "" } else { ": " };
+            text = format!("{text}{colon}{cause}");
+        }
+    }
+    text
 }
 
 /// Progress of a build: a spinner with the present step on a terminal, lines elsewhere.

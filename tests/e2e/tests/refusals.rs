@@ -57,7 +57,7 @@ fn files_that_are_no_machines_are_named_for_what_they_are() {
     };
     refused(b"", "empty");
     refused(b"QFI\xfb\0\0\0\x03rest of a qcow2 image, as qemu-img makes them", "qcow2");
-    refused(&[vec![7; 5000], b"SMOLPACK".to_vec()].concat(), "another project");
+    refused(&[vec![7; 5000], b"SMOLPACK".to_vec(), vec![0; 56]].concat(), "another program called smolvm");
     let said = home.fails(&["run", "./nothing.smolmachine"], 125);
     assert!(said.contains("nothing.smolmachine"), "{said}");
     let said = home.fails(&["run", "ls"], 125);

@@ -104,7 +104,7 @@ pub fn vmm(name: &str, home: &Home) -> Result<u8> {
                 instance::Error::Agent(client) => client.kind().exit_code(),
                 _ => 125,
             });
-            say(&Word::Failed { text: format!("{e:#}"), code })?;
+            say(&Word::Failed { text: crate::ui::told(&e), code })?;
             instance.update(|r| r.phase = Phase::Dead)?;
             Ok(code)
         }
