@@ -29,8 +29,15 @@ impl Kept {
             _ => self.chunks.push_back((kind, bytes.to_vec())),
         }
         while self.bytes > limit {
-            let Some((_, chunk)) = self.chunks.pop_front() else { break };
-            self.bytes -= chunk.len();
+            let over = self.bytes - limit;
+            let Some((_, chunk)) = self.chunks.front_mut() else { break };
+            let size = chunk.len().min(over);
+            self.bytes -= size;
+            if size == chunk.len() {
+                self.chunks.pop_front();
+            } else {
+                chunk.drain(..size);
+            }
         }
     }
 
@@ -139,4 +146,37 @@ impl Session {
 /// The token of an output's events.
 pub fn output_token(id: u64, which: usize) -> Token {
     if which == 0 { Token::Out(id) } else { Token::Err(id) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(kept: &Kept) -> Vec<u8> {
+        kept.iter().flat_map(|(_, bytes)| bytes.to_vec()).collect()
+    }
+
+    #[test]
+    fn the_last_bytes_are_kept_exactly() {
+        let all: Vec<u8> = (0..100_000u32).map(|i| (i % 251) as u8).collect();
+        for piece in [1, 7, 4096, 65_536, 100_000] {
+            let mut kept = Kept::default();
+            for bytes in all.chunks(piece) {
+                kept.push(FrameKind::Stdout, bytes, 5000);
+            }
+            assert_eq!(kept.bytes, 5000);
+            assert_eq!(text(&kept), all[95_000..], "in pieces of {piece}");
+        }
+    }
+
+    #[test]
+    fn streams_stay_apart() {
+        let mut kept = Kept::default();
+        for (kind, bytes) in [(FrameKind::Stdout, b"a"), (FrameKind::Stdout, b"b"), (FrameKind::Stderr, b"c")]
+        {
+            kept.push(kind, bytes, 100);
+        }
+        let kinds: Vec<_> = kept.iter().map(|(kind, bytes)| (kind, bytes.to_vec())).collect();
+        assert_eq!(kinds, [(FrameKind::Stdout, b"ab".to_vec()), (FrameKind::Stderr, b"c".to_vec())]);
+    }
 }
