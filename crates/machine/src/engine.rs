@@ -1,6 +1,7 @@
 //! Which engine runs a machine, and why.
 
 use std::str::FromStr;
+use std::sync::OnceLock;
 
 use hv::{EngineKind, Partition, PartitionConfig};
 use serde::Serialize;
@@ -45,11 +46,17 @@ pub fn choose(choice: EngineChoice) -> EngineReport {
     match choice {
         EngineChoice::Soft => EngineReport { engine: EngineKind::Soft, why: String::new() },
         EngineChoice::Kvm => EngineReport { engine: EngineKind::Kvm, why: String::new() },
-        EngineChoice::Auto => match hv_kvm::works_well() {
-            Ok(()) => EngineReport { engine: EngineKind::Kvm, why: String::new() },
-            Err(why) => EngineReport { engine: EngineKind::Soft, why },
-        },
+        EngineChoice::Auto => probed().clone(),
     }
+}
+
+/// The probe runs guest code for some milliseconds: once a process.
+fn probed() -> &'static EngineReport {
+    static REPORT: OnceLock<EngineReport> = OnceLock::new();
+    REPORT.get_or_init(|| match hv_kvm::works_well() {
+        Ok(()) => EngineReport { engine: EngineKind::Kvm, why: String::new() },
+        Err(why) => EngineReport { engine: EngineKind::Soft, why },
+    })
 }
 
 /// Guest TSC frequency of a fresh machine on soft where no KVM tells one: a tick a nanosecond.

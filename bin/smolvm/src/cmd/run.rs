@@ -124,13 +124,13 @@ fn plan(run: &Run, argv: &[String], what: &What, pin: &Pin) -> Result<Plan> {
     Ok(plan)
 }
 
-/// Choosing soft is said once, with what it costs.
+/// Why soft was chosen, for who wants to know (`smolvm doctor` says it, too).
 fn tell_engine(plan: &Plan, global: &Global) {
-    if plan.engine != "auto" || global.quiet {
+    if plan.engine != "auto" || !global.verbose {
         return;
     }
     let report = machine::choose(machine::EngineChoice::Auto);
-    if global.verbose && !report.why.is_empty() {
+    if !report.why.is_empty() {
         eprintln!("smolvm: engine {}: {}", report.engine, report.why);
     }
 }
