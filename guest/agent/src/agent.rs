@@ -20,6 +20,8 @@ use std::io;
 
 /// Connections at once; more wait in the listener's queue.
 const CONNECTIONS: usize = 1024;
+/// How long no connection is taken after taking one failed.
+const ACCEPT_PAUSE_MS: u64 = 100;
 
 /// What happens when a time is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +30,8 @@ pub enum Deadline {
     LastOutput(u64),
     /// A connection's readiness check gives up.
     Ready(u64),
+    /// Connections are taken again after that failed.
+    Listen,
 }
 
 /// The whole agent.
@@ -156,7 +160,16 @@ impl Agent {
     }
 
     fn accept(&mut self) -> Result<bool, Errno> {
-        let fd = rustix::net::accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let fd = match rustix::net::accept_with(&self.listener, flags) {
+            Err(error) if !matches!(error, Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => {
+                // Out of descriptors or memory: asking again at once would only spin.
+                self.poller.set(&self.listener, Token::Listener, &mut self.listening, Interest::default());
+                self.deadlines.push((now_ms() + ACCEPT_PAUSE_MS, Deadline::Listen));
+                return Err(error);
+            }
+            other => other?,
+        };
         let id = self.fresh_id();
         self.conns.insert(id, Conn::new(fd));
         // The request is usually there already; without it nothing is lost.
@@ -256,6 +269,7 @@ impl Agent {
             match deadline {
                 Deadline::LastOutput(session) => self.last_output(session),
                 Deadline::Ready(conn) => self.log_watch_over(conn),
+                Deadline::Listen => self.listen(),
             }
         }
     }

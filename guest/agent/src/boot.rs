@@ -7,6 +7,7 @@
 
 use crate::agent::Agent;
 use crate::cgroup::Cgroup;
+use crate::spawn::OPEN_FILES;
 use crate::world::{World, open_directory, open_null, read_text, say};
 use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid};
@@ -21,8 +22,6 @@ use std::path::{Path, PathBuf};
 const NEW_ROOT: &str = "/newroot";
 /// How the writable disk is mounted (kernel documentation, admin-guide/ext4).
 const DISK_OPTIONS: &str = "discard,noinit_itable,no_prefetch_block_bitmaps,noblock_validity";
-/// Open files of a process: what the most programs are tested with, and room to raise it.
-const OPEN_FILES: (u64, u64) = (1024, 524_288);
 
 /// The kernel's command line as far as it is ours.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -87,7 +86,8 @@ pub fn surroundings() -> io::Result<World> {
     if let Some(group) = &cgroup {
         tell("/sys/fs/cgroup", show_group(group));
     }
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(OPEN_FILES.0), maximum: Some(OPEN_FILES.1) });
+    // For the agent itself; what it starts gets `spawn::OPEN_FILES`.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(OPEN_FILES.1), maximum: Some(OPEN_FILES.1) });
     if let Some(name) = &parameters.hostname {
         tell("setting the host name", rustix::system::sethostname(name.as_bytes()));
     }

@@ -14,9 +14,12 @@ use rustix::fd::OwnedFd;
 use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::Pid;
+use rustix::process::{Pid, Resource, Rlimit, setrlimit};
 use std::ffi::CString;
 use std::io;
+
+/// Open files of a process in a machine: what most programs are tested with, and room to raise it.
+pub const OPEN_FILES: (u64, u64) = (1024, 524_288);
 
 /// Standard streams of a process.
 pub enum Stdio {
@@ -88,7 +91,7 @@ pub fn spawn(world: &World, program: &Program, stdio: &Stdio, user: bool) -> io:
     match fork(cgroup)? {
         Fork::Parent(pid) => Ok(Spawned { pid, status }),
         Fork::Child => {
-            let (step, error) = become_program(program, stdio, cgroup.is_some());
+            let (step, error) = become_program(world, program, stdio, cgroup.is_some());
             let code = Errno::from_io_error(&error).map_or(0, Errno::raw_os_error);
             let mut message = [step as u8, 0, 0, 0, 0];
             if let Some(tail) = message.get_mut(1..) {
@@ -103,7 +106,7 @@ pub fn spawn(world: &World, program: &Program, stdio: &Stdio, user: bool) -> io:
 /// Runs in the copy: arranges it, then executes; returns only a failure.
 ///
 /// The program gets its three streams and nothing else, not even what the agent was itself started with.
-fn become_program(program: &Program, stdio: &Stdio, in_group: bool) -> (Step, io::Error) {
+fn become_program(world: &World, program: &Program, stdio: &Stdio, in_group: bool) -> (Step, io::Error) {
     let setup = |error: Errno| (Step::Setup, io::Error::from(error));
     let _ = rustix::process::setsid();
     crate::sys::process::close_on_exec_from(3);
@@ -113,6 +116,10 @@ fn become_program(program: &Program, stdio: &Stdio, in_group: bool) -> (Step, io
     if in_group {
         // So that the process sees its group as the root; without the namespace it merely sees more.
         let _ = crate::sys::process::own_cgroup_view();
+    }
+    if world.pid1 {
+        let limit = Rlimit { current: Some(OPEN_FILES.0), maximum: Some(OPEN_FILES.1) };
+        let _ = setrlimit(Resource::Nofile, limit);
     }
     rustix::process::umask(Mode::from_bits_retain(0o022));
     if let Err(error) = assume(&program.who) {

@@ -116,3 +116,19 @@ fn a_stuck_reader_costs_no_wakeups() {
         assert!(start.elapsed() < Duration::from_secs(20), "it keeps waking up");
     }
 }
+
+#[test]
+fn without_descriptors_the_agent_waits_and_comes_back() {
+    let agent = Agent::start(&[]);
+    agent.alive();
+    let limit = rustix::process::Rlimit { current: Some(40), maximum: Some(40) };
+    rustix::process::prlimit(Some(agent.pid()), rustix::process::Resource::Nofile, limit).expect("a limit");
+    let many: Vec<_> = (0..100).map(|_| agent.stream()).collect();
+    let before = agent.wakeups();
+    std::thread::sleep(Duration::from_millis(500));
+    let woken = agent.wakeups() - before;
+    assert!(woken < 60, "woke up {woken} times with nothing it could do");
+    drop(many);
+    agent.alive();
+    assert_eq!(agent.shell("echo back").text(), "back\n");
+}

@@ -151,3 +151,10 @@ impl Agent {
         list.split_whitespace().count()
     }
 }
+
+impl Agent {
+    /// The agent's process.
+    pub fn pid(&self) -> rustix::process::Pid {
+        rustix::process::Pid::from_child(&self.child)
+    }
+}
