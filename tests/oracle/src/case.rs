@@ -11,6 +11,9 @@ pub const CODE: u64 = 0x2200_0800;
 /// Where branches lead that are taken.
 pub const TARGET: u64 = CODE + 0x60;
 
+/// Base of GS on both sides (the host's libraries leave that register alone).
+pub const GS_BASE: u64 = 0x0080_0000;
+
 /// What an instruction sees and changes.
 #[derive(Clone, PartialEq, Eq)]
 pub struct State {

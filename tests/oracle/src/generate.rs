@@ -4,8 +4,9 @@ use iced_x86::{
     Code, Encoder, Instruction, MemorySize as S, Mnemonic as M, OpCodeOperandKind as K, OpKind, Register,
 };
 
-use crate::case::{CODE, Case, SCRATCH, SCRATCH_LEN, State, TARGET};
+use crate::case::{CODE, Case, GS_BASE, SCRATCH, SCRATCH_LEN, State, TARGET};
 use crate::rng::Rng;
+use crate::soft::register_value;
 
 /// A case of this form; `None` when the operands drawn cannot be encoded together.
 pub fn case(rng: &mut Rng, code: Code) -> Option<Case> {
@@ -27,15 +28,7 @@ pub fn case(rng: &mut Rng, code: Code) -> Option<Case> {
     special_state(rng, &insn, &mut before, ea, memory.is_some());
     if let Some(op) = memory {
         // Registers set meanwhile may have moved the operand: only into what both sides lack.
-        ea = insn.virtual_address(op, 0, |r, _, _| {
-            Some(if r.is_gpr64() {
-                before.gpr[r.number()]
-            } else if r.is_gpr8() {
-                before.gpr[r.full_register().number()] & 0xff
-            } else {
-                0
-            })
-        })?;
+        ea = insn.virtual_address(op, 0, |r, _, _| Some(register_value(r, &before.gpr)))?;
         let near = ea.wrapping_sub(SCRATCH) < 2 * SCRATCH_LEN as u64;
         let canonical = (ea as i64) << 16 >> 16 == ea as i64;
         if !near && canonical {
@@ -65,7 +58,7 @@ pub fn absolute(rng: &mut Rng, code: Code, s: &mut State) -> Option<Instruction>
             ea = SCRATCH + (SCRATCH_LEN - rng.below(size + 1)) as u64;
         }
         if insn.memory_displ_size() != 8 {
-            insn.set_memory_displ_size(4);
+            insn.set_memory_displ_size(if rng.one_in(8) { 4 } else { 8 });
         }
         insn.set_memory_displacement64(ea);
         fill(rng, &insn, s, ea);
@@ -189,33 +182,48 @@ fn address(rng: &mut Rng, insn: &mut Instruction, s: &mut State) -> u64 {
         insn.set_memory_displacement64(ea);
         return ea;
     }
-    let base = Register::RAX + rng.below(16) as u32;
-    let index = Register::RAX + rng.below(16) as u32;
-    let scale = rng.pick(&[1u64, 2, 4, 8]);
+    if rng.one_in(12) {
+        insn.set_segment_prefix(Register::GS);
+        form(rng, insn, s, ea.wrapping_sub(GS_BASE));
+    } else {
+        form(rng, insn, s, ea);
+    }
+    ea
+}
+
+/// A way to say `offset`: absolute, or by base, index and displacement, of 64 or 32 bits.
+fn form(rng: &mut Rng, insn: &mut Instruction, s: &mut State, offset: u64) {
+    let narrow = rng.one_in(8);
+    let wide_size = if narrow { 4 } else { 8 };
     let form = rng.below(4);
     if form == 0 {
-        insn.set_memory_displ_size(4);
-        insn.set_memory_displacement64(ea);
-        return ea;
+        insn.set_memory_displ_size(wide_size);
+        insn.set_memory_displacement64(offset);
+        return;
     }
+    let first = if narrow { Register::EAX } else { Register::RAX };
+    let base = first + rng.below(16) as u32;
+    let index = first + rng.below(16) as u32;
+    let scale = rng.pick(&[1u64, 2, 4, 8]);
     let disp = match form {
         1 => 0,
-        2 => rng.draw() as i8 as i64,
-        _ => rng.draw() as i32 as i64,
+        2 => i64::from(rng.draw() as i8),
+        _ => i64::from(rng.draw() as i32),
     };
     insn.set_memory_base(base);
     if disp != 0 {
-        insn.set_memory_displ_size(if form == 2 { 1 } else { 8 });
-        insn.set_memory_displacement64(disp as u64);
+        insn.set_memory_displ_size(if form == 2 { 1 } else { wide_size });
+        insn.set_memory_displacement64(if narrow { u64::from(disp as u32) } else { disp as u64 });
     }
-    let mut offset = disp as u64;
-    if rng.one_in(2) && index != Register::RSP && index != base {
+    let mut rest = offset.wrapping_sub(disp as u64);
+    if rng.one_in(2) && index.number() != 4 && index != base {
         insn.set_memory_index(index);
         insn.set_memory_index_scale(scale as u32);
-        offset = offset.wrapping_add(s.gpr[index.number()].wrapping_mul(scale));
+        rest = rest.wrapping_sub(s.gpr[index.number()].wrapping_mul(scale));
     }
-    s.gpr[base.number()] = ea.wrapping_sub(offset);
-    ea
+    // RSP stays an address: PUSH and POP use it whole.
+    let high = if narrow && base != Register::ESP { rng.draw() << 32 } else { 0 };
+    s.gpr[base.number()] = if narrow { rest & 0xffff_ffff | high } else { rest };
 }
 
 /// Registers that an instruction uses as pointers or counts by itself.

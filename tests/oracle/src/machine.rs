@@ -15,7 +15,7 @@ use x86cpu::clock::Clock;
 use x86cpu::lapic::ApicBus;
 use x86cpu::{Cpu, CpuConfig, Stop};
 
-use crate::case::{CODE, Case, End, Outcome, SCRATCH, SCRATCH_LEN, TARGET};
+use crate::case::{CODE, Case, End, GS_BASE, Outcome, SCRATCH, SCRATCH_LEN, TARGET};
 
 const TABLES: u64 = 0x1000;
 const SCRATCH_PHYS: u64 = 0x1_0000;
@@ -77,6 +77,7 @@ fn start_state(mut s: VcpuState) -> VcpuState {
     let user = |selector, attr| Segment { selector, base: 0, limit: u32::MAX, attr };
     s.seg = [user(0x2b, 0xc0f3); 6];
     s.seg[1] = user(0x23, 0xa0fb);
+    s.seg[5].base = GS_BASE;
     s.tr = Segment { selector: 0x30, base: TSS, limit: 0x67, attr: 0x8b };
     s.gdtr = TableReg { base: KERNEL, limit: 0x3f };
     s.idtr = TableReg { base: IDT, limit: 0x81f };

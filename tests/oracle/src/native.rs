@@ -54,7 +54,7 @@ mod imp {
     use std::sync::{Mutex, MutexGuard};
 
     use super::*;
-    use crate::case::{CODE, End, SCRATCH, SCRATCH_LEN, State, TARGET};
+    use crate::case::{CODE, End, GS_BASE, SCRATCH, SCRATCH_LEN, State, TARGET};
 
     const CTX: u64 = 0x2000_0000;
     const CODE_PAGE: u64 = CODE & !0xfff;
@@ -257,6 +257,12 @@ mod imp {
                     action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
                     libc::sigaction(signal, &action, std::ptr::null_mut());
                 }
+            }
+            // SAFETY: ARCH_SET_GS changes only GS of this thread, which user code on x86-64 Linux does
+            // not use otherwise.
+            if unsafe { libc::syscall(libc::SYS_arch_prctl, 0x1001, GS_BASE) } != 0 {
+                let why = std::io::Error::last_os_error();
+                return Err(Unavailable(format!("cannot set the GS base: {why}")));
             }
             let mut native = Native { _one: one, _stack: stack };
             native.jump_at(TARGET, oracle_taken as *const () as u64);

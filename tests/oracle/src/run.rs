@@ -67,11 +67,12 @@ pub fn run(options: &Options) -> Result<Report, Unavailable> {
     }
     let mut rng = Rng(options.seed);
     let mut done = 0;
-    let mut k = 0;
+    let (mut k, mut singles) = (0, 0);
     while done < options.cases && k < options.cases.saturating_mul(4) {
         let together = options.sequences != 0 && k.is_multiple_of(options.sequences);
-        let entry = entries[(k % entries.len() as u64) as usize];
+        let entry = entries[(singles % entries.len() as u64) as usize];
         k += 1;
+        singles += u64::from(!together);
         let mut own = Rng(rng.draw());
         let case = match together {
             true => sequence::case(&mut own, &mixed),

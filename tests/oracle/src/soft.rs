@@ -1,9 +1,9 @@
 //! Runs a case on x86cpu.
 
-use iced_x86::{Decoder, DecoderOptions, Instruction, OpKind};
+use iced_x86::{Decoder, DecoderOptions, Instruction, OpKind, Register};
 use x86cpu::fpu::{self, FpBus, FpContext, FpFault, Fpu};
 
-use crate::case::{CODE, Case, End, Outcome, SCRATCH, SCRATCH_LEN};
+use crate::case::{CODE, Case, End, GS_BASE, Outcome, SCRATCH, SCRATCH_LEN};
 
 /// The case's instruction as iced reads it.
 pub fn decode(case: &Case) -> Instruction {
@@ -46,7 +46,19 @@ pub(crate) fn effective_address(insn: &Instruction, gpr: &[u64; 16]) -> u64 {
     let memory = (0..insn.op_count())
         .find(|i| matches!(insn.op_kind(*i), OpKind::Memory | OpKind::MemorySegRDI | OpKind::MemoryESRDI));
     let Some(op) = memory else { return 0 };
-    insn.virtual_address(op, 0, |r, _, _| Some(if r.is_gpr64() { gpr[r.number()] } else { 0 })).unwrap_or(0)
+    insn.virtual_address(op, 0, |r, _, _| Some(register_value(r, gpr))).unwrap_or(0)
+}
+
+/// What an address is made of: general registers of any width, and the base of GS.
+pub(crate) fn register_value(r: Register, gpr: &[u64; 16]) -> u64 {
+    let full = gpr[r.full_register().number() & 15];
+    match r {
+        Register::GS => GS_BASE,
+        _ if r.is_gpr64() => full,
+        _ if r.is_gpr32() => full & 0xffff_ffff,
+        _ if r.is_gpr8() => full & 0xff,
+        _ => 0,
+    }
 }
 
 /// Runs it over `fpu` alone. `End::Unknown` where that does not know it.
