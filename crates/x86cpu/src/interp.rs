@@ -252,8 +252,9 @@ impl Cpu {
         if has_memory && (bad(self.offset(op)) || op.scale & FAR_BITS != 0) {
             return by_stack;
         }
-        op.scale & STACK != 0
-            && (bad(self.gpr[RSP]) || bad(self.gpr[RSP].wrapping_sub(8)) || bad(self.gpr[RBP]))
+        let rsp = self.gpr[RSP];
+        let by_rsp = bad(rsp) || bad(rsp.wrapping_sub(8));
+        op.scale & STACK != 0 && (by_rsp || (op.scale & FRAME != 0 && bad(self.gpr[RBP])))
     }
 
     /// Acts on a trap; `rip` is the instruction's start.
