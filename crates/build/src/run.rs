@@ -10,7 +10,7 @@ use image::{ErofsOptions, MergeOptions, merge_upper};
 use instance::{FreezeReport, Media, SnapshotTarget, Vmm, VmmOptions};
 use serde::Serialize;
 use spec::{MachineSpec, Smolfile};
-use store::{Pin, Store};
+use store::{Origin, Pin, Store};
 
 use crate::base::{self, BaseParts};
 use crate::error::{Error, io_error};
@@ -67,8 +67,9 @@ pub fn build(options: &BuildOptions, store: &Store, progress: &dyn Progress) -> 
     let lock = recorded(lock, old.as_ref(), &base, progress)?;
     lock.write(&lock_path)?;
     let report = freeze_ready(options, base, progress)?;
-    // The first run finds it in the store already.
-    store.import(&options.output)?;
+    // The first run finds it in the store already, also by its name.
+    let pin = store.import(&options.output)?;
+    store.tag(&spec.name, &pin.id(), Origin::Built)?;
     Ok(BuildReport {
         file: options.output.clone(),
         root: lock.root.unwrap_or_default(),

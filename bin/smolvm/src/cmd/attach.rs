@@ -2,10 +2,10 @@
 
 use agent_protocol::{Client, Reply, Request, SERVICE_SESSION};
 use anyhow::{Result, bail};
-use instance::session::{self, Target};
+use instance::session::Target;
 
 use crate::args::Attach;
-use crate::cmd::exec::agent;
+use crate::cmd::exec::{agent, carry};
 use crate::launch::Home;
 
 pub fn attach(attach: &Attach, home: &Home) -> Result<u8> {
@@ -28,5 +28,5 @@ pub fn attach(attach: &Attach, home: &Home) -> Result<u8> {
         );
     };
     let target = Target::Attach { session: found.session, tty: found.tty, stdin: true };
-    Ok(session::attach(agent(&attach.name, home)?, &target)?.code())
+    carry(&attach.name, &target, home)
 }

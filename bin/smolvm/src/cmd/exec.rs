@@ -1,9 +1,9 @@
 //! `exec` and `shell`.
 
-use anyhow::Result;
-use instance::Instance;
+use anyhow::{Result, bail};
 use instance::control::Client;
 use instance::session::{self, Target};
+use instance::{Instance, Phase};
 
 use crate::args::{Exec, Process, Shell};
 use crate::launch::Home;
@@ -15,13 +15,31 @@ pub fn agent(name: &str, home: &Home) -> Result<std::os::unix::net::UnixStream> 
     Ok(Client::new(&instance)?.connect(agent_protocol::AGENT_PORT)?)
 }
 
+/// Carries a session to its end; a machine that was frozen or stopped meanwhile is named.
+pub fn carry(name: &str, target: &Target, home: &Home) -> Result<u8> {
+    match session::attach(agent(name, home)?, target) {
+        Ok(ending) => Ok(ending.code()),
+        Err(error) => {
+            let instance = Instance::open(&home.dirs, name)?;
+            match instance.record().map(|r| r.phase) {
+                Ok(phase @ (Phase::Frozen | Phase::Stopped)) => bail!(
+                    "`{name}` was {} meanwhile; after `smolvm start {name}`, `smolvm attach {name}` joins what \
+                     still runs",
+                    phase.word()
+                ),
+                _ => Err(error.into()),
+            }
+        }
+    }
+}
+
 pub fn exec(exec: &Exec, home: &Home) -> Result<u8> {
     // clap keeps a `--` before the command as its first word.
     let argv = exec.command.strip_prefix(&["--".to_owned()]).unwrap_or(&exec.command);
     let mut spec = resolve::exec(&exec.process, argv)?.spec();
     spec.tty = exec.process.tty.then(Target::window);
     spec.stdin = exec.process.interactive;
-    Ok(session::attach(agent(&exec.name, home)?, &Target::Exec(spec))?.code())
+    carry(&exec.name, &Target::Exec(spec), home)
 }
 
 /// The user's shell from the guest's own passwd, else sh.
@@ -32,5 +50,5 @@ pub fn shell(shell: &Shell, home: &Home) -> Result<u8> {
     let mut spec = resolve::exec(&process, &argv)?.spec();
     spec.tty = Some(Target::window());
     spec.stdin = true;
-    Ok(session::attach(agent(&shell.name, home)?, &Target::Exec(spec))?.code())
+    carry(&shell.name, &Target::Exec(spec), home)
 }
