@@ -29,17 +29,24 @@ pub fn case(rng: &mut Rng, code: Code) -> Option<Case> {
     if let Some(op) = memory {
         // Registers set meanwhile may have moved the operand: only into what both sides lack.
         ea = insn.virtual_address(op, 0, |r, _, _| Some(register_value(r, &before.gpr)))?;
-        let near = ea.wrapping_sub(SCRATCH) < 2 * SCRATCH_LEN as u64;
-        let canonical = (ea as i64) << 16 >> 16 == ea as i64;
-        if !near && canonical {
+        if !reachable(ea) {
             return None;
         }
         fill(rng, &insn, &mut before, ea);
+    }
+    if !reachable(before.gpr[4]) || !reachable(before.gpr[4].wrapping_sub(16)) {
+        return None;
     }
     let mut encoder = Encoder::new(64);
     encoder.encode(&insn, CODE).ok()?;
     let bytes = encoder.take_buffer();
     (bytes.len() <= 15).then_some(Case { bytes, before, loose: None })
+}
+
+/// Addresses that are the same thing on both sides: the scratch page, the missing page after it, and
+/// what no process can map. Elsewhere the host may have something.
+fn reachable(ea: u64) -> bool {
+    ea.wrapping_sub(SCRATCH) < 2 * SCRATCH_LEN as u64 || (ea as i64) << 16 >> 16 != ea as i64
 }
 
 /// An instruction of this form whose memory operand, if any, is absolute.
@@ -295,6 +302,9 @@ fn poke(s: &mut State, at: u64, bytes: &[u8]) {
     }
 }
 
+/// An MXCSR bit of AMD's that the profile does not have.
+const MISALIGNED_SSE: u32 = 1 << 17;
+
 /// The memory operand's contents, by its type.
 fn fill(rng: &mut Rng, insn: &Instruction, s: &mut State, ea: u64) {
     if insn.is_call_near_indirect() || insn.is_jmp_near_indirect() {
@@ -305,12 +315,13 @@ fn fill(rng: &mut Rng, insn: &Instruction, s: &mut State, ea: u64) {
             let image = state(rng).fx;
             poke(s, ea, &image);
             if rng.one_in(16) {
-                poke(s, ea + 24, &(rng.draw() as u32).to_le_bytes());
+                poke(s, ea + 24, &(rng.draw() as u32 & !MISALIGNED_SSE).to_le_bytes());
             }
             return;
         }
         M::Ldmxcsr => {
-            let v = if rng.one_in(8) { rng.draw() as u32 } else { rng.draw() as u32 & 0xffff };
+            let v =
+                if rng.one_in(8) { rng.draw() as u32 & !MISALIGNED_SSE } else { rng.draw() as u32 & 0xffff };
             return poke(s, ea, &v.to_le_bytes());
         }
         _ => {}
