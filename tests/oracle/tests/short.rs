@@ -4,7 +4,8 @@ use oracle::run::{Options, run};
 
 #[test]
 fn soft_cpu_agrees_with_the_host() {
-    let options = Options { cases: 300_000, seed: 0x5eed, only: None, fpu_only: false, sequences: 4, keep: 10 };
+    let options =
+        Options { cases: 300_000, seed: 0x5eed, only: None, fpu_only: false, sequences: 4, keep: 10 };
     let report = match run(&options) {
         Ok(report) => report,
         Err(why) => return eprintln!("SKIPPED: {why}"),
