@@ -9,7 +9,8 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arch::x86_64::cpuid::for_vcpu;
+use arch::x86_64::cpuid::{for_vcpu, lookup};
+use arch::x86_64::regs::Cr4;
 use guestmem::GuestMemory;
 use hv::{ClockState, CpuidLeaf, EngineKind, Error, Msi, Partition, PartitionConfig, Vcpu};
 use kvm_bindings::{
@@ -55,6 +56,9 @@ pub(crate) struct Shared {
     pub(crate) has_xsave: bool,
     /// KVM leaves the pending events alone when it refuses an instruction.
     pub(crate) clean_refusals: bool,
+    /// CR4 bits that this machine's guest cannot have set: a software KVM was seen to report FSGSBASE,
+    /// SMEP and SMAP nevertheless.
+    pub(crate) foreign_cr4: u64,
     /// Instructions that `x86cpu` executed.
     pub(crate) assists: AtomicU64,
     cpuid: Vec<CpuidLeaf>,
@@ -109,6 +113,7 @@ impl KvmPartition {
             scaled,
             time_travels: abilities.time_travels,
             clean_refusals,
+            foreign_cr4: foreign_cr4(&config.cpuid),
             assists: AtomicU64::new(0),
             cpuid: config.cpuid,
             vcpus: config.vcpus,
@@ -192,6 +197,22 @@ fn set_memory(vm: &VmFd, memory: &GuestMemory) -> Result<(), Error> {
     }
     vm.set_identity_map_address(IDENTITY_MAP).map_err(host("KVM_SET_IDENTITY_MAP_ADDR"))?;
     vm.set_tss_address(TSS).map_err(host("KVM_SET_TSS_ADDR"))
+}
+
+/// Feature bits of CR4 that the machine's CPUID does not offer (SDM vol. 2, leaf 1 ECX, leaf 7 EBX and
+/// ECX).
+fn foreign_cr4(leaves: &[CpuidLeaf]) -> u64 {
+    let (basic, seven) = (lookup(leaves, 1, 0), lookup(leaves, 7, 0));
+    let features = [
+        (basic.ecx, 17, Cr4::PCIDE),
+        (basic.ecx, 26, Cr4::OSXSAVE),
+        (seven.ebx, 0, Cr4::FSGSBASE),
+        (seven.ebx, 7, Cr4::SMEP),
+        (seven.ebx, 20, Cr4::SMAP),
+        (seven.ecx, 2, Cr4::UMIP),
+        (seven.ecx, 3, Cr4::PKE),
+    ];
+    features.iter().filter(|(word, bit, _)| word >> bit & 1 == 0).fold(0, |sum, (.., flag)| sum | flag.bits())
 }
 
 /// Interrupt controllers and the like; after the memory. Returns whether refusals are clean.
