@@ -57,8 +57,9 @@ pub(crate) enum Exit {
     Side(u16),
 }
 
-/// A run of ops that is entered at its start only.
+/// A run of ops that is entered at its start only. One cache line: every entry looks at most of it.
 #[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
 pub(crate) struct Block {
     first: u32,
     len: u16,
@@ -79,6 +80,8 @@ pub(crate) struct Block {
     /// Where the end of the block leads to.
     link: Link,
 }
+
+const _: () = assert!(size_of::<Block>() == 64 && size_of::<Op>() == 40);
 
 #[derive(Default)]
 struct KeyHasher(u64);
