@@ -230,6 +230,12 @@ fn with_operands(f: &Form<'_>) -> Option<Decoded> {
             let op = Op { run: system::on_memory, aux: system::INVPCID, dst: f.reg(0), ..f.op() };
             Decoded::end(Op { size: f.size(0), ..op }, End::System)
         }
+        Mnemonic::Bound => Decoded::next(Op { run: system::bound, dst: f.reg(0), size: f.size(0), ..f.op() }),
+        Mnemonic::Arpl => {
+            let dst = if f.is_reg(0) { f.reg(0) } else { 0 };
+            let imm = u64::from(f.is_mem(0));
+            Decoded::next(Op { run: system::arpl, dst, src: f.reg(1), imm, ..f.op() })
+        }
         Mnemonic::Rdrand => random(0),
         Mnemonic::Rdseed => random(1),
         Mnemonic::Rdfsbase => base(4, 0),

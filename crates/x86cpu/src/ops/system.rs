@@ -2,10 +2,10 @@
 //!
 //! All of these end a block, so `cpu.rip` is the next instruction when they run.
 
-use crate::cpu::{Cpu, Trap};
+use crate::cpu::{Cpu, Mode, Trap};
 use crate::flags::ZF;
 use crate::op::Op;
-use crate::ops::operand::ANY;
+use crate::ops::operand::{ANY, sext};
 
 /// Instructions without explicit operands.
 pub(crate) fn plain(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
@@ -204,4 +204,38 @@ pub(crate) fn fs_gs_base(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     }
     let v = cpu.reg_sized(op.dst, op.size);
     cpu.wr_fs_gs_base(segment, v)
+}
+
+/// BOUND: #BR when the signed index is outside of the two limits in memory.
+pub(crate) fn bound(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    let size = u64::from(op.size);
+    let lin = cpu.address::<ANY>(op, 2 * u32::from(op.size), false)?;
+    let (low, high) = (cpu.load_sized(lin, op.size)?, cpu.load_sized(lin.wrapping_add(size), op.size)?);
+    let signed = |v: u64| if size == 2 { sext::<16>(v) as i64 } else { sext::<32>(v) as i64 };
+    let index = signed(cpu.reg_sized(op.dst, op.size));
+    if index < signed(low) || index > signed(high) { Err(Trap::fault(5)) } else { Ok(()) }
+}
+
+/// ARPL: raises the destination selector's RPL to the source's; `imm` = 1: memory.
+pub(crate) fn arpl(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    if cpu.mode == Mode::Real16 {
+        return Err(Trap::UD);
+    }
+    let lin = if op.imm != 0 { Some(cpu.address::<ANY>(op, 2, true)?) } else { None };
+    let selector = match lin {
+        Some(lin) => cpu.load_rmw::<16>(lin)?,
+        None => cpu.reg::<16>(op.dst),
+    };
+    let rpl = cpu.reg::<16>(op.src) & 3;
+    let raised = selector & 3 < rpl;
+    if raised {
+        let selector = (selector & !3) | rpl;
+        match lin {
+            Some(lin) => cpu.store::<16>(lin, selector)?,
+            None => cpu.set_reg::<16>(op.dst, selector),
+        }
+    }
+    let now = cpu.flags.arith();
+    cpu.flags.set_arith(if raised { now | ZF } else { now & !ZF });
+    Ok(())
 }
