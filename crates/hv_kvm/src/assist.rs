@@ -29,19 +29,23 @@ pub(crate) struct Assist {
     leaves: Arc<[CpuidLeaf]>,
     stepper: Option<Box<Stepper>>,
     waiting: Option<Box<VcpuState>>,
+    /// CR4 bits that the soft CPU does not know and that stay as they are.
+    hidden_cr4: u64,
 }
 
 impl Assist {
     pub(crate) fn new(id: u32, leaves: Vec<CpuidLeaf>) -> Self {
-        Self { id, leaves: leaves.into(), stepper: None, waiting: None }
+        Self { id, leaves: leaves.into(), stepper: None, waiting: None, hidden_cr4: 0 }
     }
 
     /// Executes the instruction at `state.rip`.
-    pub(crate) fn begin(&mut self, shared: &Shared, state: VcpuState) -> Result<Assisted, Error> {
+    pub(crate) fn begin(&mut self, shared: &Shared, mut state: VcpuState) -> Result<Assisted, Error> {
         let stepper = self.stepper.get_or_insert_with(|| {
             let leaves = Arc::clone(&self.leaves);
             Box::new(Stepper::new(shared.memory.clone(), self.id, leaves, shared.tsc_khz))
         });
+        self.hidden_cr4 = state.cr4 & shared.foreign_cr4;
+        state.cr4 &= !self.hidden_cr4;
         let mut after = state.clone();
         let outcome = stepper.step(&mut after);
         let outcome = outcome.map_err(|e| Error::BadState { engine: ENGINE, what: e.to_string() })?;
@@ -61,9 +65,13 @@ impl Assist {
         self.waiting = None;
     }
 
-    fn outcome(&mut self, outcome: StepOutcome, before: VcpuState, after: VcpuState) -> Assisted {
+    fn outcome(&mut self, outcome: StepOutcome, mut before: VcpuState, mut after: VcpuState) -> Assisted {
         match outcome {
-            StepOutcome::Done => Assisted::Done(Box::new((before, after))),
+            StepOutcome::Done => {
+                before.cr4 |= self.hidden_cr4;
+                after.cr4 |= self.hidden_cr4;
+                Assisted::Done(Box::new((before, after)))
+            }
             StepOutcome::Access(stop) => {
                 self.waiting = Some(Box::new(before));
                 Assisted::Access(stop)

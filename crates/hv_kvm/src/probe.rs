@@ -48,6 +48,7 @@ pub(crate) struct Found {
     pub(crate) refusal: Option<String>,
     pub(crate) supervisor_mips: f64,
     pub(crate) cpuid_governed: bool,
+    pub(crate) kernel_cpuid_governed: bool,
     pub(crate) xgetbv_governed: bool,
     pub(crate) avx_governed: bool,
     /// The TSC that was set is read back by KVM, by RDTSC in ring 0, in ring 3.
@@ -202,11 +203,13 @@ fn probe() -> Result<Found, Error> {
     let host_khz = host_tsc_khz()?;
     let supervisor_mips = speed(&mut bench, ROUNDS)?;
     let cpuid_governed = cpuid_at_user(&mut bench)?;
+    let kernel_cpuid_governed = cpuid_in_kernel(&mut bench)?;
     // XGETBV, then VXORPS: both are #UD without CR4.OSXSAVE, which the template does not offer.
     let xgetbv_governed = is_undefined(&mut bench, &[0x31, 0xc9, 0x0f, 0x01, 0xd0])?;
     let avx_governed = is_undefined(&mut bench, &[0xc5, 0xfc, 0x57, 0xc0])?;
     let tsc_reads = tsc(&mut bench)?;
     let leaks = [
+        (kernel_cpuid_governed, "CPUID in the guest's kernel offers features that were not asked for"),
         (cpuid_governed, "CPUID at user level gives the host's values"),
         (xgetbv_governed, "XGETBV works at user level"),
         (avx_governed, "AVX instructions work at user level"),
@@ -217,6 +220,7 @@ fn probe() -> Result<Found, Error> {
         refusal: (!leaks.is_empty()).then(|| leaks.join(", ")),
         supervisor_mips,
         cpuid_governed,
+        kernel_cpuid_governed,
         xgetbv_governed,
         avx_governed,
         tsc_reads,
@@ -253,6 +257,14 @@ fn cpuid_at_user(bench: &mut Bench) -> Result<bool, Error> {
     let ending = bench.run(3, &[0xb8, 1, 0, 0, 0, 0x31, 0xc9, 0x0f, 0xa2])?;
     let wanted = u64::from(lookup(&portable(1, 1_000_000), 1, 0).eax);
     Ok(ending == Ending::Done && bench.gpr(gpr::RAX)? == wanted)
+}
+
+/// Whether CPUID in ring 0 offers no other features of leaf 7 (SMEP, SMAP, FSGSBASE) than the template.
+fn cpuid_in_kernel(bench: &mut Bench) -> Result<bool, Error> {
+    // mov eax, 7; xor ecx, ecx; cpuid
+    let ending = bench.run(0, &[0xb8, 7, 0, 0, 0, 0x31, 0xc9, 0x0f, 0xa2])?;
+    let wanted = u64::from(lookup(&portable(1, 1_000_000), 7, 0).ebx);
+    Ok(ending == Ending::Done && bench.gpr(gpr::RBX)? == wanted)
 }
 
 fn is_undefined(bench: &mut Bench, code: &[u8]) -> Result<bool, Error> {

@@ -114,6 +114,11 @@ fn found_facts(found: &Found, mips: f64) -> Vec<Fact> {
             explanation: "kernel code at processor speed; a few MIPS mean that it is interpreted",
         },
         governed(
+            "kernel_cpuid",
+            found.kernel_cpuid_governed,
+            "the guest's kernel uses only what exists everywhere",
+        ),
+        governed(
             "cpuid",
             found.cpuid_governed,
             "programs in the guest see the machine's CPU, not the host's",

@@ -124,7 +124,6 @@ pub(crate) fn save(fd: &VcpuFd, shared: &Shared) -> Result<VcpuState, Error> {
     };
     convert::regs_from(&fd.get_regs().map_err(host("KVM_GET_REGS"))?, &mut state);
     convert::sregs_from(&fd.get_sregs().map_err(host("KVM_GET_SREGS"))?, &mut state);
-    state.cr4 &= !shared.foreign_cr4;
     msrs_from(fd, &mut state.msrs)?;
     let lapic = fd.get_lapic().map_err(host("KVM_GET_LAPIC"))?;
     state.lapic.regs = lapic.regs.iter().map(|byte| *byte as u8).collect();

@@ -56,8 +56,8 @@ pub(crate) struct Shared {
     pub(crate) has_xsave: bool,
     /// KVM leaves the pending events alone when it refuses an instruction.
     pub(crate) clean_refusals: bool,
-    /// CR4 bits that this machine's guest cannot have set: a software KVM was seen to report FSGSBASE,
-    /// SMEP and SMAP nevertheless.
+    /// CR4 bits that the machine's CPUID does not offer, but that a software KVM shows to the guest's
+    /// kernel nevertheless (FSGSBASE, SMEP and SMAP were seen).
     pub(crate) foreign_cr4: u64,
     /// Instructions that `x86cpu` executed.
     pub(crate) assists: AtomicU64,

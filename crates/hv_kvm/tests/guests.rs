@@ -348,8 +348,11 @@ fn without_force_an_ungoverned_template_is_refused_by_name() {
     let memory = tiny::memory(&DONE).unwrap();
     let unforced = PartitionConfig { force_template: false, ..config(&memory, 1, khz) };
     let report = hv_kvm::report();
-    let governed =
-        report.facts.iter().filter(|f| ["cpuid", "xgetbv", "avx"].contains(&f.name)).all(|f| f.good);
+    let governed = report
+        .facts
+        .iter()
+        .filter(|f| ["kernel_cpuid", "cpuid", "xgetbv", "avx"].contains(&f.name))
+        .all(|f| f.good);
     match KvmPartition::new(unforced) {
         Ok(_) => assert!(governed),
         Err(error) => {
