@@ -244,12 +244,14 @@ impl Cpu {
     /// (SDM vol. 3, 6.15). The MMU cannot know; nothing has changed yet, so it is found out here.
     fn is_stack_fault(&self, op: &Op) -> bool {
         let bad = |address: u64| !is_canonical(address) || !is_canonical(address.wrapping_add(15));
-        if !self.is_long() || op.seg != SEG_FLAT {
+        if !self.is_long() {
             return false;
         }
         let has_memory = op.base != REG_ZERO || op.index != REG_ZERO;
-        let by_stack = usize::from(op.base) == RSP || usize::from(op.base) == RBP;
-        if has_memory && (bad(self.offset(op)) || op.scale & FAR_BITS != 0) {
+        // Another segment takes only the explicit operand off the stack.
+        let by_stack = op.seg == SEG_FLAT && (usize::from(op.base) == RSP || usize::from(op.base) == RBP);
+        let address = self.offset(op).wrapping_add(self.seg[usize::from(op.seg & 7)].base);
+        if has_memory && (bad(address) || op.scale & FAR_BITS != 0) {
             return by_stack;
         }
         let rsp = self.gpr[RSP];
