@@ -49,6 +49,8 @@ pub(crate) struct Found {
     pub(crate) supervisor_mips: f64,
     pub(crate) cpuid_governed: bool,
     pub(crate) kernel_cpuid_governed: bool,
+    /// SYSCALL in ring 3 goes on in ring 0.
+    pub(crate) system_call: bool,
     pub(crate) xgetbv_governed: bool,
     pub(crate) avx_governed: bool,
     /// The TSC that was set is read back by KVM, by RDTSC in ring 0, in ring 3.
@@ -204,12 +206,14 @@ fn probe() -> Result<Found, Error> {
     let supervisor_mips = speed(&mut bench, ROUNDS)?;
     let cpuid_governed = cpuid_at_user(&mut bench)?;
     let kernel_cpuid_governed = cpuid_in_kernel(&mut bench)?;
+    let system_call = system_call(&mut bench)?;
     // XGETBV, then VXORPS: both are #UD without CR4.OSXSAVE, which the template does not offer.
     let xgetbv_governed = is_undefined(&mut bench, &[0x31, 0xc9, 0x0f, 0x01, 0xd0])?;
     let avx_governed = is_undefined(&mut bench, &[0xc5, 0xfc, 0x57, 0xc0])?;
     let tsc_reads = tsc(&mut bench)?;
     let leaks = [
         (kernel_cpuid_governed, "CPUID in the guest's kernel offers features that were not asked for"),
+        (system_call, "SYSCALL does not enter the guest's kernel"),
         (cpuid_governed, "CPUID at user level gives the host's values"),
         (xgetbv_governed, "XGETBV works at user level"),
         (avx_governed, "AVX instructions work at user level"),
@@ -221,6 +225,7 @@ fn probe() -> Result<Found, Error> {
         supervisor_mips,
         cpuid_governed,
         kernel_cpuid_governed,
+        system_call,
         xgetbv_governed,
         avx_governed,
         tsc_reads,
@@ -265,6 +270,19 @@ fn cpuid_in_kernel(bench: &mut Bench) -> Result<bool, Error> {
     let ending = bench.run(0, &[0xb8, 7, 0, 0, 0, 0x31, 0xc9, 0x0f, 0xa2])?;
     let wanted = u64::from(lookup(&portable(1, 1_000_000), 7, 0).ebx);
     Ok(ending == Ending::Done && bench.gpr(gpr::RBX)? == wanted)
+}
+
+/// Whether SYSCALL in ring 3 goes on in ring 0, where its handler may use OUT. A software KVM was seen to
+/// go on at LSTAR in ring 3.
+fn system_call(bench: &mut Bench) -> Result<bool, Error> {
+    const HANDLER: u8 = 0x77;
+    bench.load(3, &[0x0f, 0x05])?;
+    let mut state = tiny::state(3);
+    // CS 8 and SS 0x10 in the kernel, CS 0x2b and SS 0x23 after SYSRET.
+    state.msrs.star = 0x001b_0008_0000_0000;
+    state.msrs.lstar = tiny::handler(HANDLER);
+    bench.vcpu.restore(&state)?;
+    Ok(bench.go()? == Ending::Fault(HANDLER))
 }
 
 fn is_undefined(bench: &mut Bench, code: &[u8]) -> Result<bool, Error> {

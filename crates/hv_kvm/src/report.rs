@@ -118,6 +118,12 @@ fn found_facts(found: &Found, mips: f64) -> Vec<Fact> {
             found.kernel_cpuid_governed,
             "the guest's kernel uses only what exists everywhere",
         ),
+        Fact {
+            name: "system_call",
+            good: found.system_call,
+            value: if found.system_call { "enters ring 0" } else { "stays in ring 3" }.into(),
+            explanation: "programs in the guest reach its kernel; without it no Linux runs",
+        },
         governed(
             "cpuid",
             found.cpuid_governed,

@@ -89,6 +89,11 @@ fn lay(memory: &GuestMemory) -> Result<(), guestmem::Error> {
     Ok(())
 }
 
+/// Address of a vector's handler.
+pub fn handler(vector: u8) -> u64 {
+    HANDLERS + u64::from(vector) * 16
+}
+
 /// Replaces the handler of a vector by code of at most 16 bytes.
 ///
 /// # Errors

@@ -351,7 +351,7 @@ fn without_force_an_ungoverned_template_is_refused_by_name() {
     let governed = report
         .facts
         .iter()
-        .filter(|f| ["kernel_cpuid", "cpuid", "xgetbv", "avx"].contains(&f.name))
+        .filter(|f| ["kernel_cpuid", "system_call", "cpuid", "xgetbv", "avx"].contains(&f.name))
         .all(|f| f.good);
     match KvmPartition::new(unforced) {
         Ok(_) => assert!(governed),
