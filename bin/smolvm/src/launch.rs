@@ -16,6 +16,8 @@ use machine::EngineChoice;
 use serde::{Deserialize, Serialize};
 use store::{Dirs, Pin, Store};
 
+use crate::args::EngineArgs;
+
 /// Where the state comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -45,6 +47,23 @@ pub struct Plan {
     pub ports: Vec<Publish>,
     /// A command to run beside the service, and to end with.
     pub command: Option<Exec>,
+}
+
+impl Plan {
+    /// As the file says, with nothing published and no command.
+    pub fn new(mode: Mode, engine: &EngineArgs) -> Self {
+        Self {
+            mode,
+            engine: engine.engine.clone(),
+            force_template: engine.force_template,
+            env: Vec::new(),
+            workdir: None,
+            cpus: None,
+            memory: None,
+            ports: Vec::new(),
+            command: None,
+        }
+    }
 }
 
 /// A command in the guest.

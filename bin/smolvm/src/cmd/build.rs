@@ -38,17 +38,7 @@ pub fn make(
     home: &Home,
 ) -> Result<BuildReport> {
     let steps = Steps::new(silent(global), global.verbose);
-    let plan = Plan {
-        mode: Mode::Cold,
-        engine: engine.engine.clone(),
-        force_template: engine.force_template,
-        env: Vec::new(),
-        workdir: None,
-        cpus: None,
-        memory: None,
-        ports: Vec::new(),
-        command: None,
-    };
+    let plan = Plan::new(Mode::Cold, engine);
     std::fs::create_dir_all(&home.dirs.cache).context("making the cache directory")?;
     let options = BuildOptions {
         smolfile: smolfile.to_owned(),

@@ -68,27 +68,13 @@ fn pin(what: &What, run: &Run, global: &Global, home: &Home) -> Result<Pin> {
         return resolve::fetch(what, home);
     }
     let steps = Steps::new(silent(global), global.verbose);
-    let plan = Plan { engine: run.engine.engine.clone(), ..blank(run) };
+    let plan = Plan::new(Mode::Resume, &run.engine);
     std::fs::create_dir_all(&home.dirs.cache).context("making the cache directory")?;
     let log = home.dirs.cache.join("built-in.log");
     let options = launch::vmm_options(&plan, home.dirs.cache.clone(), Some(log))?;
     let pin = build::built_in(&home.store, &options, &steps)?;
     steps.finish();
     Ok(pin)
-}
-
-fn blank(run: &Run) -> Plan {
-    Plan {
-        mode: Mode::Resume,
-        engine: run.engine.engine.clone(),
-        force_template: run.engine.force_template,
-        env: Vec::new(),
-        workdir: None,
-        cpus: None,
-        memory: None,
-        ports: Vec::new(),
-        command: None,
-    }
 }
 
 /// What the flags mean for this file.
@@ -110,8 +96,7 @@ fn plan(run: &Run, argv: &[String], what: &What, pin: &Pin) -> Result<Plan> {
     }
     let memory =
         run.memory.as_deref().map(str::parse::<spec::Size>).transpose().map_err(anyhow::Error::msg)?;
-    let mut plan = blank(run);
-    plan.mode = if cold { Mode::Cold } else { Mode::Resume };
+    let mut plan = Plan::new(if cold { Mode::Cold } else { Mode::Resume }, &run.engine);
     plan.cpus = run.cpus;
     plan.memory = memory.map(|s| s.0);
     plan.ports = run.publish.iter().map(|p| resolve::publish(p)).collect::<Result<_>>()?;

@@ -15,9 +15,7 @@ pub fn start(names: &Names, global: &Global, home: &Home) -> Result<u8> {
             Phase::Running => bail!("`{name}` is running already; `smolvm exec {name} …` runs in it"),
             Phase::Frozen => Mode::Frozen,
             Phase::Stopped => Mode::Stopped,
-            Phase::Dead if plan.mode == Mode::Cold => Mode::Cold,
             // Its process was killed: it starts from where it came from.
-            Phase::Dead if plan.mode == Mode::Resume => Mode::Resume,
             Phase::Dead => plan.mode,
         };
         if plan.mode == Mode::Frozen {
