@@ -98,6 +98,14 @@ pub enum Verb {
     Vmm { name: String },
 }
 
+impl Verb {
+    /// Whether a signal half-way needs something undone.
+    pub fn makes_something(&self) -> bool {
+        use Verb::{Build, Demo, Import, Run, Snapshot};
+        matches!(self, Demo(_) | Build(_) | Run(_) | Snapshot(_) | Import(_))
+    }
+}
+
 /// How a machine runs.
 #[derive(Debug, Clone, ClapArgs)]
 pub struct EngineArgs {
@@ -210,7 +218,7 @@ pub struct Run {
     /// Label: KEY=VALUE
     #[arg(long, value_name = "K=V")]
     pub label: Vec<String>,
-    /// End it after this time, like 30s
+    /// End it after this time, like 30s, with exit code 124
     #[arg(long)]
     pub timeout: Option<String>,
     #[command(flatten)]

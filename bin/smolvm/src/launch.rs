@@ -9,7 +9,7 @@ use std::time::Duration;
 use agent_protocol::RestoreReason;
 use anyhow::{Context, Result};
 use artifact::MachineFile;
-use instance::control::{self, Handler, Request};
+use instance::control::{self, Asker, Handler, Request};
 use instance::forward::{self, Bound, Publish};
 use instance::{Instance, Media, Phase, SnapshotTarget, StartReport, Vmm, VmmOptions};
 use machine::EngineChoice;
@@ -186,12 +186,16 @@ fn ends(request: &Request) -> bool {
 }
 
 impl Handler for Control {
-    fn handle(&self, request: Request) -> Result<(serde_json::Value, Option<UnixStream>), instance::Error> {
+    fn handle(
+        &self,
+        request: Request,
+        asker: &Asker<'_>,
+    ) -> Result<(serde_json::Value, Option<UnixStream>), instance::Error> {
         let ends = ends(&request);
         if ends {
             self.ending.add(1);
         }
-        let answer = self.work(request);
+        let answer = self.work(request, asker);
         if ends && answer.is_err() {
             self.ending.add(-1);
         }
@@ -207,7 +211,11 @@ impl Handler for Control {
 }
 
 impl Control {
-    fn work(&self, request: Request) -> Result<(serde_json::Value, Option<UnixStream>), instance::Error> {
+    fn work(
+        &self,
+        request: Request,
+        asker: &Asker<'_>,
+    ) -> Result<(serde_json::Value, Option<UnixStream>), instance::Error> {
         let done = serde_json::Value::Null;
         match request {
             Request::Ping => Ok((done, None)),
@@ -222,12 +230,13 @@ impl Control {
                 Ok((done, None))
             }
             Request::Freeze => {
-                let report = self.vmm.freeze_to(&self.instance.saved(), SnapshotTarget::StateOnly)?;
+                let report = self.vmm.freeze_to(&self.instance.saved(), SnapshotTarget::StateOnly, &|| true)?;
                 self.instance.update(|r| r.phase = Phase::Frozen)?;
                 Ok((serde_json::to_value(report).unwrap_or_default(), None))
             }
             Request::Snapshot { path } => {
-                let report = self.vmm.freeze_to(path.as_ref(), SnapshotTarget::Whole)?;
+                let wanted = || !asker.is_gone();
+                let report = self.vmm.freeze_to(path.as_ref(), SnapshotTarget::Whole, &wanted)?;
                 self.vmm.thaw()?;
                 Ok((serde_json::to_value(report).unwrap_or_default(), None))
             }

@@ -6,6 +6,7 @@
 
 mod args;
 mod cmd;
+mod interrupt;
 mod launch;
 mod resolve;
 mod ui;

@@ -84,6 +84,7 @@ pub struct Session {
     stream: UnixStream,
     tty: bool,
     stdin: bool,
+    carries_signals: bool,
     /// Which process it is.
     pub started: Started,
 }
@@ -99,18 +100,25 @@ pub fn start(stream: UnixStream, target: &Target) -> Result<Session, Error> {
     let mut client = Client::new(clone(&stream)?);
     client.start(&target.request())?;
     let started = client.started()?;
-    Ok(Session { client, writer, stream, tty, stdin, started })
+    Ok(Session { client, writer, stream, tty, stdin, carries_signals: false, started })
 }
 
 impl Session {
+    /// From now on this process's signals are carried to the guest's; `join` does it if nobody did.
+    pub fn take_signals(&mut self) {
+        if !std::mem::replace(&mut self.carries_signals, true) {
+            forward_signals(self.writer.clone(), self.tty);
+        }
+    }
+
     /// Carries streams until the process ends or the user detaches.
     ///
     /// # Errors
     /// As [`attach`].
     pub fn join(mut self) -> Result<Ending, Error> {
+        self.take_signals();
         let raw = if self.tty { RawMode::enter().map_err(ClientError::Io)? } else { None };
         let detached = Arc::new(Mutex::new(false));
-        forward_signals(self.writer.clone(), self.tty);
         if self.stdin {
             let (writer, stream) = (self.writer.clone(), self.stream.try_clone().map_err(ClientError::Io)?);
             let (detached, tty) = (detached.clone(), self.tty);

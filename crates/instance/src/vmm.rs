@@ -323,13 +323,23 @@ impl Vmm {
         }
     }
 
-    /// [`Vmm::freeze`] into a file of its own, whole when this returns.
+    /// [`Vmm::freeze`] into a file of its own, whole when this returns. The file gets its name only
+    /// if it is still `wanted` then.
     ///
     /// # Errors
-    /// As [`Vmm::freeze`].
-    pub fn freeze_to(&self, path: &Path, target: SnapshotTarget) -> Result<FreezeReport, Error> {
+    /// As [`Vmm::freeze`]; [`Error::Refused`] when it is not wanted any more.
+    pub fn freeze_to(
+        &self,
+        path: &Path,
+        target: SnapshotTarget,
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<FreezeReport, Error> {
         let mut writer = MachineFileWriter::create(path)?;
         let mut report = self.freeze(&mut writer, target)?;
+        if !wanted() {
+            self.thaw()?;
+            return Err(Error::Refused(format!("{}: whoever asked for it is gone", path.display())));
+        }
         let finished = writer.finish();
         if finished.is_err() {
             self.thaw()?;

@@ -19,7 +19,7 @@ mod version;
 mod vmm;
 mod wait;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::args::{Args, Global, Verb};
 use crate::launch::Home;
@@ -30,6 +30,9 @@ use crate::launch::Home;
 /// What stands in the way, told whole.
 pub fn run(args: Args) -> Result<u8> {
     let global = &args.global;
+    if args.verb.makes_something() {
+        crate::interrupt::watch().context("watching for signals")?;
+    }
     match args.verb {
         Verb::Demo(demo) => demo::demo(&demo, global),
         Verb::Init(init) => define::init(&init),

@@ -1,19 +1,27 @@
 //! `run`: resume (or boot) a machine and execute.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agent_protocol::{LogStream, LogsSpec, SERVICE_SESSION};
 use anyhow::{Context, Result, bail};
 use instance::session::{self, Target};
 use instance::{Instance, Phase, Record, Vmm};
+use machine::Outcome;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 use store::Pin;
 
 use crate::args::{Global, Run};
 use crate::cmd::{silent, vmm};
+use crate::interrupt::{self, Undo};
 use crate::launch::{self, Exec, Home, Mode, Plan, Running};
 use crate::resolve::{self, What};
 use crate::ui::Steps;
+
+/// Exit code when `--timeout` ended it, as timeout(1) has it.
+const TIMED_OUT: u8 = 124;
 
 pub fn run(run: &Run, global: &Global) -> Result<u8> {
     let home = Home::open()?;
@@ -27,18 +35,24 @@ pub fn run(run: &Run, global: &Global) -> Result<u8> {
     };
     let kept = (run.name.is_some() || run.detach) && !run.rm;
     let bound = launch::bind_ports(&plan.ports)?;
-    let instance = Instance::create(&home.dirs, &name)?;
+    let make = || Instance::create(&home.dirs, &name).map(Arc::new);
+    let (instance, undo) = interrupt::making(make, |instance| {
+        let (instance, name) = (Arc::downgrade(instance), name.clone());
+        move || match instance.upgrade() {
+            Some(instance) => drop(instance.discard()),
+            None => vmm::forget(&name),
+        }
+    })?;
     let prepared = prepare(&instance, run, &what, &pin, &plan, kept, &home);
     if let Err(e) = prepared {
-        instance.remove()?;
+        instance.discard()?;
         return Err(e);
     }
     if run.detach {
         drop(bound);
-        return vmm::detach(instance, global);
+        return vmm::detach(instance, global, Some(undo));
     }
-    let instance = Arc::new(instance);
-    let result = foreground(&instance, pin, &plan, bound, run, kept);
+    let result = foreground(&instance, pin, &plan, bound, run, (!kept).then_some(undo));
     // Frozen or stopped by name meanwhile: it is wanted.
     let wanted = instance.record().is_ok_and(|r| matches!(r.phase, Phase::Frozen | Phase::Stopped));
     if !kept && !wanted {
@@ -165,26 +179,25 @@ fn foreground(
     plan: &Plan,
     bound: Vec<instance::forward::Bound>,
     run: &Run,
-    kept: bool,
+    discarded: Option<Undo>,
 ) -> Result<u8> {
     let limit =
         run.timeout.as_deref().map(str::parse::<spec::Duration>).transpose().map_err(anyhow::Error::msg)?;
+    let late = Arc::new(AtomicBool::new(false));
     let Running { vmm, .. } = launch::start(instance, pin, plan, bound)?;
     let ending = Arc::new(launch::Ending::default());
     let control = launch::Control { vmm: vmm.clone(), instance: instance.clone(), ending: ending.clone() };
     let _server = launch::serve(control)?;
     if let Some(limit) = limit {
-        end_after(vmm.clone(), limit.0);
+        end_after(vmm.clone(), limit.0, late.clone());
     }
-    let joined = join(&vmm, plan, run);
-    let code = match joined {
-        Ok(code) => code,
-        // Frozen, stopped or ended from elsewhere: not this command's failure.
-        Err(_) if vmm.machine().outcome().is_some() => 0,
-        Err(e) => return Err(e),
+    let code = match (join(&vmm, plan, run), vmm.machine().outcome()) {
+        (Ok(code), _) => code,
+        (Err(_), Some(outcome)) => ended(&outcome, instance, late.load(Ordering::Acquire))?,
+        (Err(e), None) => return Err(e),
     };
     if vmm.machine().outcome().is_none() {
-        if kept {
+        if discarded.is_none() {
             vmm.stop(10_000, Some(&instance.saved()))?;
             instance.update(|r| (r.phase, r.exit_code) = (Phase::Stopped, Some(code)))?;
         }
@@ -194,10 +207,26 @@ fn foreground(
     Ok(code)
 }
 
-fn end_after(vmm: Arc<Vmm>, limit: Duration) {
+/// The exit code of a machine that ended before its command: by a verb of another process, by
+/// `--timeout`, or by itself.
+fn ended(outcome: &Outcome, instance: &Instance, late: bool) -> Result<u8> {
+    match outcome {
+        Outcome::Stopped if late => Ok(TIMED_OUT),
+        // `kill` writes that it was dead; frozen or stopped is not this command's failure.
+        Outcome::Stopped if instance.record()?.phase == Phase::Dead => Ok(128 + 9),
+        Outcome::Stopped | Outcome::PowerOff => Ok(0),
+        _ => bail!(
+            "the machine {outcome}; its kernel's last words:\n{}",
+            std::fs::read_to_string(instance.path("kernel.log")).unwrap_or_default().trim_end()
+        ),
+    }
+}
+
+fn end_after(vmm: Arc<Vmm>, limit: Duration, late: Arc<AtomicBool>) {
     let _ = std::thread::Builder::new().name("timeout".into()).spawn(move || {
         if vmm.machine().wait(Some(limit)).is_none() {
-            eprintln!("smolvm: ended after {} s (--timeout)", limit.as_secs());
+            eprintln!("smolvm: ended after {} s (--timeout)", limit.as_secs_f64());
+            late.store(true, Ordering::Release);
             vmm.machine().end();
         }
     });
@@ -221,20 +250,38 @@ fn session(vmm: &Vmm, command: &Exec, tty: bool, stdin: bool) -> Result<u8> {
     let mut spec = command.spec();
     spec.stdin = stdin;
     spec.tty = tty.then(Target::window);
-    Ok(session::attach(vmm.connect()?, &Target::Exec(spec))?.code())
+    let mut session = session::start(vmm.connect()?, &Target::Exec(spec))?;
+    session.take_signals();
+    let _others = interrupt::leave_to_others();
+    Ok(session.join()?.code())
+}
+
+/// The first signal stops the machine, a second one ends it at once. The number of the first.
+fn stop_on_signal(vmm: Arc<Vmm>) -> Result<Arc<OnceLock<u8>>> {
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+    let first = Arc::new(OnceLock::new());
+    let told = first.clone();
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        for signal in signals.forever() {
+            if told.set(signal as u8).is_err() {
+                vmm.machine().end();
+                continue;
+            }
+            let vmm = vmm.clone();
+            let stop = move || {
+                let _ = vmm.stop(10_000, None);
+                vmm.machine().end();
+            };
+            let _ = std::thread::Builder::new().name("stop".into()).spawn(stop);
+        }
+    })?;
+    Ok(first)
 }
 
 /// Follows the service's output until it ends; Ctrl-C stops the machine.
 fn follow(vmm: &Arc<Vmm>) -> Result<u8> {
-    let mut signals =
-        signal_hook::iterator::Signals::new([signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM])?;
-    let stopper = vmm.clone();
-    std::thread::Builder::new().name("signals".into()).spawn(move || {
-        if signals.forever().next().is_some() {
-            let _ = stopper.stop(10_000, None);
-            stopper.machine().end();
-        }
-    })?;
+    let signal = stop_on_signal(vmm.clone())?;
+    let _others = interrupt::leave_to_others();
     let spec = LogsSpec { follow: true, tail: Some(0), since_ns: None };
     let followed = instance::logs::read(vmm.connect()?, spec, |record| {
         use std::io::Write;
@@ -244,8 +291,8 @@ fn follow(vmm: &Arc<Vmm>) -> Result<u8> {
         };
         true
     });
-    if vmm.machine().outcome().is_some() {
-        return Ok(130);
+    if let Some(signal) = signal.get() {
+        return Ok(128 + signal);
     }
     followed?;
     let exit = agent_protocol::Client::new(vmm.connect()?).wait(SERVICE_SESSION)?;

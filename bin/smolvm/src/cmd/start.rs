@@ -1,5 +1,7 @@
 //! `start`: a frozen machine goes on, a stopped one boots on its disk.
 
+use std::sync::Arc;
+
 use anyhow::{Result, bail};
 use instance::{Instance, Phase};
 
@@ -23,7 +25,7 @@ pub fn start(names: &Names, global: &Global, home: &Home) -> Result<u8> {
             plan.command = None;
         }
         vmm::write_plan(&instance, &plan)?;
-        vmm::detach(instance, global)?;
+        vmm::detach(Arc::new(instance), global, None)?;
     }
     Ok(0)
 }

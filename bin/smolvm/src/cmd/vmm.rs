@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use agent_protocol::SERVICE_SESSION;
@@ -13,6 +13,7 @@ use instance::{Instance, Phase};
 use serde::{Deserialize, Serialize};
 
 use crate::args::Global;
+use crate::interrupt::{self, Undo};
 use crate::launch::{self, Control, Ending, Home, Plan};
 
 /// What the child says on its standard output, once.
@@ -35,8 +36,9 @@ pub fn read_plan(instance: &Instance) -> Result<Plan> {
     serde_json::from_slice(&text).with_context(|| format!("reading {}", path.display()))
 }
 
-/// Starts the child for an instance, waits until its machine is up, prints the name.
-pub fn detach(instance: Instance, global: &Global) -> Result<u8> {
+/// Starts the child for an instance, waits until its machine is up, prints the name. With `undo`, a
+/// signal until then ends the child, too.
+pub fn detach(instance: Arc<Instance>, global: &Global, undo: Option<Undo>) -> Result<u8> {
     let name = instance.name().to_owned();
     let log = instance.path("vmm.log");
     let kept = instance.record()?.kept;
@@ -44,15 +46,21 @@ pub fn detach(instance: Instance, global: &Global) -> Result<u8> {
     drop(instance);
     let stderr = File::create(&log).with_context(|| format!("making {}", log.display()))?;
     let exe = std::env::current_exe().context("finding this program")?;
-    let mut child = Command::new(exe)
+    let mut command = Command::new(exe);
+    command
         .args(["__vmm", &name])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(stderr)
         // A process group of its own: the terminal's Ctrl-C is not for it.
-        .process_group(0)
-        .spawn()
-        .context("starting the machine's process")?;
+        .process_group(0);
+    let kills = undo.is_some();
+    let ended = |child: &Child| {
+        let pid = child.id();
+        move || if kills { interrupt::end_process(pid) }
+    };
+    let spawned = interrupt::making(|| command.spawn(), ended).context("starting the machine's process");
+    let (mut child, _end) = spawned?;
     let mut line = String::new();
     if let Some(out) = child.stdout.take() {
         BufReader::new(out).read_line(&mut line)?;
@@ -84,7 +92,8 @@ pub fn detach(instance: Instance, global: &Global) -> Result<u8> {
     }
 }
 
-fn forget(name: &str) {
+/// Removes an instance that did not come to life, as far as that goes.
+pub fn forget(name: &str) {
     if let Ok(home) = Home::open()
         && let Ok(instance) = Instance::open(&home.dirs, name)
     {

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
+
 use super::{Answer, LINE_MAX, Request, passing};
 use crate::error::{Error, io_error};
 use crate::record::Instance;
@@ -18,10 +20,26 @@ pub trait Handler: Send + Sync + 'static {
     ///
     /// # Errors
     /// Whatever failed: its text goes to who asked.
-    fn handle(&self, request: Request) -> Result<(serde_json::Value, Option<UnixStream>), Error>;
+    fn handle(
+        &self,
+        request: Request,
+        asker: &Asker<'_>,
+    ) -> Result<(serde_json::Value, Option<UnixStream>), Error>;
 
     /// Called after the answer was sent (a VMM that froze ends here).
     fn answered(&self, request: &Request);
+}
+
+/// Who asked.
+pub struct Asker<'a>(&'a UnixStream);
+
+impl Asker<'_> {
+    /// Whether they hung up: nobody waits for the answer any more.
+    pub fn is_gone(&self) -> bool {
+        let mut polled = [PollFd::new(self.0, PollFlags::RDHUP | PollFlags::HUP)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        rustix::event::poll(&mut polled, Some(&now)).is_ok_and(|n| n > 0)
+    }
 }
 
 /// A socket that is served; removed on drop.
@@ -68,7 +86,7 @@ fn answer(stream: &UnixStream, handler: &dyn Handler) {
         return;
     }
     let Ok(request) = read_request(stream) else { return };
-    let (answer, passed) = match handler.handle(request.clone()) {
+    let (answer, passed) = match handler.handle(request.clone(), &Asker(stream)) {
         Ok((report, passed)) => (Answer::Done { report }, passed),
         Err(e) => (Answer::Failed { text: e.to_string() }, None),
     };
