@@ -375,9 +375,11 @@ pub struct Prune {
 pub struct Doctor {
     /// Can this host run this machine file?
     pub file: Option<PathBuf>,
-    /// Run the engine matrix and print JSON
-    #[arg(long)]
+    /// Move a computation between this host's engines, in every pairing (with --json: to send in)
+    #[arg(long, conflicts_with = "file")]
     pub selftest: bool,
+    #[command(flatten)]
+    pub engine: EngineArgs,
 }
 
 #[derive(Debug, ClapArgs)]

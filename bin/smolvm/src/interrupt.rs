@@ -118,7 +118,8 @@ fn children() -> Vec<Pid> {
     let ours = getpgrp();
     let tasks = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
     let lists = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
-    let pids: Vec<i32> = lists.flat_map(|l| l.split_whitespace().flat_map(str::parse).collect::<Vec<_>>()).collect();
+    let pids: Vec<i32> =
+        lists.flat_map(|l| l.split_whitespace().flat_map(str::parse).collect::<Vec<_>>()).collect();
     let pids = pids.into_iter().filter_map(Pid::from_raw);
     pids.filter(|pid| getpgid(Some(*pid)).is_ok_and(|group| group == ours) && !is_zombie(*pid)).collect()
 }

@@ -230,7 +230,8 @@ impl Control {
                 Ok((done, None))
             }
             Request::Freeze => {
-                let report = self.vmm.freeze_to(&self.instance.saved(), SnapshotTarget::StateOnly, &|| true)?;
+                let report =
+                    self.vmm.freeze_to(&self.instance.saved(), SnapshotTarget::StateOnly, &|| true)?;
                 self.instance.update(|r| r.phase = Phase::Frozen)?;
                 Ok((serde_json::to_value(report).unwrap_or_default(), None))
             }

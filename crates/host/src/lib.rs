@@ -3,6 +3,7 @@
 
 pub mod sys;
 
+pub use sys::capacity::memory_bytes;
 pub use sys::entropy::fill_random;
 pub use sys::event::Event;
 pub use sys::mapping::Mapping;

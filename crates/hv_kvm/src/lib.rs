@@ -27,4 +27,4 @@ pub mod tiny;
 
 pub use probe::{host_tsc_khz, works_well};
 pub use report::{Fact, KvmReport, report};
-pub use vm::KvmPartition;
+pub use vm::{KvmPartition, same_rate};

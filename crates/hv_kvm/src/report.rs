@@ -33,6 +33,13 @@ pub struct KvmReport {
     pub tsc_khz: Option<u32>,
 }
 
+impl KvmReport {
+    /// Whether machines from hosts with another TSC rate run here.
+    pub fn scales_tsc(&self) -> bool {
+        self.facts.iter().any(|fact| fact.name == "tsc_scaling" && fact.good)
+    }
+}
+
 /// Looks at everything; takes some ten milliseconds and never fails: what cannot be found out is a fact.
 pub fn report() -> KvmReport {
     let mut facts = Vec::new();

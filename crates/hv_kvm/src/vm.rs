@@ -159,10 +159,14 @@ pub(crate) fn open() -> Result<Kvm, Error> {
 }
 
 /// The guest's TSC frequency and whether it must be scaled to.
+/// Whether a guest made for `wanted` kHz runs at `host_khz` without scaling.
+pub fn same_rate(wanted: u32, host_khz: u32) -> bool {
+    u64::from(wanted.abs_diff(host_khz)) * 1_000_000 <= u64::from(wanted) * TSC_TOLERANCE_PPM
+}
+
 fn frequency(kvm: &Kvm, config: &PartitionConfig, host_khz: u32) -> Result<(u32, bool), Error> {
     let Some(wanted) = config.tsc_khz else { return Ok((host_khz, false)) };
-    let apart = u64::from(wanted.abs_diff(host_khz)) * 1_000_000;
-    if apart <= u64::from(wanted) * TSC_TOLERANCE_PPM {
+    if same_rate(wanted, host_khz) {
         return Ok((wanted, false));
     }
     if kvm.check_extension(Cap::TscControl) && wanted != 0 {

@@ -34,6 +34,10 @@ const GUEST_CID: u64 = 3;
 /// virtio-mmio devices that every machine has, in the order of their slots.
 const VIRTIO_DEVICES: usize = 5;
 
+/// Devices whose state travels, in the order of the saved format.
+pub(crate) const PART_NAMES: [&str; 8] =
+    ["ioapic", "serial", "ged", "blk0", "blk1", "vsock", "rng", "console"];
+
 /// The CPU as the guest sees it.
 pub(crate) struct Cpu {
     pub(crate) template_version: u32,

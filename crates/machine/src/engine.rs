@@ -74,10 +74,16 @@ pub(crate) fn natural_tsc_khz(choice: EngineChoice) -> Result<u32, Error> {
 
 /// Makes a partition on the chosen engine.
 pub(crate) fn partition(choice: EngineChoice, config: PartitionConfig) -> Result<Box<dyn Partition>, Error> {
-    Ok(match choose(choice).engine {
-        EngineKind::Soft => Box::new(hv_soft::SoftPartition::new(config)?),
-        EngineKind::Kvm => Box::new(hv_kvm::KvmPartition::new(config)?),
-    })
+    match choose(choice).engine {
+        EngineKind::Soft => Ok(Box::new(hv_soft::SoftPartition::new(config)?)),
+        EngineKind::Kvm => match hv_kvm::KvmPartition::new(config.clone()) {
+            // A machine of another TSC rate, and no scaling here: soft runs at any.
+            Err(hv::Error::Unsupported { .. }) if choice == EngineChoice::Auto => {
+                Ok(Box::new(hv_soft::SoftPartition::new(config)?))
+            }
+            made => Ok(Box::new(made?)),
+        },
+    }
 }
 
 /// What this host's KVM is worth, in detail.

@@ -8,15 +8,21 @@
 mod builder;
 mod engine;
 mod error;
+mod examine;
 mod lifecycle;
 mod machine;
 mod parts;
 mod restore;
 mod save;
+mod selftest;
 mod vcpu_thread;
 
 pub use engine::{EngineChoice, EngineReport, KvmReport, choose, kvm_report};
 pub use error::Error;
+pub use examine::{Examined, Verdict, examine, verdict};
+pub use host::memory_bytes as host_memory;
+pub use hv::EngineKind;
 pub use lifecycle::Outcome;
 pub use machine::{COMMAND_LINE, Machine, MachineConfig, Sink};
 pub use save::{DISK_MAP_VERSION, SaveStats, decode_disk_map};
+pub use selftest::{SelfTest, Skipped, selftest};

@@ -18,7 +18,7 @@ pub(crate) fn read_state(file: &MachineFile) -> Result<MachineState, Error> {
     Ok(MachineState::decode(section.version, &file.read_section(section, STATE_CAP)?)?)
 }
 
-fn read_parts(file: &MachineFile) -> Result<Vec<PartState>, Error> {
+pub(crate) fn read_parts(file: &MachineFile) -> Result<Vec<PartState>, Error> {
     let section = file.require(SectionKind::DeviceState, 0)?;
     Ok(PartState::decode_all(section.version, &file.read_section(section, STATE_CAP)?)?)
 }

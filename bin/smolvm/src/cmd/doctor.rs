@@ -1,42 +1,168 @@
-//! `doctor`: what this host can do.
+//! `doctor`: what this host can do; whether it can run a file, and what is missing if not; the
+//! engines against each other.
+
+use std::path::Path;
 
 use anyhow::Result;
-use serde_json::json;
+use artifact::MachineFile;
+use machine::{EngineChoice, EngineKind, SelfTest, Verdict};
+use serde_json::{Value, json};
 
 use crate::args::{Doctor, Global};
+use crate::cmd::version;
+use crate::launch::Home;
 use crate::ui;
 
+/// Exit code when the answer is no.
+const NO: u8 = 1;
+
 pub fn doctor(doctor: &Doctor, global: &Global) -> Result<u8> {
-    let chosen = machine::choose(machine::EngineChoice::Auto);
-    if let Some(path) = &doctor.file {
-        let file = artifact::MachineFile::open_path(path)?;
-        let spec = instance::read_spec(&file)?;
-        println!(
-            "{}: runs here on {} ({} vCPUs, {})",
-            path.display(),
-            chosen.engine,
-            spec.vcpus,
-            ui::bytes(spec.memory)
-        );
-        return Ok(0);
+    let choice = doctor.engine.engine.parse().map_err(anyhow::Error::msg)?;
+    match &doctor.file {
+        _ if doctor.selftest => selftest(global),
+        Some(path) => file(path, choice, global),
+        None => this_host(choice, global),
     }
+}
+
+fn this_host(choice: EngineChoice, global: &Global) -> Result<u8> {
+    let chosen = machine::choose(choice);
     let kvm = machine::kvm_report();
+    let places = places();
+    let host = host();
     if global.json {
-        ui::json(&json!({ "engine": chosen, "kvm": kvm }))?;
+        ui::json(&json!({
+            "version": version::versions(), "host": host, "engine": chosen, "kvm": kvm, "places": places
+        }))?;
         return Ok(0);
     }
-    println!("engine   {}", chosen.engine);
-    if !chosen.why.is_empty() {
-        println!("kvm      not used: {}", chosen.why);
-    }
-    for fact in &kvm.facts {
+    println!("smolvm   {}", version::line());
+    let text = |key: &str| host[key].as_str().unwrap_or("?").to_owned();
+    println!("host     {} {}, {} cores, {}", text("system"), text("kernel"), host["cores"], text("memory"));
+    println!("         {}", text("cpu"));
+    let why = if chosen.why.is_empty() { String::new() } else { format!(": {}", chosen.why) };
+    println!("engine   {}{why}", chosen.engine);
+    if chosen.engine == EngineKind::Soft {
         println!(
-            "  {} {:<22} {}  ({})",
-            if fact.good { "+" } else { "-" },
-            fact.name,
-            fact.value,
-            fact.explanation
+            "         soft needs no KVM and no rights; a guest runs several times slower than on hardware"
+        );
+    }
+    println!("kvm      {}", if kvm.recommended { "usable" } else { "not used by `auto`" });
+    for fact in &kvm.facts {
+        let sign = if fact.good { '+' } else { '-' };
+        println!("  {sign} {:<17} {}", fact.name, fact.value);
+        println!("    {:<17} {}", "", fact.explanation);
+    }
+    for place in places.as_array().into_iter().flatten() {
+        let free = place["free_bytes"].as_u64().map_or("?".into(), ui::bytes);
+        println!(
+            "{:<8} {}, {free} free",
+            place["what"].as_str().unwrap_or_default(),
+            place["path"].as_str().unwrap_or_default()
         );
     }
     Ok(0)
+}
+
+fn host() -> Value {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let cpu = read("/proc/cpuinfo");
+    let model = cpu.lines().find_map(|l| l.strip_prefix("model name")).unwrap_or_default();
+    json!({
+        "system": std::env::consts::OS,
+        "architecture": std::env::consts::ARCH,
+        "kernel": read("/proc/sys/kernel/osrelease").trim(),
+        "cpu": model.trim_start_matches([' ', '\t', ':']),
+        "cores": std::thread::available_parallelism().map_or(1, usize::from),
+        "memory": ui::bytes(machine::host_memory()),
+        "memory_bytes": machine::host_memory(),
+        "root": rustix::process::geteuid().is_root(),
+    })
+}
+
+/// Where smolvm keeps things, and how much fits there.
+fn places() -> Value {
+    let Ok(home) = Home::open() else { return json!([]) };
+    let place = |what: &str, path: &Path| {
+        // A directory that is not there yet has its parent's room.
+        let free = path.ancestors().find_map(|dir| artifact::space::available(dir).ok());
+        json!({ "what": what, "path": path, "free_bytes": free })
+    };
+    json!([
+        place("store", &home.dirs.store()),
+        place("machines", &home.dirs.instances()),
+        place("cache", &home.dirs.cache)
+    ])
+}
+
+fn file(path: &Path, choice: EngineChoice, global: &Global) -> Result<u8> {
+    let file = MachineFile::open_path(path)?;
+    let spec = instance::read_spec(&file)?;
+    let state = machine::examine(&file)?;
+    let verdict = machine::verdict(choice, state.as_ref(), spec.memory);
+    let runs = verdict.missing.is_empty();
+    if global.json {
+        ui::json(&json!({
+            "file": path,
+            "runs": runs,
+            "verdict": verdict,
+            "kind": if state.is_some() { "snapshot" } else { "base" },
+            "vcpus": spec.vcpus,
+            "memory_bytes": spec.memory,
+            "state": state,
+        }))?;
+        return Ok(if runs { 0 } else { NO });
+    }
+    println!("machine  {}, {} vCPUs, {}", spec.name.escape_debug(), spec.vcpus, ui::bytes(spec.memory));
+    if let Some(state) = &state {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_nanos() as u64;
+        let age = ui::span(now.saturating_sub(state.frozen_realtime_ns) / 1_000_000_000);
+        println!("frozen   {age} ago on {}, TSC {} kHz", state.frozen_on, state.tsc_khz);
+        println!("cpu      portable template {}: {}", state.template_version, state.features.join(" "));
+        let devices: Vec<String> = state.devices.iter().map(|d| d.escape_debug().to_string()).collect();
+        println!("devices  {}", devices.join(" "));
+    } else {
+        println!("frozen   never: it is a base and boots");
+    }
+    say(path, &verdict);
+    Ok(if runs { 0 } else { NO })
+}
+
+fn say(path: &Path, verdict: &Verdict) {
+    let why =
+        if verdict.engine.why.is_empty() { String::new() } else { format!(" ({})", verdict.engine.why) };
+    if verdict.missing.is_empty() {
+        println!("runs     on {}{why}", verdict.engine.engine);
+        return;
+    }
+    println!("{} does not run here on {}; missing:", path.display(), verdict.engine.engine);
+    verdict.missing.iter().for_each(|name| println!("  - {name}"));
+}
+
+fn selftest(global: &Global) -> Result<u8> {
+    let test = machine::selftest();
+    if global.json {
+        ui::json(&json!({ "version": version::versions(), "host": host(), "selftest": test }))?;
+    } else {
+        tell(&test);
+    }
+    Ok(if test.passed { 0 } else { NO })
+}
+
+fn tell(test: &SelfTest) {
+    println!(
+        "a computation moved between engines at eight points, its timer armed, TSC {} kHz:",
+        test.tsc_khz
+    );
+    for leg in &test.legs {
+        let how = if leg.passed {
+            format!("ok, save {} µs, restore {} µs", leg.save_us, leg.restore_us)
+        } else {
+            format!("FAILED: {}", leg.failure)
+        };
+        println!("  {} -> {}: {how}", leg.from, leg.to);
+    }
+    for skipped in &test.skipped {
+        println!("  not tried: {}: {}", skipped.what, skipped.why);
+    }
 }

@@ -2,21 +2,34 @@
 
 use anyhow::Result;
 use clap::CommandFactory;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::args::{Args, Completions, Global};
 use crate::ui;
 
-pub fn version(global: &Global) -> Result<u8> {
+/// What this binary is and holds.
+pub fn versions() -> Value {
+    let guest: serde_json::Map<String, Value> =
+        assets::build_info().iter().map(|(k, v)| ((*k).to_owned(), json!(v))).collect();
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "kernel": assets::kernel_release(),
+        "format": artifact::FORMAT_VERSION,
+        "guest": guest,
+    })
+}
+
+/// The same in one line.
+pub fn line() -> String {
     let (version, kernel) = (env!("CARGO_PKG_VERSION"), assets::kernel_release());
+    format!("{version}, guest kernel {kernel}, machine file format {}", artifact::FORMAT_VERSION)
+}
+
+pub fn version(global: &Global) -> Result<u8> {
     if global.json {
-        let guest: serde_json::Map<String, serde_json::Value> =
-            assets::build_info().iter().map(|(k, v)| ((*k).to_owned(), json!(v))).collect();
-        ui::json(
-            &json!({ "version": version, "kernel": kernel, "format": artifact::FORMAT_VERSION, "guest": guest }),
-        )?;
+        ui::json(&versions())?;
     } else {
-        println!("smolvm {version}, guest kernel {kernel}, machine file format {}", artifact::FORMAT_VERSION);
+        println!("smolvm {}", line());
     }
     Ok(0)
 }

@@ -57,7 +57,11 @@ pub fn detach(instance: Arc<Instance>, global: &Global, undo: Option<Undo>) -> R
     let kills = undo.is_some();
     let ended = |child: &Child| {
         let pid = child.id();
-        move || if kills { interrupt::end_process(pid) }
+        move || {
+            if kills {
+                interrupt::end_process(pid)
+            }
+        }
     };
     let spawned = interrupt::making(|| command.spawn(), ended).context("starting the machine's process");
     let (mut child, _end) = spawned?;

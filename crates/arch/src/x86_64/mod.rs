@@ -4,6 +4,7 @@
 //! "APM" (AMD64 Architecture Programmer's Manual) with volume and section.
 
 pub mod cpuid;
+pub mod features;
 pub mod msr;
 pub mod paging;
 pub mod regs;

@@ -1,5 +1,6 @@
 //! Linux.
 
+pub mod capacity;
 pub mod entropy;
 pub mod event;
 pub mod mapping;

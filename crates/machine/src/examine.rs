@@ -1,0 +1,160 @@
+//! Can this host run a machine file, and if not, what is missing: `smolvm doctor FILE`.
+
+use arch::x86_64::cpuid::{PORTABLE_VERSION, portable};
+use arch::x86_64::features;
+use artifact::{MachineFile, SectionKind};
+use hv::{CpuidLeaf, EngineKind};
+use serde::Serialize;
+use snapshot::MachineState;
+
+use crate::engine::{self, EngineChoice};
+use crate::restore::{read_parts, read_state};
+use crate::{EngineReport, Error};
+
+/// What a frozen machine is made of.
+#[derive(Clone, Debug, Serialize)]
+pub struct Examined {
+    /// Version of the CPU template that its guest saw.
+    pub template_version: u32,
+    /// What its CPU offers, as Linux names it.
+    pub features: Vec<String>,
+    pub vcpus: usize,
+    pub tsc_khz: u32,
+    /// The engine that ran it last.
+    pub frozen_on: EngineKind,
+    /// Nanoseconds since the Unix epoch.
+    pub frozen_realtime_ns: u64,
+    pub devices: Vec<String>,
+    #[serde(skip)]
+    cpuid: Vec<CpuidLeaf>,
+}
+
+/// Whether and how this host runs it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Verdict {
+    pub engine: EngineReport,
+    /// Each thing that is missing, by name; none: it runs.
+    pub missing: Vec<String>,
+}
+
+/// Reads the frozen state of a file; `None` for a base, which has none.
+///
+/// # Errors
+/// The file's.
+pub fn examine(file: &MachineFile) -> Result<Option<Examined>, Error> {
+    if file.section(SectionKind::CpuState).is_none() {
+        return Ok(None);
+    }
+    let devices = read_parts(file)?.into_iter().map(|part| part.name).collect();
+    Ok(Some(Examined::new(read_state(file)?, devices)))
+}
+
+impl Examined {
+    fn new(state: MachineState, devices: Vec<String>) -> Self {
+        Self {
+            template_version: state.template_version,
+            features: features::offered(&state.cpuid),
+            vcpus: state.vcpus.len(),
+            tsc_khz: state.tsc_khz,
+            frozen_on: state.engine,
+            frozen_realtime_ns: state.frozen_realtime_ns,
+            devices,
+            cpuid: state.cpuid,
+        }
+    }
+
+    /// What an engine of this smolvm would have to offer and does not.
+    fn missing(&self) -> Vec<String> {
+        let mut missing = Vec::new();
+        if self.template_version > PORTABLE_VERSION {
+            missing.push(format!(
+                "CPU template version {} (this smolvm has up to {PORTABLE_VERSION})",
+                self.template_version
+            ));
+        }
+        let ours = portable(self.vcpus.try_into().unwrap_or(1), self.tsc_khz);
+        let lacking = features::missing(&self.cpuid, &ours);
+        missing.extend(lacking.into_iter().map(|name| format!("CPU feature {name}")));
+        let known = crate::builder::PART_NAMES;
+        let unknown = self.devices.iter().filter(|name| !known.contains(&name.as_str()));
+        missing.extend(unknown.map(|name| format!("device `{}`", name.escape_debug())));
+        missing
+    }
+}
+
+/// Decides for a machine with `memory` bytes, frozen (`state`) or to be booted.
+pub fn verdict(choice: EngineChoice, state: Option<&Examined>, memory: u64) -> Verdict {
+    let mut chosen = engine::choose(choice);
+    let mut missing = state.map(Examined::missing).unwrap_or_default();
+    if chosen.engine == EngineKind::Kvm {
+        let obstacles = kvm_obstacles(choice, state);
+        if choice == EngineChoice::Auto && !obstacles.is_empty() {
+            chosen = EngineReport { engine: EngineKind::Soft, why: obstacles.join("; ") };
+        } else {
+            missing.extend(obstacles);
+        }
+    }
+    let have = host::memory_bytes();
+    if memory > have {
+        missing.push(format!("{} MiB of memory (this host has {} MiB)", memory >> 20, have >> 20));
+    }
+    Verdict { engine: chosen, missing }
+}
+
+/// Why KVM here would refuse it.
+fn kvm_obstacles(choice: EngineChoice, state: Option<&Examined>) -> Vec<String> {
+    let report = hv_kvm::report();
+    let mut obstacles = Vec::new();
+    if choice == EngineChoice::Kvm && !report.recommended {
+        obstacles.push(format!("a KVM that keeps the machine's CPU: {}", report.reason));
+    }
+    if let (Some(state), Some(khz)) = (state, report.tsc_khz)
+        && !hv_kvm::same_rate(state.tsc_khz, khz)
+        && !report.scales_tsc()
+    {
+        obstacles
+            .push(format!("TSC scaling (the machine counts at {} kHz, this host at {khz})", state.tsc_khz));
+    }
+    obstacles
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hv::ClockState;
+
+    fn examined(version: u32, change: impl Fn(&mut CpuidLeaf), devices: &[&str]) -> Examined {
+        let mut cpuid = portable(1, 1_000_000);
+        cpuid.iter_mut().for_each(change);
+        let state = MachineState {
+            template_version: version,
+            cpuid,
+            tsc_khz: 1_000_000,
+            clock: ClockState::default(),
+            frozen_realtime_ns: 0,
+            engine: EngineKind::Soft,
+            vcpus: vec![hv::VcpuState::default()],
+        };
+        Examined::new(state, devices.iter().map(|d| (*d).to_owned()).collect())
+    }
+
+    #[test]
+    fn what_this_smolvm_freezes_it_runs() {
+        let verdict = verdict(EngineChoice::Soft, Some(&examined(1, |_| {}, &["blk0", "vsock"])), 1 << 20);
+        assert_eq!((verdict.engine.engine, verdict.missing), (EngineKind::Soft, Vec::<String>::new()));
+    }
+
+    #[test]
+    fn each_missing_thing_is_named() {
+        let avx = |leaf: &mut CpuidLeaf| {
+            if leaf.leaf == 1 {
+                leaf.ecx |= 1 << 28;
+            }
+        };
+        let state = examined(PORTABLE_VERSION + 1, avx, &["blk0", "gpu"]);
+        let missing = verdict(EngineChoice::Soft, Some(&state), u64::MAX).missing.join("\n");
+        for name in ["CPU template version 2", "CPU feature avx", "device `gpu`", "MiB of memory"] {
+            assert!(missing.contains(name), "{name}: {missing}");
+        }
+    }
+}
