@@ -1,5 +1,6 @@
 //! Linux.
 
+pub mod code_memory;
 pub mod entropy;
 pub mod event;
 pub mod mapping;
