@@ -6,7 +6,7 @@
 use iced_x86::{Code, FlowControl, Instruction, Mnemonic as M, OpKind, Register};
 
 use crate::decode::{End, condition};
-use crate::ops::alu;
+use crate::ops::{alu, bits, shifts};
 
 /// How an instruction is translated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +87,7 @@ impl Plan {
             Plan::Unary(alu::NEG) => Effect::Kills,
             Plan::Unary(alu::INC | alu::DEC) | Plan::Bt(_) => Effect::Partial,
             Plan::Shift(_) if shift_count(insn) == Some(0) => Effect::Keeps,
-            Plan::Shift(crate::ops::shifts::ROL | crate::ops::shifts::ROR) => Effect::Partial,
+            Plan::Shift(shifts::ROL | shifts::ROR) => Effect::Partial,
             Plan::Shift(_) if shift_count(insn).is_none() => Effect::Partial,
             Plan::Shift(_) => Effect::Kills,
             Plan::Sse if sse_writes_flags(insn.mnemonic()) => Effect::Kills,
@@ -96,8 +96,24 @@ impl Plan {
         }
     }
 
-    pub fn reads_flags(self) -> bool {
-        matches!(self, Plan::Alu(alu::ADC | alu::SBB) | Plan::Jcc(_) | Plan::Setcc(_) | Plan::Cmov(_))
+    /// Whether it looks at CF, and at any other flag; `None`: at none.
+    pub fn reads_flags(self) -> Option<(bool, bool)> {
+        match self {
+            Plan::Alu(alu::ADC | alu::SBB) => Some((true, false)),
+            Plan::Jcc(cc) | Plan::Setcc(cc) | Plan::Cmov(cc) => Some(looks_at(cc)),
+            _ => None,
+        }
+    }
+
+    /// After an instruction that changes flags: whether CF, and whether the others, are in the host's.
+    pub fn gives(self, insn: &Instruction) -> (bool, bool) {
+        match self {
+            Plan::Bt(_) | Plan::Shift(shifts::ROL | shifts::ROR) => (true, false),
+            Plan::Shift(_) if shift_count(insn).is_none() => (false, false),
+            Plan::Unary(alu::INC | alu::DEC) => (false, true),
+            Plan::Handler | Plan::HandlerEnd => (false, false),
+            _ => (true, true),
+        }
     }
 
     /// Whether the instruction may not complete: the flags before it must then be known.
@@ -134,6 +150,15 @@ impl Plan {
             Plan::Sse => op0() | 1 << 1,
             Plan::Handler | Plan::HandlerEnd => 0xffff,
         }
+    }
+}
+
+/// Whether a condition looks at CF, and at anything else.
+pub(super) fn looks_at(cc: u8) -> (bool, bool) {
+    match cc >> 1 {
+        1 => (true, false),
+        3 => (true, true),
+        _ => (false, true),
     }
 }
 
@@ -225,7 +250,6 @@ fn flow(insn: &Instruction) -> Option<Plan> {
 }
 
 fn arithmetic(insn: &Instruction) -> Option<Plan> {
-    use crate::ops::{bits, shifts};
     Some(match insn.mnemonic() {
         M::Add => Plan::Alu(alu::ADD),
         M::Or => Plan::Alu(alu::OR),
@@ -273,7 +297,7 @@ fn arithmetic(insn: &Instruction) -> Option<Plan> {
 /// Shifts by an immediate, and of registers by CL. A rotation by 0 modulo the width, or of bytes and
 /// words by more than it, is left to the interpreter, as are rotations by CL.
 fn shift(insn: &Instruction, operation: u8) -> Option<Plan> {
-    use crate::ops::shifts::{ROL, ROR};
+    use shifts::{ROL, ROR};
     let rotates = operation == ROL || operation == ROR;
     match shift_count(insn) {
         None if rotates || insn.op_kind(0) != OpKind::Register || operand_size(insn, 0) < 4 => None,

@@ -5,7 +5,7 @@
 
 use iced_x86::{Decoder, DecoderError, Instruction};
 
-use super::plan::{Effect, Plan, has_memory, plan, shift_count};
+use super::plan::{Effect, Plan, has_memory, plan};
 use crate::cpu::Mode;
 use crate::decode::{Decoded, End, OPTIONS, Stream};
 
@@ -112,14 +112,18 @@ fn decode(bytes: &[u8], ip: u64) -> Option<Item> {
 }
 
 /// What follows an instruction that changed the flags: whether anybody may look, and which registers
-/// were written before the last who does.
-fn observers(unit: &Unit, from: usize, mut clobbered: bool) -> (bool, u16) {
+/// were written before the last who does. `given`: whether CF, and whether the others, are in the host's
+/// flags at first.
+fn observers(unit: &Unit, from: usize, given: (bool, bool)) -> (bool, u16) {
+    let mut clobbered = false;
     let (mut seen, mut lost, mut written) = (false, 0, 0);
     for item in &unit.items[from..] {
         let (plan, insn) = (item.plan, &item.insn);
         let effect = plan.effect(insn);
         let exit = matches!(plan, Plan::Jcc(_));
-        let reads = plan.reads_flags() && (clobbered || has_memory(insn));
+        let reads = plan.reads_flags().is_some_and(|(cf, others)| {
+            clobbered || has_memory(insn) || (cf && !given.0) || (others && !given.1)
+        });
         if exit || reads || plan.may_fault(insn) || effect == Effect::Partial {
             (seen, lost) = (true, written);
         }
@@ -138,13 +142,12 @@ fn analyse(unit: &mut Unit) {
         if plan.effect(&insn) == Effect::Keeps {
             continue;
         }
-        let by_cl = matches!(plan, Plan::Shift(_)) && shift_count(&insn).is_none();
-        let (need, lost) = observers(unit, i + 1, by_cl);
+        let (need, lost) = observers(unit, i + 1, plan.gives(&insn));
         let operands = (0..insn.op_count().min(2))
             .filter(|k| insn.op_kind(*k) == iced_x86::OpKind::Register)
             .fold(0u16, |m, k| m | 1 << (insn.op_register(k).full_register().number() & 15));
         unit.items[i].need = need;
         unit.items[i].keep = lost & operands == 0;
     }
-    unit.flags_dead = !observers(unit, 0, true).0 && !unit.uses_sse;
+    unit.flags_dead = !observers(unit, 0, (false, false)).0 && !unit.uses_sse;
 }

@@ -2,6 +2,7 @@
 
 use super::super::asm::{Rm, cc};
 use super::super::cc::{Desc, Loc, op, over};
+use super::super::plan::looks_at;
 use super::super::regs::{self, RAX, T0, T1, field, home, pinned};
 use super::{Gen, Host, Stub};
 use crate::ops::alu::{ADD, CMP, SUB};
@@ -9,15 +10,6 @@ use crate::ops::alu::{ADD, CMP, SUB};
 /// Operand size in bytes as the low bits of an operation.
 pub(super) fn log2(size: u8) -> u8 {
     size.trailing_zeros() as u8 & 3
-}
-
-/// Whether a condition looks at CF, and at anything else.
-fn looks_at(cc: u8) -> (bool, bool) {
-    match cc >> 1 {
-        1 => (true, false),
-        3 => (true, true),
-        _ => (false, true),
-    }
 }
 
 impl Gen {
