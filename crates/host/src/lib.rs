@@ -4,6 +4,7 @@
 pub mod sys;
 
 pub use sys::capacity::memory_bytes;
+pub use sys::code_memory::CodeMemory;
 pub use sys::entropy::fill_random;
 pub use sys::event::Event;
 pub use sys::mapping::Mapping;

@@ -1,4 +1,4 @@
-//! Instructions per second of the interpreter on a mix of integer code: recursion (fib 24), a sieve,
+//! Instructions per second of the interpreter and of translated code on a mix of integer code: recursion (fib 24), a sieve,
 //! a bitwise CRC, an insertion sort, indirect calls. 64-bit mode, identity paging, no devices.
 //!
 //! `cargo run --release -p x86cpu --example mips`
@@ -13,7 +13,7 @@ use arch::x86_64::state::Segment;
 use guestmem::GuestMemory;
 use x86cpu::clock::Clock;
 use x86cpu::lapic::ApicBus;
-use x86cpu::{Cpu, CpuConfig, Stop};
+use x86cpu::{Cpu, CpuConfig, Engine, Stop};
 
 /// Compiled C (`gcc -O2`, general registers only) at 0x10000; leaves a checksum in RAX and halts.
 const MIX: &str = concat!(
@@ -59,7 +59,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     state.rip = CODE;
     state.rflags = 2;
     state.gpr[gpr::RSP] = 0x8_0000;
-    for round in 0..5 {
+    let engines = [("interpreter", Engine::Interpreter), ("translated", Engine::default())];
+    for (name, round) in engines.iter().flat_map(|e| (0..5).map(move |r| (e, r))) {
+        let (name, engine) = name;
+        if round == 0 {
+            cpu.set_engine(*engine);
+        }
         cpu.restore(&state)?;
         let (from, start) = (cpu.instructions(), Instant::now());
         let stop = cpu.run(u64::MAX);
@@ -69,9 +74,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         let mips = count as f64 / time.as_secs_f64() / 1e6;
         println!(
-            "round {round}: {count} instructions, {time:.1?}: {mips:.1} MIPS, sum {:#x}",
+            "{name} {round}: {count} instructions, {time:.1?}: {mips:.1} MIPS, sum {:#x}",
             cpu.save().gpr[gpr::RAX]
         );
     }
+    println!("{:?}", cpu.jit_counters());
     Ok(())
 }

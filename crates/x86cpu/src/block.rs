@@ -16,6 +16,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::cpu::{Cpu, Mode, Trap};
 use crate::decode::{DecodeError, Decoded, End, Stream};
+use crate::jit::Jit;
 use crate::op::Op;
 use crate::ops::cond;
 
@@ -77,8 +78,23 @@ pub(crate) struct Block {
     /// The second page when the block's only instruction crosses into it.
     page2: u32,
     generation2: u32,
+    /// Times it was run, up to when it is translated; then [`TRANSLATED`] and the number of one of its
+    /// translations; or [`NEVER`].
+    pub(crate) heat: u32,
     /// Where the end of the block leads to.
     link: Link,
+}
+
+/// Flag in [`Block::heat`].
+pub(crate) const TRANSLATED: u32 = 1 << 31;
+/// [`Block::heat`] of a block that cannot be translated.
+pub(crate) const NEVER: u32 = u32::MAX;
+
+impl Block {
+    /// The page that it was decoded from, when that is only one, and the page's code generation then.
+    pub(crate) fn source(&self) -> (Option<u32>, u32) {
+        ((self.page2 == NO_PAGE).then_some(self.page), self.generation)
+    }
 }
 
 const _: () = assert!(size_of::<Block>() == 64 && size_of::<Op>() == 40);
@@ -109,6 +125,7 @@ pub(crate) struct CodeCache {
     sides: Vec<Link>,
     by_address: HashMap<u64, u32, BuildHasherDefault<KeyHasher>>,
     jumps: Vec<Link>,
+    pub(crate) jit: Jit,
     /// Times everything was dropped: an index from before is meaningless after.
     flushes: u64,
 }
@@ -121,6 +138,7 @@ impl Default for CodeCache {
             sides: Vec::new(),
             by_address: HashMap::default(),
             jumps: vec![NO_LINK; JUMPS],
+            jit: Jit::default(),
             flushes: 0,
         }
     }
@@ -151,6 +169,10 @@ impl CodeCache {
     #[inline(always)]
     pub(crate) fn block(&self, index: u32) -> &Block {
         &self.blocks[index as usize]
+    }
+
+    pub(crate) fn set_heat(&mut self, index: u32, heat: u32) {
+        self.blocks[index as usize].heat = heat;
     }
 
     #[inline(always)]
@@ -267,6 +289,7 @@ impl CodeCache {
         self.by_address.clear();
         self.jumps.fill(NO_LINK);
         self.flushes += 1;
+        self.jit.flush(cpu);
         cpu.fp_ops.clear();
     }
 
@@ -297,6 +320,7 @@ impl CodeCache {
             generation,
             page2: NO_PAGE,
             generation2: 0,
+            heat: 0,
             link: NO_LINK,
         };
         let to_page_end = window.len() == rest;

@@ -13,6 +13,7 @@ use crate::clock::Clock;
 use crate::flags::Flags;
 use crate::fpu::{FpInsn, Fpu};
 use crate::io_log::IoLog;
+use crate::jit::{EMPTY_JUMPS, Engine, JitCounters, JitState, Jumps};
 use crate::lapic::{ApicBus, Lapic};
 use crate::mmu::Mmu;
 use crate::op::REG_START;
@@ -148,7 +149,10 @@ pub struct CpuConfig {
 }
 
 /// One virtual processor. Owned by one thread at a time.
+#[repr(C)]
 pub struct Cpu {
+    /// Translated code's own; see there about its place.
+    pub(crate) jx: JitState,
     /// 0..16: the registers in encoding order; see [`crate::op`] for 16 and 17.
     pub(crate) gpr: [u64; 32],
     pub(crate) flags: Flags,
@@ -198,6 +202,8 @@ pub struct Cpu {
     /// Decoded floating-point operations, by index from `Op::imm`; emptied with the code cache.
     pub(crate) fp_ops: Vec<FpInsn>,
     pub(crate) code: Option<Box<CodeCache>>,
+    /// Where indirect branches of translated code lead.
+    pub(crate) jumps: Jumps,
 }
 
 impl std::fmt::Debug for Cpu {
@@ -212,6 +218,7 @@ impl Cpu {
         let poll = Arc::new(PollFlag::default());
         let lapic = Lapic::new(config.id, Arc::clone(&config.apic_bus), Arc::clone(&poll));
         let mut cpu = Self {
+            jx: JitState::default(),
             gpr: [0; 32],
             flags: Flags::default(),
             rip: 0,
@@ -248,6 +255,7 @@ impl Cpu {
             insn_count: 0,
             fp_ops: Vec::new(),
             code: Some(Box::default()),
+            jumps: EMPTY_JUMPS,
         };
         cpu.reset();
         cpu
@@ -256,6 +264,19 @@ impl Cpu {
     /// Instructions retired since the vCPU was made.
     pub fn instructions(&self) -> u64 {
         self.insn_count
+    }
+
+    /// Chooses how it executes.
+    pub fn set_engine(&mut self, engine: Engine) {
+        if let Some(code) = &mut self.code {
+            code.jit.set_engine(engine);
+        }
+        self.forget_code();
+    }
+
+    /// What translated code did so far.
+    pub fn jit_counters(&self) -> JitCounters {
+        self.code.as_ref().map_or_else(JitCounters::default, |code| code.jit.counters())
     }
 
     /// The flag that interrupts [`Cpu::run`].

@@ -10,6 +10,7 @@ use arch::x86_64::state::MpState;
 use crate::block::{CodeCache, Exit, link_tag};
 use crate::cpu::{Cpu, Stop, Trap};
 use crate::decode::End;
+use crate::jit::Turn;
 use crate::mmu::is_canonical;
 use crate::op::{FAR_BITS, FRAME, Op, REG_START, REG_ZERO, SEG_FLAT, STACK};
 
@@ -118,6 +119,7 @@ impl Cpu {
             Ok(index) => index,
             Err(trap) => return self.trapped(trap),
         };
+        let mut translate = code.jit.is_on();
         loop {
             if !code.is_valid(self, index) {
                 index = match code.find(self, false) {
@@ -125,6 +127,22 @@ impl Cpu {
                     Err(trap) => return self.trapped(trap),
                 };
             }
+            if translate {
+                let turn = self.jit_turn(code, index, limit);
+                if turn != Turn::Interpret {
+                    if self.attention || self.poll.is_raised() || self.insn_count >= until {
+                        return Ok(());
+                    }
+                    (tag, ip_mask) = (link_tag(self), self.ip_mask());
+                    index = match code.find(self, turn == Turn::Single) {
+                        Ok(index) => index,
+                        Err(trap) => return self.trapped(trap),
+                    };
+                    translate = turn == Turn::Next;
+                    continue;
+                }
+            }
+            translate = code.jit.is_on();
             let block = code.block(index);
             if u64::from(block.insns) > limit - self.insn_count {
                 // The budget ends inside this block.

@@ -21,6 +21,7 @@ mod decode;
 mod flags;
 mod interp;
 mod io_log;
+mod jit;
 mod op;
 mod ops;
 
@@ -33,5 +34,6 @@ mod step;
 mod sys;
 
 pub use cpu::{Cpu, CpuConfig, PollFlag, Stop};
+pub use jit::{Engine, JitCounters};
 pub use state::BadState;
 pub use step::{StepOutcome, Stepper};

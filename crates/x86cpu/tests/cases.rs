@@ -21,7 +21,7 @@ use arch::x86_64::state::{Segment, TableReg, VcpuState};
 use guestmem::GuestMemory;
 use x86cpu::clock::Clock;
 use x86cpu::lapic::ApicBus;
-use x86cpu::{Cpu, CpuConfig, Stop};
+use x86cpu::{Cpu, CpuConfig, Engine, Stop};
 
 const CODE: u64 = 0x1000;
 const STACK: u64 = 0x5000;
@@ -132,7 +132,11 @@ fn start_state(base: &VcpuState, input: &Words<'_>) -> VcpuState {
     s
 }
 
-fn check(line: &str) -> Result<(), String> {
+/// How every case is run. One instruction at a time is how the cases without `n` run.
+const ENGINES: [Engine; 3] =
+    [Engine::Interpreter, Engine::Jit { after: 0, longest: 1 }, Engine::Jit { after: 0, longest: 4 }];
+
+fn check(line: &str, engine: Engine) -> Result<(), String> {
     let (head, rest) = line.split_once(';').ok_or("no ';'")?;
     let (_, code) = head.split_once(':').ok_or("no ':'")?;
     let (input, output) = rest.split_once("=>").ok_or("no '=>'")?;
@@ -147,6 +151,7 @@ fn check(line: &str) -> Result<(), String> {
         }
     }
     let mut cpu = machine(&memory);
+    cpu.set_engine(engine);
     let before = start_state(&cpu.save(), &input);
     cpu.restore(&before).map_err(|e| format!("{e:?}"))?;
     let stop = match input.get("n") {
@@ -241,8 +246,10 @@ fn every_case_file() {
         let text = std::fs::read_to_string(&path).expect("a readable case file");
         for line in text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')) {
             count += 1;
-            if let Err(why) = check(line) {
-                failures.push(format!("{}: {line}\n    {why}", path.display()));
+            for engine in ENGINES {
+                if let Err(why) = check(line, engine) {
+                    failures.push(format!("{}: {line}\n    {engine:?}: {why}", path.display()));
+                }
             }
         }
     }

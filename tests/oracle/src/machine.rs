@@ -13,7 +13,7 @@ use arch::x86_64::state::{MpState, Segment, TableReg, VcpuState};
 use guestmem::GuestMemory;
 use x86cpu::clock::Clock;
 use x86cpu::lapic::ApicBus;
-use x86cpu::{Cpu, CpuConfig, Stop};
+use x86cpu::{Cpu, CpuConfig, Engine, Stop};
 
 use crate::case::{CODE, Case, End, GS_BASE, Outcome, SCRATCH, SCRATCH_LEN, TARGET};
 
@@ -91,8 +91,8 @@ fn start_state(mut s: VcpuState) -> VcpuState {
 }
 
 impl Machine {
-    /// A machine of 256 KiB.
-    pub fn new() -> Machine {
+    /// A machine of 256 KiB whose CPU executes so.
+    pub fn new(engine: Engine) -> Machine {
         let memory = GuestMemory::new(0x4_0000).expect("256 KiB of address space");
         lay_tables(&memory);
         lay_kernel(&memory);
@@ -103,6 +103,7 @@ impl Machine {
             clock: Arc::new(Clock::new(1_000_000)),
             apic_bus: Arc::new(ApicBus::new(1)),
         });
+        cpu.set_engine(engine);
         let start = start_state(cpu.save());
         Machine { memory, cpu, start }
     }
@@ -151,6 +152,6 @@ impl Machine {
 
 impl Default for Machine {
     fn default() -> Self {
-        Machine::new()
+        Machine::new(Engine::Interpreter)
     }
 }

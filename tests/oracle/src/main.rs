@@ -1,15 +1,27 @@
-//! `cargo run --release -p oracle -- [--cases N] [--seed N] [--only MNEMONIC] [--keep N] [--fpu] [--sequences N]`
+//! `cargo run --release -p oracle -- [--cases N] [--seed N] [--only MNEMONIC] [--keep N] [--fpu] [--jit] [--sequences N]`
 
-use oracle::run::{Options, run};
+use oracle::run::{Options, TRANSLATE_ALL, run};
+use x86cpu::Engine;
 
 fn main() -> std::process::ExitCode {
-    let mut options =
-        Options { cases: 1_000_000, seed: 1, only: None, fpu_only: false, sequences: 4, keep: 20 };
+    let mut options = Options {
+        cases: 1_000_000,
+        seed: 1,
+        only: None,
+        fpu_only: false,
+        sequences: 4,
+        engine: Engine::Interpreter,
+        keep: 20,
+    };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         if arg == "--fpu" {
             options.fpu_only = true;
             options.sequences = 0;
+            continue;
+        }
+        if arg == "--jit" {
+            options.engine = TRANSLATE_ALL;
             continue;
         }
         let value = args.next().unwrap_or_default();
@@ -22,7 +34,7 @@ fn main() -> std::process::ExitCode {
             ("--only", _) if !value.is_empty() => options.only = Some(value.to_lowercase()),
             _ => {
                 eprintln!(
-                    "usage: oracle [--cases N] [--seed N] [--only MNEMONIC] [--keep N] [--fpu] [--sequences N]"
+                    "usage: oracle [--cases N] [--seed N] [--only MNEMONIC] [--keep N] [--fpu] [--jit] [--sequences N]"
                 );
                 return 2.into();
             }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use x86cpu::Engine;
+
 use crate::case::End;
 use crate::catalogue;
 use crate::compare;
@@ -11,6 +13,9 @@ use crate::native::{Native, Unavailable};
 use crate::rng::Rng;
 use crate::sequence;
 use crate::soft;
+
+/// Everything is translated before it runs the first time.
+pub const TRANSLATE_ALL: Engine = Engine::Jit { after: 0, longest: 64 };
 
 /// What to run.
 pub struct Options {
@@ -22,6 +27,8 @@ pub struct Options {
     pub fpu_only: bool,
     /// Every n-th case is a sequence of instructions; 0: none.
     pub sequences: u64,
+    /// How the soft CPU executes.
+    pub engine: Engine,
     /// Differing cases kept as text.
     pub keep: usize,
 }
@@ -55,7 +62,7 @@ impl Report {
 /// [`Unavailable`] on a host without an oracle.
 pub fn run(options: &Options) -> Result<Report, Unavailable> {
     let mut native = Native::new()?;
-    let mut machine = Machine::new();
+    let mut machine = Machine::new(options.engine);
     let (mut entries, lacking) = catalogue::entries();
     if let Some(only) = &options.only {
         entries.retain(|e| format!("{:?}", e.code.mnemonic()).to_lowercase() == *only);

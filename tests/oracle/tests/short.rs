@@ -1,11 +1,20 @@
 //! The differential run of the test command: a fixed seed, every form about 150 times.
 
-use oracle::run::{Options, run};
+use oracle::run::{Options, TRANSLATE_ALL, run};
+use x86cpu::Engine;
 
 #[test]
 fn soft_cpu_agrees_with_the_host() {
-    let options =
-        Options { cases: 300_000, seed: 0x5eed, only: None, fpu_only: false, sequences: 4, keep: 10 };
+    agrees(Engine::Interpreter, 200_000, 4);
+}
+
+#[test]
+fn translated_code_agrees_with_the_host() {
+    agrees(TRANSLATE_ALL, 200_000, 2);
+}
+
+fn agrees(engine: Engine, cases: u64, sequences: u64) {
+    let options = Options { cases, seed: 0x5eed, only: None, fpu_only: false, sequences, engine, keep: 10 };
     let report = match run(&options) {
         Ok(report) => report,
         Err(why) => return eprintln!("SKIPPED: {why}"),

@@ -15,6 +15,7 @@ use crate::fpu::{self, FpInsn};
 use crate::op::Op;
 use crate::ops::{branch, fp};
 
+pub(crate) use integer::condition;
 pub(crate) use operands::Form;
 
 /// How an instruction ends its block.
@@ -65,7 +66,7 @@ pub(crate) struct Stream<'a> {
 }
 
 /// BSF and BSR in place of TZCNT and LZCNT (no BMI in CPUID); hint opcodes are NOPs (no CET, no MPX).
-const OPTIONS: u32 = DecoderOptions::NO_MPFX_0FBC
+pub(crate) const OPTIONS: u32 = DecoderOptions::NO_MPFX_0FBC
     | DecoderOptions::NO_MPFX_0FBD
     | DecoderOptions::FORCE_RESERVED_NOP
     | DecoderOptions::NO_WBNOINVD;

@@ -19,10 +19,12 @@ mod slow;
 mod tlb;
 mod walk;
 
+use std::mem::offset_of;
+
 use arch::x86_64::regs::{Cr0, Cr4, Efer};
 use guestmem::GuestMemory;
 
-use self::tlb::{BANKS, ENTRIES, Tlb};
+use self::tlb::{BANKS, ENTRIES, Entry, Tlb};
 pub(crate) use self::walk::Intent;
 
 const PAGE_SHIFT: u32 = 12;
@@ -74,6 +76,17 @@ impl std::fmt::Debug for Mmu {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Mmu({:?})", self.paging)
     }
+}
+
+/// log2 of a TLB entry's size and the number of entries of a privilege's bank, for translated code.
+pub(crate) const TLB_SHAPE: (u8, u32) = (size_of::<Entry>().trailing_zeros() as u8, ENTRIES as u32);
+
+/// Offsets in [`Mmu`] of the first entry's read tag, write tag and host page, in the bank of a
+/// privilege.
+pub(crate) const fn tlb_offsets(user: bool) -> (usize, usize, usize) {
+    let bank = if user { 0 } else { ENTRIES * size_of::<Entry>() };
+    let first = offset_of!(Mmu, tlb) + offset_of!(Tlb, data) + bank;
+    (first + offset_of!(Entry, read), first + offset_of!(Entry, write), first + offset_of!(Entry, host))
 }
 
 /// Whether bits 63:47 are all equal (SDM vol. 1, 3.3.7.1).

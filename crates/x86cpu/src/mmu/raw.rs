@@ -1,8 +1,8 @@
 //! The only unsafe lines of the CPU: loads and stores through TLB entries.
 //!
-//! Why it is sound: an entry's `addend` comes from `GuestMemory::host_page` of the memory that
-//! [`super::Mmu`] keeps alive; a tag equals the linear page of all bytes of the access, so
-//! `lin + addend` lies inside that host page together with all its bytes. Guest memory is only ever
+//! Why it is sound: an entry's `host` is `GuestMemory::host_page` of the memory that [`super::Mmu`]
+//! keeps alive; an address minus its tag, when it is small enough for the access's length, is an offset
+//! in that page. Guest memory is only ever
 //! referred to by raw pointers, so no Rust reference is invalidated; two vCPUs or a device that
 //! race on the same bytes see torn values, as on any machine.
 
@@ -71,19 +71,18 @@ impl Mmu {
         unsafe { self.tlb.data.get_unchecked(slot) }
     }
 
+    /// Host address of a word at `lin` in the page of `tag`, when all of it is there.
     #[inline(always)]
-    fn last_page<T: Word>(lin: u64) -> u64 {
-        lin.wrapping_add(T::BYTES - 1) & PAGE_MASK
+    fn place<T: Word>(entry: &Entry, tag: u64, lin: u64) -> Option<*mut T> {
+        let offset = lin.wrapping_sub(tag);
+        (offset <= 4096 - T::BYTES).then(|| entry.host.wrapping_add(offset) as usize as *mut T)
     }
 
     /// Reads when the TLB allows it.
     #[inline(always)]
     pub(super) fn hit_read<T: Word>(&self, lin: u64) -> Option<T> {
         let entry = self.entry(lin);
-        if entry.read != Self::last_page::<T>(lin) {
-            return None;
-        }
-        let at = lin.wrapping_add(entry.addend) as usize as *const T;
+        let at = Self::place::<T>(entry, entry.read, lin)?;
         // SAFETY: see the module's header; the read tag matches.
         Some(unsafe { at.read_unaligned() })
     }
@@ -92,10 +91,7 @@ impl Mmu {
     #[inline(always)]
     pub(super) fn hit_read_rmw<T: Word>(&self, lin: u64) -> Option<T> {
         let entry = self.entry(lin);
-        if entry.write != Self::last_page::<T>(lin) {
-            return None;
-        }
-        let at = lin.wrapping_add(entry.addend) as usize as *const T;
+        let at = Self::place::<T>(entry, entry.write, lin)?;
         // SAFETY: see the module's header; the write tag matches.
         Some(unsafe { at.read_unaligned() })
     }
@@ -104,10 +100,7 @@ impl Mmu {
     #[inline(always)]
     pub(super) fn hit_write<T: Word>(&self, lin: u64, value: T) -> bool {
         let entry = self.entry(lin);
-        if entry.write != Self::last_page::<T>(lin) {
-            return false;
-        }
-        let at = lin.wrapping_add(entry.addend) as usize as *mut T;
+        let Some(at) = Self::place::<T>(entry, entry.write, lin) else { return false };
         // SAFETY: see the module's header; the write tag matches, so the gate was passed.
         unsafe { at.write_unaligned(value) };
         true
@@ -117,10 +110,7 @@ impl Mmu {
     #[inline(always)]
     pub(super) fn hit_update<T: Word>(&self, lin: u64, f: impl FnMut(T) -> T) -> Option<T> {
         let entry = self.entry(lin);
-        if entry.write != Self::last_page::<T>(lin) {
-            return None;
-        }
-        let at = lin.wrapping_add(entry.addend) as usize as *mut T;
+        let at = Self::place::<T>(entry, entry.write, lin)?;
         // SAFETY: see the module's header; the write tag matches.
         Some(unsafe { T::update(at, f) })
     }
@@ -130,7 +120,7 @@ impl Mmu {
     fn host_of(&self, lin: u64, write: bool) -> Option<*mut u8> {
         let entry = self.entry(lin);
         let tag = if write { entry.write } else { entry.read };
-        (tag == lin & PAGE_MASK).then(|| lin.wrapping_add(entry.addend) as usize as *mut u8)
+        (tag == lin & PAGE_MASK).then(|| entry.host.wrapping_add(lin & !PAGE_MASK) as usize as *mut u8)
     }
 
     /// Copies `len` bytes forward within one page on either side; false when the TLB does not allow
@@ -170,8 +160,7 @@ impl Mmu {
     pub(super) fn fill(&mut self, bank: usize, lin: u64, info: u64) -> bool {
         debug_assert!(bank == 0 || bank == ENTRIES);
         let Some(host) = self.memory.host_page(info & PAGE_MASK) else { return false };
-        let addend = (host.as_ptr().expose_provenance() as u64).wrapping_sub(lin & PAGE_MASK);
-        self.tlb.fill(bank, lin, addend, info);
+        self.tlb.fill(bank, lin, host.as_ptr().expose_provenance() as u64, info);
         true
     }
 }

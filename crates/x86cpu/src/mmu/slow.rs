@@ -151,6 +151,23 @@ impl Cpu {
         }
     }
 
+    /// Makes the TLB hit for `size` bytes at `lin`, for translated code. False when it will not: they are
+    /// on two pages, would fault, are not RAM, or are written to a page that holds code. Nothing but the
+    /// TLB and the accessed and dirty bits has changed then.
+    pub(crate) fn open_page(&mut self, lin: u64, size: u8, write: bool) -> bool {
+        if lin & !PAGE_MASK > 4096 - u64::from(size) {
+            return false;
+        }
+        let intent = if write { Intent::Write } else { Intent::Read };
+        self.leave = false;
+        if !self.try_open(lin, intent) || std::mem::take(&mut self.leave) {
+            return false;
+        }
+        let entry = &self.mmu.tlb.data[Tlb::slot(self.mmu.bank, lin)];
+        let tag = if write { entry.write } else { entry.read };
+        tag == lin & PAGE_MASK
+    }
+
     /// [`Cpu::open_for_write`] of a page that was not translated yet; false when it would fault or
     /// is not RAM. Used before bulk moves.
     pub(super) fn try_open(&mut self, lin: u64, intent: Intent) -> bool {

@@ -5,8 +5,12 @@
 //!
 //! Strategy: direct-mapped banks of [`ENTRIES`], one bank per privilege, so that a hit needs no
 //! permission check: an entry has one tag per kind of access, and the tag is only there when the
-//! access is allowed. The tag is compared with the page of the access's *last* byte: an access that
-//! crosses a page never hits, since the next page belongs to the next entry.
+//! access is allowed. An
+//! access that crosses a page never hits.
+//!
+//! A tag is subtracted from the address: what remains is the offset in the page on a hit and at least
+//! a page (less the access's length) on a miss, also for an entry without a tag, whose place holder
+//! lies in a page that belongs to another slot ([`no_tag`]). Translated code does the same.
 //!
 //! Invariants: only RAM has entries; a write tag is there only when the page-table entry is dirty and
 //! writable *and* guestmem's gate was passed for the page since the write epoch last moved; tags are
@@ -20,8 +24,14 @@ pub(super) const ENTRIES: usize = 1024;
 /// User and supervisor.
 pub(super) const BANKS: usize = 2;
 const EXEC_ENTRIES: usize = 256;
-/// A tag that no access has.
-pub(super) const NO_TAG: u64 = u64::MAX;
+/// A tag that no fetch has.
+const NO_TAG: u64 = u64::MAX;
+
+/// The tag of a data slot that no address of the slot comes near: not canonical, and in a page of
+/// the neighbouring slot.
+pub(super) const fn no_tag(slot: usize) -> u64 {
+    (1 << 63) | ((!slot as u64 & 1) << PAGE_SHIFT)
+}
 
 /// Bits of [`Entry::info`] below the page address.
 pub(super) mod info {
@@ -39,17 +49,19 @@ pub(super) mod info {
 #[derive(Clone, Copy)]
 #[repr(C, align(32))]
 pub(super) struct Entry {
-    /// Linear page when reading is allowed, else [`NO_TAG`].
+    /// Linear page when reading is allowed, else [`no_tag`].
     pub read: u64,
-    /// Linear page when writing needs no further question, else [`NO_TAG`].
+    /// Linear page when writing needs no further question, else [`no_tag`].
     pub write: u64,
-    /// Host address minus linear address, wrapping.
-    pub addend: u64,
+    /// Host address of the page.
+    pub host: u64,
     /// Guest-physical page and [`info`] bits.
     pub info: u64,
 }
 
-const EMPTY: Entry = Entry { read: NO_TAG, write: NO_TAG, addend: 0, info: 0 };
+const fn empty(slot: usize) -> Entry {
+    Entry { read: no_tag(slot), write: no_tag(slot), host: 0, info: 0 }
+}
 
 /// One translation for instruction fetch.
 #[derive(Clone, Copy)]
@@ -61,7 +73,8 @@ struct ExecEntry {
 const EMPTY_EXEC: ExecEntry = ExecEntry { tag: NO_TAG, info: 0 };
 
 pub(super) struct Tlb {
-    pub(super) data: Box<[Entry; ENTRIES * BANKS]>,
+    /// In place, so that translated code reaches it from its state pointer.
+    pub(super) data: [Entry; ENTRIES * BANKS],
     exec: Box<[ExecEntry; EXEC_ENTRIES * BANKS]>,
     /// Slots filled with entries that are not global, since the last flush.
     local: Vec<u16>,
@@ -128,7 +141,7 @@ fn large_bit(lin: u64) -> (usize, u64) {
 impl Tlb {
     pub(super) fn new() -> Self {
         Self {
-            data: Box::new([EMPTY; ENTRIES * BANKS]),
+            data: std::array::from_fn(empty),
             exec: Box::new([EMPTY_EXEC; EXEC_ENTRIES * BANKS]),
             local: Vec::with_capacity(LOG_LIMIT),
             writers: Vec::with_capacity(LOG_LIMIT),
@@ -151,9 +164,9 @@ impl Tlb {
     }
 
     /// Puts a translation for data; without a write tag.
-    pub(super) fn fill(&mut self, bank: usize, lin: u64, addend: u64, info: u64) {
+    pub(super) fn fill(&mut self, bank: usize, lin: u64, host: u64, info: u64) {
         let slot = Self::slot(bank, lin);
-        self.data[slot] = Entry { read: lin & PAGE_MASK, write: NO_TAG, addend, info };
+        self.data[slot] = Entry { read: lin & PAGE_MASK, write: no_tag(slot), host, info };
         if info & info::GLOBAL == 0 && self.local.len() < LOG_LIMIT {
             self.local.push(slot as u16);
         }
@@ -196,7 +209,7 @@ impl Tlb {
 
     /// Drops everything.
     pub(super) fn flush_all(&mut self) {
-        self.data.fill(EMPTY);
+        self.data = std::array::from_fn(empty);
         self.exec.fill(EMPTY_EXEC);
         self.local.clear();
         self.writers.clear();
@@ -208,15 +221,17 @@ impl Tlb {
     pub(super) fn flush_local(&mut self) {
         if self.local.len() < LOG_LIMIT {
             for slot in self.local.drain(..) {
-                let entry = &mut self.data[slot as usize];
+                let entry = &mut self.data[usize::from(slot)];
                 if entry.info & info::GLOBAL == 0 {
-                    *entry = EMPTY;
+                    *entry = empty(usize::from(slot));
                 }
             }
         } else {
             self.local.clear();
-            for entry in self.data.iter_mut().filter(|e| e.info & info::GLOBAL == 0) {
-                *entry = EMPTY;
+            for (slot, entry) in self.data.iter_mut().enumerate() {
+                if entry.info & info::GLOBAL == 0 {
+                    *entry = empty(slot);
+                }
             }
         }
         for entry in self.exec.iter_mut().filter(|e| e.info & info::GLOBAL == 0) {
@@ -232,9 +247,9 @@ impl Tlb {
             self.flush_large(lin);
         }
         for bank in [0, ENTRIES] {
-            let entry = &mut self.data[Self::slot(bank, lin)];
-            if entry.read == lin & PAGE_MASK {
-                *entry = EMPTY;
+            let slot = Self::slot(bank, lin);
+            if self.data[slot].read == lin & PAGE_MASK {
+                self.data[slot] = empty(slot);
             }
             let entry = &mut self.exec[Self::exec_slot(bank, lin)];
             if entry.tag == lin & PAGE_MASK {
@@ -249,8 +264,10 @@ impl Tlb {
             let shift = if bits & info::HUGE != 0 { 30 } else { 21 };
             bits & info::LARGE != 0 && tag >> shift == lin >> shift
         };
-        for entry in self.data.iter_mut().filter(|e| same(e.read, e.info)) {
-            *entry = EMPTY;
+        for (slot, entry) in self.data.iter_mut().enumerate() {
+            if same(entry.read, entry.info) {
+                *entry = empty(slot);
+            }
         }
         for entry in self.exec.iter_mut().filter(|e| same(e.tag, e.info)) {
             *entry = EMPTY_EXEC;
@@ -261,12 +278,12 @@ impl Tlb {
     pub(super) fn drop_writers(&mut self) {
         if self.writers.len() < LOG_LIMIT {
             for slot in self.writers.drain(..) {
-                self.data[slot as usize].write = NO_TAG;
+                self.data[usize::from(slot)].write = no_tag(usize::from(slot));
             }
         } else {
             self.writers.clear();
-            for entry in self.data.iter_mut() {
-                entry.write = NO_TAG;
+            for (slot, entry) in self.data.iter_mut().enumerate() {
+                entry.write = no_tag(slot);
             }
         }
     }
@@ -279,10 +296,10 @@ impl Tlb {
         }
         let data = &mut self.data;
         self.writers.retain(|slot| {
-            let entry = &mut data[*slot as usize];
+            let entry = &mut data[usize::from(*slot)];
             let hit = entry.info & PAGE_MASK == gpa & PAGE_MASK;
             if hit {
-                entry.write = NO_TAG;
+                entry.write = no_tag(usize::from(*slot));
             }
             !hit
         });

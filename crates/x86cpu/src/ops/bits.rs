@@ -3,6 +3,7 @@
 use crate::cpu::{Cpu, Trap};
 use crate::flags::Flags;
 use crate::op::Op;
+use crate::ops::alu::Sum;
 use crate::ops::operand::{ANY, sext};
 
 pub(crate) const BT: u8 = 0;
@@ -91,16 +92,19 @@ fn source(cpu: &mut Cpu, op: &Op, size: u8) -> Result<u64, Trap> {
 }
 
 /// BSF (`aux` bit 0 clear) and BSR. A zero source sets ZF and leaves the destination, upper half
-/// included (what AMD documents and Intel does). The other flags are undefined and stay as they are.
+/// included (what AMD documents and Intel does). The other flags are undefined: those of TEST of the source.
 pub(crate) fn bit_scan(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let v = source(cpu, op, op.size)?;
     if v != 0 {
         let at = if op.aux & 1 == 0 { v.trailing_zeros() } else { 63 - v.leading_zeros() };
         cpu.set_reg_sized(op.dst, op.size, u64::from(at));
     }
-    let now = cpu.flags.arith();
-    let zf = if v == 0 { crate::flags::ZF } else { 0 };
-    cpu.flags.set_arith((now & !crate::flags::ZF) | zf);
+    let sum = Sum { value: v, carry: 0, aux: 0 };
+    match op.size {
+        2 => cpu.flags.set_sum::<16>(sum),
+        4 => cpu.flags.set_sum::<32>(sum),
+        _ => cpu.flags.set_sum::<64>(sum),
+    }
     Ok(())
 }
 

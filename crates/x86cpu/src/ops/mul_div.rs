@@ -34,10 +34,9 @@ fn product_flags<const B: u32>(flags: &mut Flags, low: u64, overflow: bool) {
     flags.set_result(sext::<B>(low), overflow, overflow, false);
 }
 
-/// MUL (`SIGNED` = 0) and one-operand IMUL (1).
-pub(crate) fn mul<const SIGNED: u8, const F: u8, const B: u32>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    let b = source::<F, B>(cpu, op)?;
-    let a = cpu.reg::<B>(RAX as u8);
+/// The two halves of a product (`SIGNED`: 0 or 1), and its flags.
+#[inline(always)]
+pub(crate) fn product<const SIGNED: u8, const B: u32>(flags: &mut Flags, a: u64, b: u64) -> (u64, u64) {
     let wide: u128 = if SIGNED != 0 {
         (i128::from(sext::<B>(a) as i64) * i128::from(sext::<B>(b) as i64)) as u128
     } else {
@@ -45,14 +44,22 @@ pub(crate) fn mul<const SIGNED: u8, const F: u8, const B: u32>(cpu: &mut Cpu, op
     };
     let low = (wide as u64) & mask::<B>();
     let high = ((wide >> B) as u64) & mask::<B>();
+    let fill = if SIGNED != 0 { ((sext::<B>(low) as i64) >> 63) as u64 & mask::<B>() } else { 0 };
+    product_flags::<B>(flags, low, high != fill);
+    (low, high)
+}
+
+/// MUL (`SIGNED` = 0) and one-operand IMUL (1).
+pub(crate) fn mul<const SIGNED: u8, const F: u8, const B: u32>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    let b = source::<F, B>(cpu, op)?;
+    let a = cpu.reg::<B>(RAX as u8);
+    let (low, high) = product::<SIGNED, B>(&mut cpu.flags, a, b);
     if B == 8 {
-        cpu.set_reg::<16>(RAX as u8, wide as u64);
+        cpu.set_reg::<16>(RAX as u8, low | high << 8);
     } else {
         cpu.set_reg::<B>(RAX as u8, low);
         cpu.set_reg::<B>(RDX as u8, high);
     }
-    let fill = if SIGNED != 0 { ((sext::<B>(low) as i64) >> 63) as u64 & mask::<B>() } else { 0 };
-    product_flags::<B>(&mut cpu.flags, low, high != fill);
     Ok(())
 }
 

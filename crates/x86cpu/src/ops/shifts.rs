@@ -27,7 +27,7 @@ pub(crate) const ANY_IMM: u8 = 4;
 
 /// `v` shifted or rotated by `n` (1 ≤ n ≤ 63, masked already), flags updated in `flags`.
 #[inline(always)]
-fn shift_value<const OP: u8, const B: u32>(flags: &mut Flags, v: u64, n: u32) -> u64 {
+pub(crate) fn shift_value<const OP: u8, const B: u32>(flags: &mut Flags, v: u64, n: u32) -> u64 {
     let top = |x: u64| (x >> (B - 1)) & 1 != 0;
     let second = |x: u64| (x >> (B - 2)) & 1 != 0;
     match OP {

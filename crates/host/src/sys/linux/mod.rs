@@ -1,6 +1,7 @@
 //! Linux.
 
 pub mod capacity;
+pub mod code_memory;
 pub mod entropy;
 pub mod event;
 pub mod mapping;

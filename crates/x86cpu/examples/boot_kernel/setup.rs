@@ -1,42 +1,63 @@
-//! Boots a Linux kernel in the barest machine: RAM, one vCPU, an output-only serial port, no ACPI.
-//! A development harness: finds missing instructions and measures the interpreter.
-//!
-//! `cargo run --release -p x86cpu --example boot_kernel -- VMLINUX [INITRAMFS [COMMAND LINE]]`
+//! A machine with a kernel in it: memory, boot parameters, the boot processor, a serial port.
 
 use std::error::Error;
 use std::io::Write;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use arch::x86_64::cpuid::{for_vcpu, portable};
+use arch::x86_64::cpuid::{CpuidLeaf, for_vcpu, portable};
 use arch::x86_64::regs::{gpr, seg};
 use arch::x86_64::state::{Segment, TableReg};
 use guestmem::GuestMemory;
 use x86cpu::clock::Clock;
 use x86cpu::lapic::ApicBus;
-use x86cpu::{Cpu, CpuConfig, Stop};
+use x86cpu::{Cpu, CpuConfig};
 
 const MEMORY: u64 = 256 << 20;
 const BOOT_PARAMS: u64 = 0x7000;
 const COMMAND_LINE: u64 = 0x2_0000;
 const PAGE_TABLES: u64 = 0x9000;
 const GDT: u64 = 0x500;
+const COMMAND: &str = "console=ttyS0 earlyprintk=serial,ttyS0,115200,keep noreplace-smp reboot=t panic=-1 loglevel=7 tsc=reliable";
 const TSC_KHZ: u32 = 1_000_000;
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let args: Vec<String> = std::env::args().collect();
-    let kernel = args.get(1).ok_or("which vmlinux?")?;
-    let default = "console=ttyS0 earlyprintk=serial,ttyS0,115200,keep noreplace-smp reboot=t panic=-1 loglevel=7 tsc=reliable";
-    let command_line = args.get(3).map_or(default, String::as_str);
-    let memory = GuestMemory::new(MEMORY)?;
-    let entry = load_elf(&memory, &std::fs::read(kernel)?)?;
-    let initramfs = match args.get(2) {
-        Some(path) if !path.is_empty() => std::fs::read(path)?,
-        _ => Vec::new(),
-    };
-    boot_parameters(&memory, &initramfs, command_line)?;
-    let cpu = boot_processor(&memory, entry)?;
-    run(cpu)
+/// What the command line asks for.
+pub struct Guest {
+    kernel: Vec<u8>,
+    initramfs: Vec<u8>,
+    command_line: String,
+}
+
+impl Guest {
+    /// From `VMLINUX [INITRAMFS [COMMAND LINE]]`.
+    pub fn from_args(args: &[String]) -> Result<Self, Box<dyn Error>> {
+        let kernel = std::fs::read(args.first().ok_or("which vmlinux?")?)?;
+        let initramfs = match args.get(1) {
+            Some(path) if !path.is_empty() => std::fs::read(path)?,
+            _ => Vec::new(),
+        };
+        let command_line = args.get(2).map_or(COMMAND, String::as_str).to_owned();
+        Ok(Self { kernel, initramfs, command_line })
+    }
+
+    /// Memory, clock (held) and boot processor. `steady`: without what takes time or chance from the host.
+    pub fn build(&self, steady: bool) -> Result<(GuestMemory, Arc<Clock>, Cpu), Box<dyn Error>> {
+        let memory = GuestMemory::new(MEMORY)?;
+        let entry = load_elf(&memory, &self.kernel)?;
+        let more = if steady { " tsc_early_khz=1000000" } else { "" };
+        boot_parameters(&memory, &self.initramfs, &format!("{}{more}", self.command_line))?;
+        let clock = Arc::new(Clock::new(TSC_KHZ));
+        let cpu = boot_processor(&memory, entry, &clock, steady)?;
+        Ok((memory, clock, cpu))
+    }
+}
+
+/// Without KVM's clock and RDRAND.
+fn steady_cpuid(leaves: Vec<CpuidLeaf>) -> Vec<CpuidLeaf> {
+    let mut out: Vec<CpuidLeaf> = leaves.into_iter().filter(|l| l.leaf >> 28 != 4).collect();
+    for leaf in out.iter_mut().filter(|l| l.leaf == 1) {
+        leaf.ecx &= !(1 << 30);
+    }
+    out
 }
 
 fn word<const N: usize>(bytes: &[u8], at: usize) -> Result<u64, Box<dyn Error>> {
@@ -88,7 +109,12 @@ fn boot_parameters(memory: &GuestMemory, initramfs: &[u8], command_line: &str) -
 }
 
 /// A vCPU as the 64-bit boot protocol wants it.
-fn boot_processor(memory: &GuestMemory, entry: u64) -> Result<Cpu, Box<dyn Error>> {
+fn boot_processor(
+    memory: &GuestMemory,
+    entry: u64,
+    clock: &Arc<Clock>,
+    steady: bool,
+) -> Result<Cpu, Box<dyn Error>> {
     memory.write_le(PAGE_TABLES, (PAGE_TABLES + 0x1000) | 3)?;
     memory.write_le(PAGE_TABLES + 0x1000, (PAGE_TABLES + 0x2000) | 3)?;
     for i in 0..512u64 {
@@ -96,15 +122,15 @@ fn boot_processor(memory: &GuestMemory, entry: u64) -> Result<Cpu, Box<dyn Error
     }
     memory.write_le(GDT + 0x10, 0x00af_9b00_0000_ffffu64)?;
     memory.write_le(GDT + 0x18, 0x00cf_9300_0000_ffffu64)?;
-    let cpuid = for_vcpu(&portable(1, TSC_KHZ), 0).into();
+    let cpuid = for_vcpu(&portable(1, TSC_KHZ), 0);
+    let cpuid = if steady { steady_cpuid(cpuid) } else { cpuid }.into();
     let config = CpuConfig {
         memory: memory.clone(),
         id: 0,
         cpuid,
-        clock: Arc::new(Clock::new(TSC_KHZ)),
+        clock: Arc::clone(clock),
         apic_bus: Arc::new(ApicBus::new(1)),
     };
-    config.clock.resume();
     let mut cpu = Cpu::new(config);
     let mut state = cpu.save();
     let flat = |selector, attr| Segment { selector, base: 0, limit: u32::MAX, attr };
@@ -124,17 +150,26 @@ fn boot_processor(memory: &GuestMemory, entry: u64) -> Result<Cpu, Box<dyn Error
 
 /// A 16550 that only sends.
 #[derive(Default)]
-struct Serial {
+pub struct Serial {
+    /// Nobody sees what is sent.
+    pub silent: bool,
     regs: [u8; 8],
     divisor: bool,
 }
 
 impl Serial {
-    fn write(&mut self, register: usize, value: u8) {
+    pub fn new(silent: bool) -> Self {
+        Self { silent, ..Self::default() }
+    }
+
+    pub fn write(&mut self, register: usize, value: u8) {
         if register == 3 {
             self.divisor = value & 0x80 != 0;
         }
         if register == 0 && !self.divisor {
+            if self.silent {
+                return;
+            }
             let mut out = std::io::stdout();
             let _ = out.write_all(&[value]).and_then(|()| out.flush());
             return;
@@ -145,7 +180,7 @@ impl Serial {
         self.regs[register & 7] = value;
     }
 
-    fn read(&self, register: usize) -> u8 {
+    pub fn read(&self, register: usize) -> u8 {
         match register {
             0 => 0,
             2 => 1,
@@ -155,58 +190,4 @@ impl Serial {
             r => self.regs[r & 7],
         }
     }
-}
-
-fn run(mut cpu: Cpu) -> Result<(), Box<dyn Error>> {
-    let start = Instant::now();
-    let mut serial = Serial::default();
-    let mut halted = Duration::ZERO;
-    let mut idle = Duration::ZERO;
-    loop {
-        let stop = cpu.run(50_000_000);
-        if !matches!(stop, Stop::Halt | Stop::Poll) {
-            idle = Duration::ZERO;
-        }
-        match stop {
-            Stop::PioRead { port: port @ 0x3f8..=0x3ff, .. } => {
-                cpu.reply(u64::from(serial.read(usize::from(port - 0x3f8))));
-            }
-            Stop::PioWrite { port: port @ 0x3f8..=0x3ff, value, .. } => {
-                serial.write(usize::from(port - 0x3f8), value as u8);
-            }
-            Stop::PioRead { .. } | Stop::MmioRead { .. } => cpu.reply(u64::MAX),
-            Stop::PioWrite { .. } | Stop::MmioWrite { .. } | Stop::IoapicEoi { .. } | Stop::Poll => {}
-            Stop::Budget => {
-                if std::env::var_os("TRACE").is_some() {
-                    eprintln!(
-                        "[{:?} at {:.2?}, {} M instructions]",
-                        cpu,
-                        start.elapsed(),
-                        cpu.instructions() / 1_000_000
-                    );
-                }
-                if start.elapsed() > Duration::from_secs(120) {
-                    break;
-                }
-            }
-            Stop::Halt => {
-                let from = Instant::now();
-                std::thread::sleep(Duration::from_micros(200));
-                halted += from.elapsed();
-                idle += from.elapsed();
-                if idle > Duration::from_secs(5) {
-                    eprintln!("[idle]");
-                    break;
-                }
-            }
-            Stop::TripleFault | Stop::Unsupported(_) => {
-                eprintln!("[{stop:?}: {cpu:?}]");
-                break;
-            }
-        }
-    }
-    let busy = start.elapsed().saturating_sub(halted);
-    let count = cpu.instructions();
-    eprintln!("[{count} instructions in {busy:.2?}: {:.1} MIPS]", count as f64 / busy.as_secs_f64() / 1e6);
-    Ok(())
 }

@@ -1,0 +1,96 @@
+//! Memory for generated code: never writable and executable at one address.
+//!
+//! The pages have two mappings: one that is written through, one that is executed. Nothing is
+//! resident before it is written.
+
+#![allow(unsafe_code)] // mmap, and copies through the writable mapping.
+
+use std::io;
+use std::ptr::{self, NonNull};
+
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::mm::{self, MapFlags, ProtFlags};
+
+/// A region of code: written by its owner, executed by whoever has the owner's permission.
+///
+/// On x86-64 a thread that executes what it has written must serialise in between (SDM vol. 3, 9.1.3:
+/// code written through another address).
+#[derive(Debug)]
+pub struct CodeMemory {
+    write: NonNull<u8>,
+    exec: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: two address ranges owned by the value; any thread may use or drop them.
+unsafe impl Send for CodeMemory {}
+// SAFETY: what takes `&self` only hands out the address.
+unsafe impl Sync for CodeMemory {}
+
+impl CodeMemory {
+    /// `len` bytes, a multiple of the page size, all zero.
+    ///
+    /// # Errors
+    /// The kernel's: no memfd, no address space, or a policy that forbids executable mappings.
+    pub fn new(len: usize) -> io::Result<Self> {
+        let file = memfd_create("code", MemfdFlags::CLOEXEC)?;
+        ftruncate(&file, len as u64)?;
+        let map = |prot| -> io::Result<NonNull<u8>> {
+            // SAFETY: a new mapping at an address of the kernel's choice aliases nothing in use.
+            let p = unsafe { mm::mmap(ptr::null_mut(), len, prot, MapFlags::SHARED, &file, 0) }?;
+            NonNull::new(p.cast()).ok_or(io::Error::from(io::ErrorKind::OutOfMemory))
+        };
+        let write = map(ProtFlags::READ | ProtFlags::WRITE)?;
+        let exec = map(ProtFlags::READ | ProtFlags::EXEC).inspect_err(|_| {
+            // SAFETY: mapped above, and nobody knows of it.
+            let _ = unsafe { mm::munmap(write.as_ptr().cast(), len) };
+        })?;
+        Ok(Self { write, exec, len })
+    }
+
+    /// Bytes.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Never: there is at least a page.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Where execution finds byte 0.
+    #[inline]
+    pub fn base(&self) -> NonNull<u8> {
+        self.exec
+    }
+
+    /// Writes code.
+    ///
+    /// # Panics
+    /// When it does not fit.
+    pub fn write(&mut self, at: usize, bytes: &[u8]) {
+        assert!(at.checked_add(bytes.len()).is_some_and(|end| end <= self.len), "code beyond its memory");
+        // SAFETY: in bounds (checked above); only this method refers to the writable mapping.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.write.as_ptr().add(at), bytes.len()) }
+    }
+
+    /// Reads code back.
+    ///
+    /// # Panics
+    /// When it is beyond the memory.
+    pub fn read(&self, at: usize, to: &mut [u8]) {
+        assert!(at.checked_add(to.len()).is_some_and(|end| end <= self.len), "code beyond its memory");
+        // SAFETY: in bounds (checked above), and `write` takes `&mut self`.
+        unsafe { ptr::copy_nonoverlapping(self.write.as_ptr().add(at), to.as_mut_ptr(), to.len()) }
+    }
+}
+
+impl Drop for CodeMemory {
+    fn drop(&mut self) {
+        for at in [self.write, self.exec] {
+            // SAFETY: owned by the value, and nothing may use it after the drop.
+            let _ = unsafe { mm::munmap(at.as_ptr().cast(), self.len) };
+        }
+    }
+}

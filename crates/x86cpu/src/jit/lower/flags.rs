@@ -1,0 +1,201 @@
+//! Flags of the guest: described, written down, and brought back into the host's.
+
+use super::super::asm::{Rm, cc};
+use super::super::cc::{Desc, Loc, op, over};
+use super::super::plan::looks_at;
+use super::super::regs::{self, RAX, T0, T1, field, home, pinned};
+use super::{Gen, Host, Stub};
+use crate::ops::alu::{ADD, CMP, SUB};
+
+/// Operand size in bytes as the low bits of an operation.
+pub(super) fn log2(size: u8) -> u8 {
+    size.trailing_zeros() as u8 & 3
+}
+
+impl Gen {
+    /// Stores a register or constant that a description names into its slot. Flags stay.
+    fn store_loc(&mut self, loc: Loc, slot: i32) {
+        match loc {
+            Loc::Slot => {}
+            Loc::Imm(v) => self.a.store_imm(8, field(slot), v),
+            Loc::Gpr(g) => match pinned(g) {
+                Some(r) => self.a.store(8, r, field(slot)),
+                None => {
+                    self.a.load(8, T1, home(g));
+                    self.a.store(8, T1, field(slot));
+                }
+            },
+        }
+    }
+
+    /// Writes a description down for whoever comes next. Flags stay; T1 is lost.
+    pub(super) fn store_desc(&mut self, desc: Desc) {
+        if desc.op != op::DYNAMIC {
+            self.store_loc(desc.a, regs::CC_A);
+            if uses_b(desc.op) {
+                self.store_loc(desc.b, regs::CC_B);
+            }
+        }
+        if desc.over != over::DYNAMIC && desc.over != over::NONE {
+            self.store_loc(desc.r, regs::CC_R);
+        }
+        match (desc.op, desc.over) {
+            (op::DYNAMIC, over::DYNAMIC) => {}
+            // What is in memory has nothing over it already.
+            (op::DYNAMIC, over::NONE) => {}
+            (op::DYNAMIC, o) => self.a.store_imm(1, field(regs::CC_OVER), i32::from(o as i8)),
+            (o, over::DYNAMIC) => self.a.store_imm(1, field(regs::CC_OP), i32::from(o as i8)),
+            (o, later) => {
+                self.a.store_imm(2, field(regs::CC_OP), i32::from(u16::from(o) | u16::from(later) << 8))
+            }
+        }
+    }
+
+    /// Everything about the flags in memory: guest registers may change after.
+    pub(super) fn settle(&mut self) {
+        let desc = self.desc;
+        self.store_desc(desc);
+        let over = if desc.over == over::NONE { over::NONE } else { over::DYNAMIC };
+        self.desc = Desc { over, ..Desc::UNKNOWN };
+    }
+
+    /// An operation `kind` is about to change some of the flags only, over what there is.
+    pub(super) fn begin_over(&mut self, kind: u8) {
+        let before = self.desc;
+        if before.op != op::DYNAMIC {
+            return self.settle();
+        }
+        let replaces = |old: u8| match kind & !3 {
+            over::INC | over::DEC => old != over::NONE && old & !3 < over::CF,
+            over::CF => old & !3 == over::CF,
+            _ => false,
+        };
+        match before.over {
+            over::NONE => {}
+            over::DYNAMIC => self.collapse_if_other(kind),
+            old if replaces(old) => {}
+            _ => {
+                self.settle();
+                self.collapse_if_other(kind);
+            }
+        }
+    }
+
+    /// Unless nothing that `kind` does not replace is over the flags in memory: bring them together.
+    fn collapse_if_other(&mut self, kind: u8) {
+        let counts = kind & !3 < over::CF;
+        let limit = if counts { over::CF } else { 1 };
+        self.a.alu_imm(1, CMP, field(regs::CC_OVER), i32::from(limit));
+        let from = self.a.jcc(cc::AE);
+        self.stubs.push(Stub::Collapse { from, back: self.a.pos() });
+        self.desc = Desc::UNKNOWN;
+        self.host = Host::Nothing;
+    }
+
+    /// The host's flags, all of them, are the guest's and must be kept: described as an image.
+    pub(super) fn save_image(&mut self) {
+        self.a.mov(T1, RAX);
+        self.a.byte(0x9f);
+        self.a.op(0, false, false, &[0x0f, 0x90], 0, Rm::Reg(RAX));
+        self.a.store(2, RAX, field(regs::CC_A));
+        self.a.mov(RAX, T1);
+        self.desc = Desc::of(op::IMAGE, Loc::Slot, Loc::Slot);
+    }
+
+    /// The host's flags answer condition `cc` from here on. T0 and T1 are lost.
+    pub(super) fn want_flags(&mut self, cc: u8) {
+        let (cf, others) = looks_at(cc);
+        let there = match self.host {
+            Host::All => true,
+            Host::AllButCf => !cf,
+            Host::CfOnly => !others,
+            Host::Nothing => false,
+        };
+        if there || self.redo(cf) {
+            return;
+        }
+        let desc = self.desc;
+        self.store_desc(desc);
+        let call = self.a.call();
+        self.to_thunk(call, self.place.thunks.flags);
+        self.desc = Desc::IN_MEMORY;
+        self.host = Host::All;
+    }
+
+    /// A location as an operand, in a scratch register if it has to be.
+    fn fetch(&mut self, loc: Loc, slot: i32, to: u8) {
+        match loc {
+            Loc::Slot => self.a.load(8, to, field(slot)),
+            Loc::Imm(v) => self.a.mov_imm(to, v as i64 as u64),
+            Loc::Gpr(g) => match pinned(g) {
+                Some(r) => self.a.mov(to, r),
+                None => self.a.load(8, to, home(g)),
+            },
+        }
+    }
+
+    /// Does the operation again on scratch registers; false when that is not simple.
+    fn redo(&mut self, cf: bool) -> bool {
+        let Desc { op: operation, a, b, over: later, r } = self.desc;
+        if matches!(later & !3, over::INC | over::DEC) && later != over::DYNAMIC && !cf {
+            let size = 1 << (later & 3);
+            self.fetch(r, regs::CC_R, T0);
+            let back = u8::from(later & !3 == over::INC);
+            self.a.group(size, 0xfe, back, Rm::Reg(T0));
+            self.a.group(size, 0xfe, back ^ 1, Rm::Reg(T0));
+            self.host = Host::AllButCf;
+            return true;
+        }
+        if later != over::NONE || operation == op::DYNAMIC {
+            return false;
+        }
+        let size = 1 << (operation & 3);
+        let (x, y) = (Rm::Reg(T0), Rm::Reg(T1));
+        match operation & !3 {
+            op::ADD | op::SUB | op::CMP | op::TEST => {
+                self.fetch(a, regs::CC_A, T0);
+                self.fetch(b, regs::CC_B, T1);
+                match operation & !3 {
+                    op::ADD => {
+                        self.a.alu(size, SUB, T0, y);
+                        self.a.alu(size, ADD, T0, y);
+                    }
+                    op::SUB => {
+                        self.a.alu(size, ADD, T0, y);
+                        self.a.alu(size, SUB, T0, y);
+                    }
+                    op::CMP => self.a.alu(size, CMP, T0, y),
+                    _ => self.a.sized(size, 0x84, T0, y),
+                }
+            }
+            op::LOGIC => {
+                self.fetch(a, regs::CC_A, T0);
+                self.a.sized(size, 0x84, T0, x);
+            }
+            op::NEG => {
+                self.fetch(a, regs::CC_A, T0);
+                self.a.group(size, 0xf6, 3, x);
+                self.a.group(size, 0xf6, 3, x);
+            }
+            shift @ (op::SHL | op::SHR | op::SAR) => {
+                let Loc::Imm(n) = b else { return false };
+                self.fetch(a, regs::CC_A, T0);
+                let extension = match shift {
+                    op::SHL => 4,
+                    op::SHR => 5,
+                    _ => 7,
+                };
+                self.a.group(size, 0xc0, extension, x);
+                self.a.byte(n as u8);
+            }
+            _ => return false,
+        }
+        self.host = Host::All;
+        true
+    }
+}
+
+/// Whether an operation has a second operand.
+fn uses_b(operation: u8) -> bool {
+    !matches!(operation & !3, op::LOGIC | op::NEG | op::IMAGE)
+}

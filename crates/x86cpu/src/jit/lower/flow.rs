@@ -1,0 +1,115 @@
+//! Branches: direct ones become exits, indirect ones look in the jump cache.
+
+use super::super::asm::{Mem, Rm, cc};
+use super::super::regs::{self, STATE, T0, T1, TMP, TMP2, field};
+use super::super::scan::Item;
+use super::super::state::{JUMPS, JumpEntry};
+use super::alu::{gpr, is_reg};
+use super::{Gen, Host, Stub, leave};
+
+/// The slot of an address in the jump cache: the translation computes the same.
+pub(in super::super) fn jump_slot(rip: u64) -> usize {
+    let x = (rip as u32 ^ (rip as u32 >> JUMP_SHIFT)) & JUMP_MASK;
+    (x >> 1) as usize
+}
+
+const JUMP_SHIFT: u8 = 11;
+/// Twice the number of entries: a factor of 8 makes an entry's size of it.
+const JUMP_MASK: u32 = 2 * (JUMPS as u32 - 1);
+
+const _: () = assert!(size_of::<JumpEntry>() == 16);
+
+impl Gen {
+    pub(super) fn jcc(&mut self, item: &Item, cc: u8) {
+        self.want_flags(cc);
+        let from = self.a.jcc(cc);
+        self.done += 1;
+        let exit = self.new_exit(item.insn.near_branch_target());
+        self.stubs.push(Stub::Exit { from, exit });
+    }
+
+    pub(super) fn call(&mut self, item: &Item) {
+        let m = self.below_stack();
+        self.store_return(item, m);
+        self.move_sp(-8);
+        self.done += 1;
+        let exit = self.new_exit(item.insn.near_branch_target());
+        self.exit_here(exit);
+    }
+
+    fn store_return(&mut self, item: &Item, m: Rm) {
+        let next = item.insn.next_ip();
+        match i32::try_from(next as i64) {
+            Ok(v) => self.a.store_imm(8, m, v),
+            Err(_) => {
+                self.a.mov_imm(T1, next);
+                self.a.store(8, T1, m);
+            }
+        }
+    }
+
+    pub(super) fn ret(&mut self, item: &Item) {
+        let extra = if item.insn.op_count() > 0 { item.insn.immediate(0) as i32 } else { 0 };
+        self.a.mov(T0, regs::SP);
+        let m = Rm::Mem(self.lookup(8, false, false));
+        self.a.load(8, T0, m);
+        self.leave_for_t0(8 + extra);
+    }
+
+    /// JMP and CALL through a register or memory.
+    pub(super) fn indirect(&mut self, item: &Item) {
+        let insn = &item.insn;
+        let calls = item.plan == super::Plan::CallIndirect;
+        if is_reg(insn, 0) {
+            let r = self.value(gpr(insn, 0), T0);
+            if calls {
+                self.a.store(8, r, field(TMP));
+            } else {
+                self.a.mov(T0, r);
+            }
+        } else {
+            let m = self.memory(insn, 8, false);
+            self.a.load(8, T0, m);
+            if calls {
+                self.stash(T0);
+            }
+        }
+        if calls {
+            let m = self.below_stack();
+            self.store_return(item, m);
+            self.a.load(8, T0, field(TMP));
+        }
+        self.leave_for_t0(if calls { -8 } else { 0 });
+    }
+
+    /// Goes to the translation of the address in T0, moving the stack pointer. When it is not known the
+    /// interpreter does the instruction.
+    fn leave_for_t0(&mut self, sp: i32) {
+        let disp = regs::JUMPS + if self.place.user { 0 } else { (JUMPS * size_of::<JumpEntry>()) as i32 };
+        let entry = |disp| Rm::Mem(Mem { base: STATE, index: Some((T1, 3)), disp });
+        self.a.load(4, T1, Rm::Reg(T0));
+        self.a.group(4, 0xc1, 5, Rm::Reg(T1));
+        self.a.byte(JUMP_SHIFT);
+        self.a.alu(4, 6, T1, Rm::Reg(T0));
+        self.a.alu_imm(4, 4, Rm::Reg(T1), JUMP_MASK as i32);
+        self.a.alu(8, 7, T0, entry(disp));
+        self.step_if(cc::NE);
+        if sp != 0 {
+            self.move_sp(sp);
+        }
+        // (T1 is needed for the stores of the flags.)
+        self.a.store(8, T1, field(TMP2));
+        self.store_desc(self.desc);
+        self.a.load(8, T1, field(TMP2));
+        self.a.alu_imm(8, 5, field(regs::BUDGET), i32::from(self.done) + 1);
+        let out = self.a.jcc(cc::S);
+        // jmp [entry + 8]
+        self.a.op(0, false, false, &[0xff], 4, entry(disp + 8));
+        self.a.bind(out);
+        self.a.store(8, T0, field(regs::RIP));
+        self.a.mov_imm(T1, u64::from(leave::RIP));
+        let jump = self.a.jmp();
+        self.to_thunk(jump, self.place.thunks.leave);
+        self.host = Host::Nothing;
+    }
+}

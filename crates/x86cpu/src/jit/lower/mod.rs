@@ -1,0 +1,459 @@
+//! From a [`Unit`] to host code. One file per class of instructions; this one has what they share.
+//!
+//! Invariants of a template: guest state changes only behind the last point that can miss (so that
+//! the instruction can be done again by the interpreter); `host` says what the host's flags are worth
+//! after it; flags that `Item::need` asks for are described by `desc`.
+
+mod alu;
+mod bits;
+mod flags;
+mod flow;
+mod moves;
+pub(super) mod sse;
+
+pub(super) use flow::jump_slot as flow_jump_slot;
+
+use iced_x86::{Instruction, Register};
+
+use super::asm::{Asm, Jump, Mem, Rm, cc};
+use super::cc::Desc;
+use super::plan::Plan;
+use super::regs::{self, STATE, T0, T1, TMP, field, home, pinned};
+use super::scan::{Item, Unit};
+use crate::decode::{Decoded, Form};
+use crate::op::SEG_FLAT;
+
+/// What the host's flags say about the guest's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Host {
+    Nothing,
+    All,
+    AllButCf,
+    CfOnly,
+}
+
+/// A place where a translation may be left in the middle of its instructions.
+#[derive(Clone, Debug)]
+pub(crate) struct Site {
+    /// The instruction that has not been done.
+    pub rip: u64,
+    /// Instructions done before it.
+    pub done: u16,
+    /// Of a look-up that may miss.
+    pub size: u8,
+    pub write: bool,
+    pub desc: Desc,
+    /// Index of the interpreter's op, and whether the translation ends with it.
+    pub op: u32,
+    pub ends: bool,
+}
+
+/// A place where a translation goes on in another.
+#[derive(Clone, Debug)]
+pub(crate) struct Exit {
+    pub target: u64,
+    pub done: u16,
+    pub desc: Desc,
+    /// Positions: of the stub, of it behind its stores, and of the 32-bit displacement of the jump that
+    /// leads on.
+    pub stub: u32,
+    pub bare: u32,
+    pub jump: u32,
+    /// Behind the jump: where it leads while it is not linked.
+    pub unlinked: u32,
+    /// Position of the displacement of the branch that leads to the stub.
+    pub branch: Option<u32>,
+    /// Position of the map epoch under which the link holds, where source and target are in
+    /// different pages.
+    pub epoch: Option<u32>,
+}
+
+/// Code that stands behind the translation's main path.
+enum Stub {
+    /// A look-up missed: fill the TLB and try again.
+    Fill {
+        from: Jump,
+        again: usize,
+        tag: i32,
+        site: u32,
+    },
+    /// The interpreter does this instruction.
+    Step {
+        from: Jump,
+        site: u32,
+    },
+    /// Bring flags into one piece, go back.
+    Collapse {
+        from: Jump,
+        back: usize,
+    },
+    Exit {
+        from: Jump,
+        exit: usize,
+    },
+}
+
+/// Entry points that all translations share, as offsets in the code memory.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Thunks {
+    pub enter: usize,
+    pub leave: usize,
+    pub fill: usize,
+    pub handler: usize,
+    pub flags: usize,
+    pub collapse: usize,
+    pub xmm_load: usize,
+}
+
+/// Where translations go and what they may assume.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    /// Offset in the code memory.
+    pub at: usize,
+    pub thunks: Thunks,
+    /// Numbers of the first site and the first exit.
+    pub first_site: u32,
+    pub first_exit: u32,
+    pub first_op: u32,
+    pub user: bool,
+}
+
+/// What leaves a translation in T1 (and arrives in [`super::run`]): a number and one of these.
+pub(super) mod leave {
+    pub const EXIT: u32 = 0;
+    /// Do the site's instruction in the interpreter.
+    pub const STEP: u32 = 1;
+    /// The site's block is for the interpreter.
+    pub const INTERPRET: u32 = 2;
+    /// At `Cpu::rip`, with everything in memory.
+    pub const RIP: u32 = 3;
+    /// A handler was called at the site, all is done.
+    pub const DONE: u32 = 4;
+    pub const BITS: u32 = 3;
+}
+
+/// A translation as it is put together.
+pub(super) struct Gen {
+    pub a: Asm,
+    pub sites: Vec<Site>,
+    pub exits: Vec<Exit>,
+    /// For sites whose instruction is the interpreter's.
+    pub ops: Vec<Decoded>,
+    place: Place,
+    stubs: Vec<Stub>,
+    desc: Desc,
+    host: Host,
+    /// Where the translation is entered.
+    start: u64,
+    rip: u64,
+    done: u16,
+}
+
+/// Host code of a unit.
+pub(super) fn translate(unit: Unit, place: Place) -> Gen {
+    let mut g = Gen {
+        a: Asm::default(),
+        sites: Vec::new(),
+        exits: Vec::new(),
+        ops: Vec::new(),
+        place,
+        stubs: Vec::new(),
+        desc: Desc::UNKNOWN,
+        host: Host::Nothing,
+        start: unit.rip,
+        rip: unit.rip,
+        done: 0,
+    };
+    if unit.uses_sse {
+        g.need_xmm();
+    }
+    let next = unit.next;
+    for (i, item) in unit.items.into_iter().enumerate() {
+        g.rip = item.insn.ip();
+        g.done = i as u16;
+        g.item(item);
+        g.done = i as u16 + 1;
+    }
+    if let Some(next) = next {
+        let exit = g.new_exit(next);
+        g.exit_here(exit);
+    }
+    g.finish();
+    g
+}
+
+impl Gen {
+    fn item(&mut self, item: Item) {
+        match item.plan {
+            Plan::Nop | Plan::Jmp | Plan::Stop => {}
+            Plan::Fence => self.a.bytes(&[0x0f, 0xae, 0xf0]),
+            Plan::Alu(operation) => self.alu(&item, operation),
+            Plan::Unary(operation) => self.unary(&item, operation),
+            Plan::Shift(operation) => self.shift(&item, operation),
+            Plan::Imul => self.imul(&item),
+            Plan::Mul { signed } => self.mul(&item, signed),
+            Plan::Div { signed } => self.div(&item, signed),
+            Plan::Bt(kind) => self.bit_test(&item, kind),
+            Plan::BitScan { reverse } => self.bit_scan(&item, reverse),
+            Plan::Popcnt => self.popcnt(&item),
+            Plan::Bswap => self.bswap(&item),
+            Plan::Widen | Plan::Sign => self.widen(&item),
+            Plan::Mov => self.mov(&item),
+            Plan::Extend { signed } => self.extend(&item, signed),
+            Plan::Lea => self.lea(&item),
+            Plan::XchgRegs => self.xchg_regs(&item),
+            Plan::XchgMem | Plan::Xadd | Plan::Cmpxchg => self.exchange(&item),
+            Plan::Push => self.push(&item),
+            Plan::Pop => self.pop(&item),
+            Plan::Leave => self.leave(),
+            Plan::Setcc(cc) => self.setcc(&item, cc),
+            Plan::Cmov(cc) => self.cmov(&item, cc),
+            Plan::Jcc(cc) => self.jcc(&item, cc),
+            Plan::Call => self.call(&item),
+            Plan::Ret => self.ret(&item),
+            Plan::JmpIndirect | Plan::CallIndirect => self.indirect(&item),
+            Plan::Sse => self.sse(&item),
+            Plan::Handler | Plan::HandlerEnd => self.handler(item),
+        }
+    }
+
+    /// The interpreter's handler does it.
+    fn handler(&mut self, item: Item) {
+        let site = self.new_site(0, false);
+        let s = &mut self.sites[site as usize];
+        s.op = self.place.first_op + self.ops.len() as u32;
+        s.ends = item.plan == Plan::HandlerEnd;
+        self.ops.extend(item.decoded);
+        self.a.mov_imm(T1, u64::from(self.place.first_site + site));
+        let call = self.a.call();
+        self.to_thunk(call, self.place.thunks.handler);
+        self.desc = Desc::IN_MEMORY;
+        self.host = Host::Nothing;
+    }
+
+    fn to_thunk(&mut self, jump: Jump, thunk: usize) {
+        self.a.bind_to(jump, thunk as i64 - self.place.at as i64);
+    }
+
+    /// The place before the current instruction.
+    fn new_site(&mut self, size: u8, write: bool) -> u32 {
+        let site =
+            Site { rip: self.rip, done: self.done, size, write, desc: self.desc, op: u32::MAX, ends: false };
+        self.sites.push(site);
+        self.sites.len() as u32 - 1
+    }
+
+    /// Leaves the current instruction to the interpreter on condition `cc`.
+    fn step_if(&mut self, cc: u8) {
+        let from = self.a.jcc(cc);
+        let site = self.new_site(0, false);
+        self.stubs.push(Stub::Step { from, site });
+    }
+
+    /// SSE registers are in the host's from here on.
+    fn need_xmm(&mut self) {
+        self.a.alu_imm(1, 7, field(regs::LIVE), 0);
+        let ready = self.a.jcc(cc::NE);
+        let site = self.new_site(0, false) + self.place.first_site;
+        self.a.mov_imm(T1, u64::from(site << leave::BITS | leave::INTERPRET));
+        let call = self.a.call();
+        self.to_thunk(call, self.place.thunks.xmm_load);
+        self.a.bind(ready);
+    }
+
+    /// The host register that has guest register `g`, loaded into `scratch` if need be.
+    fn value(&mut self, g: u8, scratch: u8) -> u8 {
+        pinned(g).unwrap_or_else(|| {
+            self.a.load(8, scratch, home(g));
+            scratch
+        })
+    }
+
+    /// Guest register `g` as an operand.
+    fn operand(&self, g: u8) -> Rm {
+        pinned(g).map_or_else(|| home(g), Rm::Reg)
+    }
+
+    /// Writes a guest register from a host register as an instruction with an operand of `size` bytes
+    /// would. Flags stay.
+    fn put(&mut self, size: u8, g: u8, from: u8) {
+        match pinned(g) {
+            Some(r) if r == from && size == 8 => {}
+            Some(r) => self.a.load(size, r, Rm::Reg(from)),
+            // A scratch register's upper half is zero after a 32-bit operation.
+            None => self.a.store(if size == 4 { 8 } else { size }, from, home(g)),
+        }
+    }
+
+    /// Linear address of the memory operand into T0.
+    fn address(&mut self, insn: &Instruction) {
+        let form = Form::new(insn, 0, crate::cpu::Mode::Long64);
+        let op = form.op();
+        self.effective(insn, T0);
+        if op.seg != SEG_FLAT {
+            self.a.alu(8, 0, T0, field(regs::segment_base(op.seg)));
+        }
+    }
+
+    /// Effective address (64 bits) into `to`. T0 and T1 are used where registers are in memory.
+    fn effective(&mut self, insn: &Instruction, to: u8) {
+        let (base, index) = (insn.memory_base(), insn.memory_index());
+        let number = |r: Register| r.number() as u8 & 15;
+        let disp = insn.memory_displacement64();
+        if base == Register::RIP || (base == Register::None && index == Register::None) {
+            // iced gives the address itself for RIP.
+            return self.a.mov_imm(to, disp);
+        }
+        let disp = disp as i32;
+        let scale = insn.memory_index_scale().trailing_zeros() as u8;
+        if base == Register::None {
+            let i = self.value(number(index), T1);
+            // No base means a 32-bit displacement in the encoding: multiply into the register instead.
+            self.a.op(
+                0,
+                true,
+                false,
+                &[0x8d],
+                to & 7 | to & 8,
+                Rm::Mem(Mem { base: i, index: None, disp: 0 }),
+            );
+            for _ in 0..scale {
+                self.a.lea(to, Mem { base: to, index: Some((to, 0)), disp: 0 });
+            }
+            if disp != 0 {
+                self.a.lea(to, Mem::at(to, disp));
+            }
+            return;
+        }
+        let b = self.value(number(base), T0);
+        if index == Register::None {
+            return self.a.lea(to, Mem::at(b, disp));
+        }
+        let i = self.value(number(index), T1);
+        self.a.lea(to, Mem { base: b, index: Some((i, scale)), disp });
+    }
+
+    /// Looks up the linear address in T0: afterwards T0 is the host's address of `size` bytes that may be
+    /// read, or written. T1 and the host's flags are lost. `aligned`: the offset in the page must be a
+    /// multiple of `size`.
+    fn lookup(&mut self, size: u8, write: bool, aligned: bool) -> Mem {
+        let (read, written, host) = regs::tlb(self.place.user);
+        let tag = if write { written } else { read };
+        let (shift, entries) = crate::mmu::TLB_SHAPE;
+        let again = self.a.pos();
+        let slot = |disp| Rm::Mem(Mem { base: STATE, index: Some((T1, 0)), disp });
+        self.a.mov(T1, T0);
+        self.a.group(8, 0xc1, 5, Rm::Reg(T1));
+        self.a.byte(12 - shift);
+        self.a.alu_imm(4, 4, Rm::Reg(T1), ((entries - 1) << shift) as i32);
+        self.a.alu(8, 5, T0, slot(tag));
+        self.a.alu_imm(8, 7, Rm::Reg(T0), 4096 - i32::from(size));
+        let site = self.new_site(size, write);
+        let from = self.a.jcc(cc::A);
+        self.stubs.push(Stub::Fill { from, again, tag, site });
+        if aligned && size > 1 {
+            self.a.group(4, 0xf6, 0, Rm::Reg(T0));
+            self.a.imm32(i32::from(size) - 1);
+            let from = self.a.jcc(cc::NE);
+            self.stubs.push(Stub::Step { from, site });
+        }
+        self.a.alu(8, 0, T0, slot(host));
+        self.host = Host::Nothing;
+        Mem::at(T0, 0)
+    }
+
+    /// [`Gen::address`] and [`Gen::lookup`].
+    fn memory(&mut self, insn: &Instruction, size: u8, write: bool) -> Rm {
+        self.address(insn);
+        Rm::Mem(self.lookup(size, write, insn.has_lock_prefix()))
+    }
+
+    fn new_exit(&mut self, target: u64) -> usize {
+        self.exits.push(Exit {
+            target,
+            done: self.done,
+            desc: self.desc,
+            stub: 0,
+            bare: 0,
+            jump: 0,
+            unlinked: 0,
+            branch: None,
+            epoch: None,
+        });
+        self.exits.len() - 1
+    }
+
+    /// The code of an exit.
+    fn exit_here(&mut self, exit: usize) {
+        let Exit { target, done, desc, .. } = self.exits[exit];
+        let stub = self.a.pos() as u32;
+        self.store_desc(desc);
+        let bare = self.a.pos() as u32;
+        self.a.alu_imm(8, 5, field(regs::BUDGET), i32::from(done));
+        let mut epoch = None;
+        let jump = if (target ^ self.start) >> 12 == 0 {
+            self.a.jcc(cc::NS)
+        } else {
+            let over = self.a.jcc(cc::S);
+            self.a.group(4, 0x80, 7, field(regs::MAP_EPOCH));
+            epoch = Some(self.a.pos() as u32);
+            self.a.imm32(0);
+            let other = self.a.jcc(cc::NE);
+            let jump = self.a.jmp();
+            self.a.bind(over);
+            self.a.bind(other);
+            jump
+        };
+        let unlinked = self.a.pos() as u32;
+        let mine = target == self.start;
+        self.a.bind_to(jump, if mine { 0 } else { i64::from(unlinked) });
+        let number = self.place.first_exit + exit as u32;
+        self.a.mov_imm(T1, u64::from(number << leave::BITS | leave::EXIT));
+        let out = self.a.jmp();
+        self.to_thunk(out, self.place.thunks.leave);
+        let e = &mut self.exits[exit];
+        (e.stub, e.bare, e.jump, e.unlinked, e.epoch) = (stub, bare, jump.0 as u32, unlinked, epoch);
+    }
+
+    /// Everything that stands behind the main path.
+    fn finish(&mut self) {
+        for stub in std::mem::take(&mut self.stubs) {
+            match stub {
+                Stub::Fill { from, again, tag, site } => {
+                    self.a.bind(from);
+                    let slot = Mem { base: STATE, index: Some((T1, 0)), disp: tag };
+                    self.a.alu(8, 0, T0, Rm::Mem(slot));
+                    self.a.mov_imm(T1, u64::from(self.place.first_site + site));
+                    let call = self.a.call();
+                    self.to_thunk(call, self.place.thunks.fill);
+                    let back = self.a.jmp();
+                    self.a.bind_to(back, again as i64);
+                }
+                Stub::Step { from, site } => {
+                    self.a.bind(from);
+                    let code = (self.place.first_site + site) << leave::BITS | leave::STEP;
+                    self.a.mov_imm(T1, u64::from(code));
+                    let out = self.a.jmp();
+                    self.to_thunk(out, self.place.thunks.leave);
+                }
+                Stub::Collapse { from, back } => {
+                    self.a.bind(from);
+                    let call = self.a.call();
+                    self.to_thunk(call, self.place.thunks.collapse);
+                    let jump = self.a.jmp();
+                    self.a.bind_to(jump, back as i64);
+                }
+                Stub::Exit { from, exit } => {
+                    self.a.bind(from);
+                    self.exit_here(exit);
+                    self.exits[exit].branch = Some(from.0 as u32);
+                }
+            }
+        }
+    }
+
+    /// Saves a scratch register while T0 and T1 are needed.
+    fn stash(&mut self, from: u8) {
+        self.a.store(8, from, field(TMP));
+    }
+}

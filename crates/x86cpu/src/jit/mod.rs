@@ -1,0 +1,116 @@
+//! Translation of hot blocks to host code.
+//!
+//! Problem: the interpreter spends most of its time on getting from one instruction to the next, on
+//! registers in memory, and on flags that nobody reads.
+//!
+//! Strategy: a block that has run often enough is decoded anew as a [`scan`] unit (over branches that are
+//! not taken, along jumps in the page) and lowered, instruction by instruction, to host code ([`lower`]):
+//! guest registers in host registers ([`regs`]), flags as descriptions ([`cc`]), memory by an inline TLB
+//! look-up. What has no template calls the interpreter's handler. Translations jump to each other; they
+//! come back to the dispatcher ([`run`]) when their budget is used up, when they do not know where to go,
+//! and whenever something is out of the ordinary: then the guest is exactly *before* an instruction, and
+//! the interpreter does that one. So no translation raises an exception or touches a device.
+//!
+//! Invariants:
+//! - A translation writes guest memory (through TLB entries with a write tag), `Cpu`, and the stack below
+//!   its entry; nothing else.
+//! - It embeds the virtual address that it was made for, and belongs to the page, privilege and code
+//!   generation of its block. The dispatcher drops it when the generation has moved; while it runs, only
+//!   its own vCPU writes code (vCPUs take turns; devices tell by an interrupt), and a store to a page that
+//!   holds code misses the TLB and is done by the interpreter.
+//! - A jump to another page holds while the map epoch does; a jump inside the page as long as both live.
+//! - Every way out counts what was done: `insn_count` is exact wherever the dispatcher looks, and it looks
+//!   every [`JIT_TICK`] instructions.
+//!
+//! Code memory is bounded; when it is full everything is dropped. It does not exist before the first
+//! translation. On hosts that are not x86-64 there is none: `off` says so.
+
+#![allow(unsafe_code)] // Entering generated code, and coming back from it: `run` only.
+
+mod state;
+
+#[cfg(target_arch = "x86_64")]
+mod asm;
+#[cfg(target_arch = "x86_64")]
+mod cc;
+#[cfg(target_arch = "x86_64")]
+mod link;
+#[cfg(target_arch = "x86_64")]
+mod lower;
+#[cfg(target_arch = "x86_64")]
+mod plan;
+#[cfg(target_arch = "x86_64")]
+mod regs;
+#[cfg(target_arch = "x86_64")]
+mod run;
+#[cfg(target_arch = "x86_64")]
+mod scan;
+#[cfg(target_arch = "x86_64")]
+mod thunks;
+
+#[cfg(not(target_arch = "x86_64"))]
+mod off;
+#[cfg(not(target_arch = "x86_64"))]
+use off as run;
+
+pub(crate) use run::Jit;
+pub(crate) use state::{EMPTY_JUMPS, JitState, Jumps};
+
+/// Instructions between two looks at events while translations run: at most 100 µs.
+pub(crate) const JIT_TICK: u64 = 16_384;
+
+/// How a vCPU executes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// Decoded blocks only.
+    Interpreter,
+    /// Blocks that have run `after` times are translated, `longest` instructions (1 to 255) at a time.
+    Jit { after: u32, longest: u8 },
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        Engine::Jit { after: 48, longest: 64 }
+    }
+}
+
+/// What translated code did, since the vCPU was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct JitCounters {
+    /// Instructions that retired in translations.
+    pub instructions: u64,
+    /// Times that translated code was entered from the dispatcher.
+    pub entries: u64,
+    /// Translations made.
+    pub translations: u64,
+    /// Instructions that went back to the interpreter one by one.
+    pub steps: u64,
+    /// Bytes of host code made.
+    pub code_bytes: u64,
+    /// Times that the code memory was full.
+    pub flushes: u64,
+}
+
+/// What is next after a look at translations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// Nothing has happened: interpret the block.
+    Interpret,
+    /// Instructions have run: go on at `Cpu::rip`.
+    Next,
+    /// Go on at `Cpu::rip`, with one instruction in the interpreter.
+    Single,
+    /// Go on at `Cpu::rip`, with a block in the interpreter.
+    Block,
+}
+
+#[cfg(target_arch = "x86_64")]
+fn host_has_popcnt() -> bool {
+    std::is_x86_feature_detected!("popcnt")
+}
+
+/// SSE3, SSSE3 and SSE4.1 come with it.
+#[cfg(target_arch = "x86_64")]
+fn host_has_sse42() -> bool {
+    std::is_x86_feature_detected!("sse4.2") && std::is_x86_feature_detected!("ssse3")
+}

@@ -1,0 +1,28 @@
+//! No translation on this host.
+
+use super::{Engine, JitCounters, Turn};
+use crate::block::CodeCache;
+use crate::cpu::Cpu;
+
+#[derive(Default)]
+pub(crate) struct Jit;
+
+impl Jit {
+    pub(crate) fn set_engine(&mut self, _: Engine) {}
+
+    pub(crate) fn counters(&self) -> JitCounters {
+        JitCounters::default()
+    }
+
+    pub(crate) fn is_on(&self) -> bool {
+        false
+    }
+
+    pub(crate) fn flush(&mut self, _: &mut Cpu) {}
+}
+
+impl Cpu {
+    pub(crate) fn jit_turn(&mut self, _: &mut CodeCache, _: u32, _: u64) -> Turn {
+        Turn::Interpret
+    }
+}

@@ -1,0 +1,349 @@
+//! What is to be done with an instruction: which template, or none.
+//!
+//! The analysis and the templates both go by the [`Plan`]; a template never refuses what was planned
+//! for it.
+
+use iced_x86::{Code, FlowControl, Instruction, Mnemonic as M, OpKind, Register};
+
+use crate::decode::{End, condition};
+use crate::ops::{alu, bits, shifts};
+
+/// How an instruction is translated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Plan {
+    Nop,
+    Fence,
+    /// The two-operand group by `ops::alu`'s number.
+    Alu(u8),
+    /// INC DEC NEG NOT by `ops::alu`'s number.
+    Unary(u8),
+    Mov,
+    /// MOVZX, MOVSX.
+    Extend {
+        signed: bool,
+    },
+    Lea,
+    XchgRegs,
+    XchgMem,
+    Xadd,
+    Cmpxchg,
+    /// By `ops::shifts`' number; only SHL SHR SAR ROL ROR.
+    Shift(u8),
+    /// Two or three operands.
+    Imul,
+    /// One operand.
+    Mul {
+        signed: bool,
+    },
+    Div {
+        signed: bool,
+    },
+    Push,
+    Pop,
+    Leave,
+    Setcc(u8),
+    Cmov(u8),
+    /// By `ops::bits`' number.
+    Bt(u8),
+    BitScan {
+        reverse: bool,
+    },
+    Popcnt,
+    Bswap,
+    /// CBW family, CWD family.
+    Widen,
+    Sign,
+    Jmp,
+    Jcc(u8),
+    Call,
+    Ret,
+    JmpIndirect,
+    CallIndirect,
+    /// Any SSE instruction that means on the host what it means in the guest.
+    Sse,
+    /// The interpreter's handler; the translation goes on behind.
+    Handler,
+    /// The interpreter's handler; the translation ends.
+    HandlerEnd,
+    /// The translation ends before it.
+    Stop,
+}
+
+/// What an instruction does with the arithmetic flags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Effect {
+    Keeps,
+    /// Writes all of them.
+    Kills,
+    /// Writes some of them always, or all of them sometimes.
+    Partial,
+}
+
+impl Plan {
+    pub fn effect(self, insn: &Instruction) -> Effect {
+        match self {
+            Plan::Alu(_) | Plan::Xadd | Plan::Cmpxchg | Plan::Imul | Plan::Mul { .. } => Effect::Kills,
+            Plan::BitScan { .. } | Plan::Popcnt => Effect::Kills,
+            Plan::Unary(alu::NEG) => Effect::Kills,
+            Plan::Unary(alu::INC | alu::DEC) | Plan::Bt(_) => Effect::Partial,
+            Plan::Shift(_) if shift_count(insn) == Some(0) => Effect::Keeps,
+            Plan::Shift(shifts::ROL | shifts::ROR) => Effect::Partial,
+            Plan::Shift(_) if shift_count(insn).is_none() => Effect::Partial,
+            Plan::Shift(_) => Effect::Kills,
+            Plan::Sse if sse_writes_flags(insn.mnemonic()) => Effect::Kills,
+            Plan::Handler | Plan::HandlerEnd => Effect::Kills,
+            _ => Effect::Keeps,
+        }
+    }
+
+    /// Whether it looks at CF, and at any other flag; `None`: at none.
+    pub fn reads_flags(self) -> Option<(bool, bool)> {
+        match self {
+            Plan::Alu(alu::ADC | alu::SBB) => Some((true, false)),
+            Plan::Jcc(cc) | Plan::Setcc(cc) | Plan::Cmov(cc) => Some(looks_at(cc)),
+            _ => None,
+        }
+    }
+
+    /// After an instruction that changes flags: whether CF, and whether the others, are in the host's.
+    pub fn gives(self, insn: &Instruction) -> (bool, bool) {
+        match self {
+            Plan::Bt(_) | Plan::Shift(shifts::ROL | shifts::ROR) => (true, false),
+            Plan::Shift(_) if shift_count(insn).is_none() => (false, false),
+            Plan::Unary(alu::INC | alu::DEC) => (false, true),
+            Plan::Handler | Plan::HandlerEnd => (false, false),
+            _ => (true, true),
+        }
+    }
+
+    /// Whether the instruction may not complete: the flags before it must then be known.
+    pub fn may_fault(self, insn: &Instruction) -> bool {
+        match self {
+            Plan::Nop | Plan::Lea => false,
+            Plan::Push | Plan::Pop | Plan::Leave | Plan::Call | Plan::Ret => true,
+            Plan::JmpIndirect | Plan::CallIndirect => true,
+            Plan::Div { .. } | Plan::Handler | Plan::HandlerEnd | Plan::Stop => true,
+            _ => has_memory(insn),
+        }
+    }
+
+    /// Whether the host's flags are others after it, if it keeps the guest's.
+    pub fn clobbers(self, insn: &Instruction) -> bool {
+        self.may_fault(insn) || self.effect(insn) != Effect::Keeps
+    }
+
+    /// Guest registers that it writes, one bit each.
+    pub fn writes(self, insn: &Instruction) -> u16 {
+        let op0 = || register_bit(insn, 0);
+        match self {
+            Plan::Nop | Plan::Fence | Plan::Jmp | Plan::Jcc(_) | Plan::JmpIndirect | Plan::Stop => 0,
+            Plan::Alu(alu::CMP | alu::TEST) => 0,
+            Plan::Alu(_) | Plan::Unary(_) | Plan::Mov | Plan::Extend { .. } | Plan::Lea => op0(),
+            Plan::Shift(_) | Plan::Imul | Plan::Setcc(_) | Plan::Cmov(_) | Plan::Bt(_) => op0(),
+            Plan::BitScan { .. } | Plan::Popcnt | Plan::Bswap => op0(),
+            Plan::XchgRegs | Plan::XchgMem | Plan::Xadd => op0() | register_bit(insn, 1),
+            Plan::Cmpxchg => 1,
+            Plan::Mul { .. } | Plan::Div { .. } | Plan::Widen | Plan::Sign => 0b101,
+            Plan::Push | Plan::Call | Plan::Ret | Plan::CallIndirect => 1 << 4,
+            Plan::Pop => 1 << 4 | op0(),
+            Plan::Leave => 1 << 4 | 1 << 5,
+            Plan::Sse => op0() | 1 << 1,
+            Plan::Handler | Plan::HandlerEnd => 0xffff,
+        }
+    }
+}
+
+/// Whether a condition looks at CF, and at anything else.
+pub(super) fn looks_at(cc: u8) -> (bool, bool) {
+    match cc >> 1 {
+        1 => (true, false),
+        3 => (true, true),
+        _ => (false, true),
+    }
+}
+
+fn register_bit(insn: &Instruction, i: u32) -> u16 {
+    if i < insn.op_count() && insn.op_kind(i) == OpKind::Register && insn.op_register(i).is_gpr() {
+        1 << (insn.op_register(i).full_register().number() & 15)
+    } else {
+        0
+    }
+}
+
+pub(super) fn has_memory(insn: &Instruction) -> bool {
+    (0..insn.op_count()).any(|i| insn.op_kind(i) == OpKind::Memory)
+}
+
+/// The masked count of a shift by an immediate.
+pub(super) fn shift_count(insn: &Instruction) -> Option<u8> {
+    if insn.op_kind(1) == OpKind::Register {
+        return None;
+    }
+    let wide = operand_size(insn, 0) == 8;
+    Some(insn.immediate(1) as u8 & if wide { 63 } else { 31 })
+}
+
+/// Bytes of operand `i` (register or memory).
+pub(super) fn operand_size(insn: &Instruction, i: u32) -> u8 {
+    match insn.op_kind(i) {
+        OpKind::Register => insn.op_register(i).size() as u8,
+        _ => insn.memory_size().size() as u8,
+    }
+}
+
+/// Operands that no template takes: AH to BH, addresses that are not 64 bits wide.
+fn is_awkward(insn: &Instruction) -> bool {
+    let high = |r| matches!(r, Register::AH | Register::CH | Register::DH | Register::BH);
+    let narrow = |r: Register| r != Register::None && r != Register::RIP && !r.is_gpr64();
+    let registers =
+        (0..insn.op_count()).any(|i| insn.op_kind(i) == OpKind::Register && high(insn.op_register(i)));
+    registers
+        || has_memory(insn)
+            && (narrow(insn.memory_base())
+                || narrow(insn.memory_index())
+                || insn.memory_displ_size() == 4
+                    && insn.memory_base() == Register::None
+                    && insn.memory_index() == Register::None)
+}
+
+/// How to translate an instruction of 64-bit code; `end`: how the interpreter's decoder says that it
+/// ends a block.
+pub(super) fn plan(insn: &Instruction, end: Option<End>) -> Plan {
+    let template = template(insn).filter(|_| !is_awkward(insn));
+    template.unwrap_or(match end {
+        None => Plan::Handler,
+        Some(End::Side) => Plan::Stop,
+        Some(_) => Plan::HandlerEnd,
+    })
+}
+
+fn template(insn: &Instruction) -> Option<Plan> {
+    flow(insn)
+        .or_else(|| arithmetic(insn))
+        .or_else(|| moves(insn))
+        .or_else(|| super::lower::sse::is_plain(insn).then_some(Plan::Sse))
+}
+
+fn flow(insn: &Instruction) -> Option<Plan> {
+    let near = insn.op_count() > 0 && insn.op_kind(0) == OpKind::NearBranch64;
+    let wide = insn.op_count() > 0 && operand_size(insn, 0) == 8;
+    Some(match insn.mnemonic() {
+        M::Jmp if near => Plan::Jmp,
+        M::Call if near => Plan::Call,
+        M::Ret if matches!(insn.code(), Code::Retnq | Code::Retnq_imm16) => Plan::Ret,
+        M::Jmp
+            if wide && insn.flow_control() == FlowControl::IndirectBranch && !insn.is_jmp_far_indirect() =>
+        {
+            Plan::JmpIndirect
+        }
+        M::Call
+            if wide
+                && insn.flow_control() == FlowControl::IndirectCall
+                && !insn.is_call_far_indirect()
+                && insn.memory_base() != Register::RSP =>
+        {
+            Plan::CallIndirect
+        }
+        _ if near && insn.is_jcc_short_or_near() => Plan::Jcc(condition(insn)?),
+        _ => return None,
+    })
+}
+
+fn arithmetic(insn: &Instruction) -> Option<Plan> {
+    Some(match insn.mnemonic() {
+        M::Add => Plan::Alu(alu::ADD),
+        M::Or => Plan::Alu(alu::OR),
+        M::Adc | M::Sbb if insn.has_lock_prefix() => return None,
+        M::Adc => Plan::Alu(alu::ADC),
+        M::Sbb => Plan::Alu(alu::SBB),
+        M::And => Plan::Alu(alu::AND),
+        M::Sub => Plan::Alu(alu::SUB),
+        M::Xor => Plan::Alu(alu::XOR),
+        M::Cmp => Plan::Alu(alu::CMP),
+        M::Test => Plan::Alu(alu::TEST),
+        M::Inc => Plan::Unary(alu::INC),
+        M::Dec => Plan::Unary(alu::DEC),
+        M::Neg => Plan::Unary(alu::NEG),
+        M::Not => Plan::Unary(alu::NOT),
+        M::Shl | M::Sal => shift(insn, shifts::SHL)?,
+        M::Shr => shift(insn, shifts::SHR)?,
+        M::Sar => shift(insn, shifts::SAR)?,
+        M::Rol => shift(insn, shifts::ROL)?,
+        M::Ror => shift(insn, shifts::ROR)?,
+        M::Imul if insn.op_count() > 1 => Plan::Imul,
+        M::Imul if operand_size(insn, 0) > 1 => Plan::Mul { signed: true },
+        M::Mul if operand_size(insn, 0) > 1 => Plan::Mul { signed: false },
+        M::Div if operand_size(insn, 0) > 2 => Plan::Div { signed: false },
+        M::Idiv if operand_size(insn, 0) > 2 => Plan::Div { signed: true },
+        M::Bt | M::Bts | M::Btr | M::Btc => {
+            // A register offset reaches beyond a memory operand.
+            if insn.op_kind(0) == OpKind::Memory && insn.op_kind(1) == OpKind::Register {
+                return None;
+            }
+            Plan::Bt(match insn.mnemonic() {
+                M::Bt => bits::BT,
+                M::Bts => bits::BTS,
+                M::Btr => bits::BTR,
+                _ => bits::BTC,
+            })
+        }
+        M::Bsf => Plan::BitScan { reverse: false },
+        M::Bsr => Plan::BitScan { reverse: true },
+        M::Popcnt if super::host_has_popcnt() => Plan::Popcnt,
+        _ => return None,
+    })
+}
+
+/// Shifts by an immediate, and of registers by CL. A rotation by 0 modulo the width, or of bytes and
+/// words by more than it, is left to the interpreter, as are rotations by CL.
+fn shift(insn: &Instruction, operation: u8) -> Option<Plan> {
+    use shifts::{ROL, ROR};
+    let rotates = operation == ROL || operation == ROR;
+    match shift_count(insn) {
+        None if rotates || insn.op_kind(0) != OpKind::Register || operand_size(insn, 0) < 4 => None,
+        Some(n) if rotates && n >= 8 * operand_size(insn, 0) => None,
+        _ => Some(Plan::Shift(operation)),
+    }
+}
+
+fn moves(insn: &Instruction) -> Option<Plan> {
+    let gpr_or_mem = |i: u32| match insn.op_kind(i) {
+        OpKind::Register => insn.op_register(i).is_gpr(),
+        _ => true,
+    };
+    let rex_push = insn.stack_pointer_increment().unsigned_abs() == 8;
+    Some(match insn.mnemonic() {
+        M::Mov if gpr_or_mem(0) && gpr_or_mem(1) => Plan::Mov,
+        M::Movnti => Plan::Mov,
+        M::Movzx => Plan::Extend { signed: false },
+        M::Movsx | M::Movsxd => Plan::Extend { signed: true },
+        M::Lea if operand_size(insn, 0) >= 4 => Plan::Lea,
+        M::Xchg if has_memory(insn) => Plan::XchgMem,
+        M::Xchg => Plan::XchgRegs,
+        M::Xadd if has_memory(insn) => Plan::Xadd,
+        M::Cmpxchg if has_memory(insn) => Plan::Cmpxchg,
+        M::Push if rex_push && gpr_or_mem(0) => Plan::Push,
+        M::Pop if rex_push && insn.op_kind(0) == OpKind::Register && gpr_or_mem(0) => Plan::Pop,
+        M::Leave if insn.code() == Code::Leaveq => Plan::Leave,
+        M::Bswap if operand_size(insn, 0) >= 4 => Plan::Bswap,
+        M::Cbw | M::Cwde | M::Cdqe => Plan::Widen,
+        M::Cwd | M::Cdq | M::Cqo => Plan::Sign,
+        M::Nop | M::Reservednop | M::Endbr32 | M::Endbr64 | M::Prefetch | M::Prefetchw => Plan::Nop,
+        M::Prefetchnta | M::Prefetcht0 | M::Prefetcht1 | M::Prefetcht2 | M::Clflush => Plan::Nop,
+        M::Lfence | M::Sfence => Plan::Nop,
+        M::Mfence => Plan::Fence,
+        _ => {
+            let cc = condition(insn)?;
+            match (insn.op_count(), insn.op_kind(0)) {
+                (1, OpKind::Register | OpKind::Memory) => Plan::Setcc(cc),
+                (2, OpKind::Register) if insn.op_register(0).is_gpr() => Plan::Cmov(cc),
+                _ => return None,
+            }
+        }
+    })
+}
+
+/// SSE instructions that set all arithmetic flags.
+pub(super) fn sse_writes_flags(m: M) -> bool {
+    matches!(m, M::Comiss | M::Ucomiss | M::Comisd | M::Ucomisd | M::Ptest | M::Pcmpistri | M::Pcmpistrm)
+}

@@ -1,0 +1,407 @@
+//! The dispatcher's side: making translations, entering them, what they call, what they come back with.
+
+use std::arch::asm;
+use std::collections::HashMap;
+
+use arch::x86_64::regs::{Cr0, Cr4};
+use host::CodeMemory;
+
+use super::cc::{evaluate, image, op, over};
+use super::link::{Made, Store};
+use super::lower::{Place, Site, flow_jump_slot, leave, translate};
+use super::scan::unit;
+use super::state::{EMPTY_JUMPS, JumpEntry};
+use super::thunks::{self, Helpers};
+use super::{Engine, JIT_TICK, JitCounters, Turn};
+use crate::block::{CodeCache, NEVER, TRANSLATED};
+use crate::cpu::{Cpu, Mode};
+use crate::decode::Decoded;
+use crate::op::REG_START;
+
+/// Bytes of host code at most.
+const CODE_BYTES: usize = 32 << 20;
+/// More than any translation takes.
+const ROOM: usize = 128 << 10;
+/// Sites, exits and handlers' ops kept at most.
+const MAX_PARTS: usize = 1 << 20;
+/// All SSE exceptions masked.
+const MXCSR_MASKS: u32 = 0x1f80;
+/// MXCSR of Rust code.
+const MXCSR_DEFAULT: u32 = 0x1f80;
+
+/// All translations of one vCPU.
+pub(crate) struct Jit {
+    engine: Engine,
+    store: Option<Store>,
+    /// Bytes that all translations share, at the start of the code memory.
+    head: usize,
+    /// The host refused code memory.
+    refused: bool,
+    /// By block and virtual address.
+    by_place: HashMap<(u32, u64), u32>,
+    /// guestmem's code epoch at which the generations of all pages were last compared.
+    code_epoch: u32,
+    /// Map epochs that the jump caches belong to (user, supervisor).
+    map_epochs: [u32; 2],
+    /// The exit that was taken last, when it led nowhere yet, and its target.
+    pending: Option<(u32, u64)>,
+    counters: JitCounters,
+}
+
+impl Default for Jit {
+    fn default() -> Self {
+        Self {
+            engine: Engine::default(),
+            store: None,
+            head: 0,
+            refused: false,
+            by_place: HashMap::new(),
+            code_epoch: 0,
+            map_epochs: [0; 2],
+            pending: None,
+            counters: JitCounters::default(),
+        }
+    }
+}
+
+impl Jit {
+    pub(crate) fn set_engine(&mut self, engine: Engine) {
+        self.engine = engine;
+    }
+
+    pub(crate) fn counters(&self) -> JitCounters {
+        self.counters
+    }
+
+    pub(crate) fn is_on(&self) -> bool {
+        !self.refused && self.engine != Engine::Interpreter
+    }
+
+    fn limits(&self) -> (u32, u8) {
+        match self.engine {
+            Engine::Jit { after, longest } => (after.min(TRANSLATED - 2), longest.max(1)),
+            Engine::Interpreter => (TRANSLATED - 2, 1),
+        }
+    }
+
+    /// Forgets everything.
+    pub(crate) fn flush(&mut self, cpu: &mut Cpu) {
+        if let Some(store) = &mut self.store
+            && !store.translations.is_empty()
+        {
+            store.clear(self.head);
+            self.counters.flushes += 1;
+        }
+        self.by_place.clear();
+        self.pending = None;
+        cpu.jumps = EMPTY_JUMPS;
+    }
+
+    /// Brings what depends on others' writes and on paging up to date.
+    fn sync(&mut self, cpu: &mut Cpu) {
+        let now = cpu.memory.code_epoch();
+        if now != self.code_epoch {
+            self.code_epoch = now;
+            let memory = &cpu.memory;
+            if let Some(store) = &mut self.store
+                && store.revalidate(|page| memory.code_generation(page))
+            {
+                cpu.jumps = EMPTY_JUMPS;
+            }
+        }
+        let bank = bank(cpu);
+        let map = cpu.mmu.map_epoch;
+        if map != self.map_epochs[bank] {
+            self.map_epochs[bank] = map;
+            cpu.jumps[bank] = EMPTY_JUMPS[bank];
+        }
+        cpu.jx.map_epoch = map;
+    }
+
+    /// The store, made at first use.
+    fn store(&mut self) -> Option<&mut Store> {
+        if self.store.is_none() {
+            let Ok(code) = CodeMemory::new(CODE_BYTES) else {
+                self.refused = true;
+                return None;
+            };
+            let helpers = Helpers {
+                fill: fill as *const () as usize,
+                handler: handler as *const () as usize,
+                flags: flags as *const () as usize,
+            };
+            let (head, thunks) = thunks::emit(&helpers);
+            self.head = head.len();
+            self.store = Some(Store::new(code, &head, thunks));
+        }
+        self.store.as_mut()
+    }
+
+    fn find(&self, block: u32, heat: u32, rip: u64) -> Option<u32> {
+        let store = self.store.as_ref()?;
+        let good = |n: u32| {
+            store.translations.get(n as usize).is_some_and(|t| t.alive && t.rip == rip && t.block == block)
+        };
+        let guess = heat & !TRANSLATED;
+        if heat & TRANSLATED != 0 && good(guess) {
+            return Some(guess);
+        }
+        self.by_place.get(&(block, rip)).copied().filter(|n| good(*n))
+    }
+
+    /// Translates what is at `rip` in a page that was read under a code generation.
+    fn make(&mut self, cpu: &mut Cpu, block: u32, page: u32, generation: u32) -> Option<u32> {
+        let (_, longest) = self.limits();
+        let rip = cpu.rip;
+        let mut bytes = [0; 4096];
+        cpu.memory.read_page(page as usize, &mut bytes);
+        if cpu.memory.code_generation(page as usize) != generation {
+            return None;
+        }
+        let unit = unit(&bytes, rip, usize::from(longest))?;
+        let full = self.store().is_some_and(|s| {
+            s.used + ROOM > s.code.len() || s.sites.len().max(s.exits.len()).max(s.ops.len()) > MAX_PARTS
+        });
+        if full {
+            self.flush(cpu);
+        }
+        let store = self.store()?;
+        let place = Place {
+            at: store.used,
+            thunks: store.thunks,
+            first_site: store.sites.len() as u32,
+            first_exit: store.exits.len() as u32,
+            first_op: store.ops.len() as u32,
+            user: cpu.cpl == 3,
+        };
+        let flags_dead = unit.flags_dead;
+        let made = translate(unit, place);
+        for decoded in made.ops {
+            let op = adopt(cpu, decoded);
+            store.ops.push(op);
+        }
+        store.sites.extend(made.sites);
+        let base = place.at as u32;
+        for mut e in made.exits {
+            for at in [&mut e.stub, &mut e.bare, &mut e.jump, &mut e.unlinked] {
+                *at += base;
+            }
+            e.branch = e.branch.map(|at| at + base);
+            e.epoch = e.epoch.map(|at| at + base);
+            store.add_exit(e);
+        }
+        let number = store.add(Made { rip, block, page, generation, flags_dead }, &made.a.buf);
+        self.counters.translations += 1;
+        self.counters.code_bytes += made.a.buf.len() as u64;
+        self.by_place.insert((block, rip), number);
+        Some(number)
+    }
+}
+
+/// An op for the interpreter's handler.
+fn adopt(cpu: &mut Cpu, decoded: Decoded) -> crate::op::Op {
+    let mut op = decoded.op;
+    if let Some(insn) = decoded.fp {
+        op.imm = cpu.fp_ops.len() as u64;
+        cpu.fp_ops.push(insn);
+    }
+    op
+}
+
+fn bank(cpu: &Cpu) -> usize {
+    usize::from(cpu.cpl != 3)
+}
+
+/// SSE is on and cannot raise.
+fn sse_ok(cpu: &Cpu) -> bool {
+    let off = cpu.cr0 & (Cr0::EM | Cr0::TS).bits() | !cpu.cr4 & Cr4::OSFXSR.bits();
+    off == 0 && cpu.fpu.mxcsr & MXCSR_MASKS == MXCSR_MASKS
+}
+
+impl Cpu {
+    /// Looks whether block `index`, which is at `rip` and valid, is translated or should be, and runs it
+    /// (and what follows it), up to the instruction count `limit`.
+    pub(crate) fn jit_turn(&mut self, code: &mut CodeCache, index: u32, limit: u64) -> Turn {
+        let (after, longest) = code.jit.limits();
+        let block = *code.block(index);
+        if block.heat == NEVER {
+            return Turn::Interpret;
+        }
+        if block.heat < after {
+            code.set_heat(index, block.heat + 1);
+            return Turn::Interpret;
+        }
+        let room = limit.saturating_sub(self.insn_count).min(JIT_TICK + u64::from(longest));
+        let Some(budget) = room.checked_sub(u64::from(longest)) else { return Turn::Interpret };
+        code.jit.sync(self);
+        let known = code.jit.find(index, block.heat, self.rip);
+        let number = match known {
+            Some(n) => n,
+            None => {
+                let (page, generation) = block.source();
+                let long = self.mode == Mode::Long64;
+                let made = if long && page.is_some() {
+                    code.jit.make(self, index, page.unwrap_or(0), generation)
+                } else {
+                    None
+                };
+                let Some(n) = made else {
+                    code.set_heat(index, NEVER);
+                    return Turn::Interpret;
+                };
+                n
+            }
+        };
+        code.set_heat(index, TRANSLATED | number);
+        self.enter(&mut code.jit, number, budget as i64)
+    }
+
+    fn enter(&mut self, jit: &mut Jit, number: u32, budget: i64) -> Turn {
+        let pending = jit.pending.take();
+        let Some(store) = &mut jit.store else { return Turn::Interpret };
+        if let Some((exit, target)) = pending
+            && target == self.rip
+            && (exit as usize) < store.exits.len()
+        {
+            store.link(exit, number, self.jx.map_epoch);
+        }
+        let at = store.translations[number as usize].at as usize;
+        let base = store.code.base().as_ptr() as usize;
+        let slot = flow_jump_slot(self.rip);
+        self.jumps[bank(self)][slot] = JumpEntry { rip: self.rip, code: (base + at) as u64 };
+        if std::mem::take(&mut store.unserialised) {
+            serialise();
+        }
+        self.mmu_sync();
+        self.jx.budget = budget;
+        (self.jx.op, self.jx.over, self.jx.live) = (op::IN_FLAGS, over::NONE, 0);
+        self.jx.sse_ok = u8::from(sse_ok(self));
+        self.jx.host_mxcsr = MXCSR_DEFAULT;
+        let gate = base + store.thunks.enter;
+        self.jx.jit = (&raw mut *jit).expose_provenance();
+        // SAFETY: the thunk is a function of this type (thunks::emit), the code memory lives in `jit`, and
+        // the translation keeps to its module's first invariant. `self` and `jit` are lent to it: Rust
+        // does not touch them before it returns, but through the pointers that it is given.
+        let code = unsafe {
+            let gate: extern "sysv64" fn(*mut Cpu, usize) -> u32 = std::mem::transmute(gate);
+            gate(&raw mut *self, base + at)
+        };
+        let used = (budget - self.jx.budget) as u64;
+        self.insn_count += used;
+        jit.counters.instructions += used;
+        jit.counters.entries += 1;
+        self.left(jit, code)
+    }
+
+    /// Makes the guest's state whole after translated code was left with `code`.
+    fn left(&mut self, jit: &mut Jit, code: u32) -> Turn {
+        let number = (code >> leave::BITS) as usize;
+        let Some(store) = &jit.store else { return Turn::Next };
+        let kind = code & ((1 << leave::BITS) - 1);
+        let mut turn = Turn::Next;
+        match kind {
+            leave::EXIT => {
+                let exit = &store.exits[number].exit;
+                exit.desc.settle(self);
+                self.rip = exit.target;
+                if self.jx.budget >= 0 {
+                    jit.pending = Some((number as u32, exit.target));
+                }
+            }
+            leave::RIP => {}
+            _ => {
+                let site = &store.sites[number];
+                let mut done = u64::from(site.done);
+                if kind == leave::DONE {
+                    done += 1;
+                } else {
+                    site.desc.settle(self);
+                    self.rip = site.rip;
+                    turn = if kind == leave::INTERPRET { Turn::Block } else { Turn::Single };
+                    jit.counters.steps += 1;
+                }
+                self.insn_count += done;
+                jit.counters.instructions += done;
+            }
+        }
+        evaluate(self);
+        turn
+    }
+}
+
+/// Makes what was written to the code memory visible to this thread's instruction fetch: IRET is a
+/// serialising instruction that user mode has (SDM vol. 3, 9.3).
+fn serialise() {
+    // SAFETY: returns to the next line with the same stack, flags and segments.
+    unsafe {
+        asm!(
+            "mov {old}, rsp",
+            "mov {t:e}, ss",
+            "push {t}",
+            "push {old}",
+            "pushfq",
+            "mov {t:e}, cs",
+            "push {t}",
+            "lea {t}, [rip + 2f]",
+            "push {t}",
+            "iretq",
+            "2:",
+            old = out(reg) _,
+            t = out(reg) _,
+        );
+    }
+}
+
+/// The CPU and the translations, for a helper.
+///
+/// # Safety
+/// `cpu` is what [`Cpu::enter`] gave to the code that calls the helper.
+unsafe fn parts<'a>(cpu: *mut Cpu) -> (&'a mut Cpu, &'a [Site], &'a Jit) {
+    // SAFETY: the caller's promise: `enter` waits for the code to return and touches neither.
+    let cpu = unsafe { &mut *cpu };
+    // SAFETY: as above; `enter` has put the address there.
+    let jit = unsafe { &*std::ptr::with_exposed_provenance::<Jit>(cpu.jx.jit) };
+    let sites = jit.store.as_ref().map_or(&[][..], |s| &s.sites);
+    (cpu, sites, jit)
+}
+
+/// A look-up missed at a site: 0 when it hits now, else how to leave.
+extern "sysv64" fn fill(cpu: *mut Cpu, lin: u64, number: u32) -> u32 {
+    // SAFETY: called by translated code only.
+    let (cpu, sites, _) = unsafe { parts(cpu) };
+    let again = sites.get(number as usize).is_some_and(|s| cpu.open_page(lin, s.size, s.write));
+    if again { 0 } else { number << leave::BITS | leave::STEP }
+}
+
+/// Runs the interpreter's handler for a site's instruction: 0 to go on behind it, else how to leave.
+extern "sysv64" fn handler(cpu: *mut Cpu, number: u32) -> u32 {
+    // SAFETY: called by translated code only.
+    let (cpu, sites, jit) = unsafe { parts(cpu) };
+    let step = number << leave::BITS | leave::STEP;
+    let Some(site) = sites.get(number as usize) else { return step };
+    let Some(op) = jit.store.as_ref().and_then(|s| s.ops.get(site.op as usize)) else { return step };
+    site.desc.settle(cpu);
+    evaluate(cpu);
+    cpu.gpr[usize::from(REG_START)] = site.rip;
+    cpu.rip = site.rip.wrapping_add(u64::from(op.len));
+    cpu.leave = false;
+    let done = (op.run)(cpu, op);
+    let left = std::mem::take(&mut cpu.leave);
+    if done.is_err() {
+        // Nothing has changed, or a string instruction is at an element: the interpreter finds it so.
+        return step;
+    }
+    let fpu_gone = cpu.jx.live != 0 && !sse_ok(cpu);
+    if site.ends || left || cpu.attention || fpu_gone {
+        return number << leave::BITS | leave::DONE;
+    }
+    0
+}
+
+/// Brings the flags together in `Cpu::flags`, and their image into `JitState::tmp`.
+extern "sysv64" fn flags(cpu: *mut Cpu) {
+    // SAFETY: called by translated code only.
+    let (cpu, _, _) = unsafe { parts(cpu) };
+    evaluate(cpu);
+    cpu.jx.tmp = image(cpu);
+}

@@ -1,0 +1,153 @@
+//! The instructions of a translation, and which of their flags anybody may ever see.
+//!
+//! A translation goes over conditional branches that are not taken (each a side exit) and along jumps
+//! inside the page; it never leaves its page.
+
+use iced_x86::{Decoder, DecoderError, Instruction};
+
+use super::plan::{Effect, Plan, has_memory, plan};
+use crate::cpu::Mode;
+use crate::decode::{Decoded, End, OPTIONS, Stream};
+
+/// Side exits of a translation at most.
+const MAX_SIDES: usize = 12;
+const PAGE: usize = 4096;
+
+/// One instruction of a translation.
+pub(super) struct Item {
+    pub insn: Instruction,
+    pub plan: Plan,
+    /// For the interpreter, as a block of its own; only where the plan is to call its handler.
+    pub decoded: Option<Decoded>,
+    /// Its encoding.
+    pub bytes: [u8; 15],
+    /// Its flags may be looked at where the host's are gone.
+    pub need: bool,
+    /// Its register operands (the result is in the first) are still there whenever that happens.
+    pub keep: bool,
+}
+
+/// A run of instructions that is entered at its start.
+pub(super) struct Unit {
+    pub rip: u64,
+    pub items: Vec<Item>,
+    /// Where it goes on behind the last item; `None`: the last item says.
+    pub next: Option<u64>,
+    /// Nothing looks at the flags that it is entered with.
+    pub flags_dead: bool,
+    pub uses_sse: bool,
+}
+
+/// Reads the instructions at `rip` in the page with these bytes; at most `longest`.
+pub(super) fn unit(page: &[u8; PAGE], rip: u64, longest: usize) -> Option<Unit> {
+    let base = rip & !(PAGE as u64 - 1);
+    let mut unit = Unit { rip, items: Vec::new(), next: None, flags_dead: false, uses_sse: false };
+    let (mut at, mut sides) = (rip, 0);
+    loop {
+        unit.next = Some(at);
+        if at & !(PAGE as u64 - 1) != base || unit.items.len() >= longest {
+            break;
+        }
+        let offset = (at - base) as usize;
+        let Some(item) = decode(&page[offset..], at) else { break };
+        let (insn, plan) = (item.insn, item.plan);
+        if plan == Plan::Stop {
+            break;
+        }
+        at = insn.next_ip();
+        unit.uses_sse |= plan == Plan::Sse;
+        unit.items.push(item);
+        match plan {
+            Plan::Jmp => {
+                at = insn.near_branch_target();
+                let seen = unit.items.iter().any(|i| i.insn.ip() == at);
+                if seen || at & !(PAGE as u64 - 1) != base {
+                    unit.next = Some(at);
+                    break;
+                }
+            }
+            Plan::Jcc(_) => {
+                sides += 1;
+                if sides >= MAX_SIDES {
+                    unit.next = Some(at);
+                    break;
+                }
+            }
+            Plan::Call | Plan::Ret | Plan::JmpIndirect | Plan::CallIndirect | Plan::HandlerEnd => {
+                unit.next = None;
+                break;
+            }
+            _ => {}
+        }
+    }
+    if unit.items.is_empty() {
+        return None;
+    }
+    analyse(&mut unit);
+    Some(unit)
+}
+
+fn decode(bytes: &[u8], ip: u64) -> Option<Item> {
+    let mut decoder = Decoder::with_ip(64, bytes, ip, OPTIONS);
+    let insn = decoder.decode();
+    let whole = decoder.last_error() == DecoderError::None;
+    if !whole {
+        // Undefined, or it goes on in the next page: the interpreter knows.
+        return None;
+    }
+    let mut raw = [0; 15];
+    let len = insn.len().min(15);
+    raw[..len].copy_from_slice(&bytes[..len]);
+    let first = plan(&insn, None);
+    if first != Plan::Handler {
+        return Some(Item { insn, plan: first, decoded: None, bytes: raw, need: false, keep: false });
+    }
+    let decoded = Stream::new(&bytes[..insn.len()], Mode::Long64).next().ok()?;
+    let plan = match decoded.end {
+        None => Plan::Handler,
+        Some(End::Side) => Plan::Stop,
+        Some(_) => Plan::HandlerEnd,
+    };
+    Some(Item { insn, plan, decoded: Some(decoded), bytes: raw, need: false, keep: false })
+}
+
+/// What follows an instruction that changed the flags: whether anybody may look, and which registers
+/// were written before the last who does. `given`: whether CF, and whether the others, are in the host's
+/// flags at first.
+fn observers(unit: &Unit, from: usize, given: (bool, bool)) -> (bool, u16) {
+    let mut clobbered = false;
+    let (mut seen, mut lost, mut written) = (false, 0, 0);
+    for item in &unit.items[from..] {
+        let (plan, insn) = (item.plan, &item.insn);
+        let effect = plan.effect(insn);
+        let exit = matches!(plan, Plan::Jcc(_));
+        let reads = plan.reads_flags().is_some_and(|(cf, others)| {
+            clobbered || has_memory(insn) || (cf && !given.0) || (others && !given.1)
+        });
+        if exit || reads || plan.may_fault(insn) || effect == Effect::Partial {
+            (seen, lost) = (true, written);
+        }
+        if effect == Effect::Kills || effect == Effect::Partial && item.need {
+            return (seen, lost);
+        }
+        clobbered |= plan.clobbers(insn);
+        written |= plan.writes(insn);
+    }
+    (true, written)
+}
+
+fn analyse(unit: &mut Unit) {
+    for i in (0..unit.items.len()).rev() {
+        let (plan, insn) = (unit.items[i].plan, unit.items[i].insn);
+        if plan.effect(&insn) == Effect::Keeps {
+            continue;
+        }
+        let (need, lost) = observers(unit, i + 1, plan.gives(&insn));
+        let operands = (0..insn.op_count().min(2))
+            .filter(|k| insn.op_kind(*k) == iced_x86::OpKind::Register)
+            .fold(0u16, |m, k| m | 1 << (insn.op_register(k).full_register().number() & 15));
+        unit.items[i].need = need;
+        unit.items[i].keep = lost & operands == 0;
+    }
+    unit.flags_dead = !observers(unit, 0, (false, false)).0 && !unit.uses_sse;
+}

@@ -1,0 +1,58 @@
+//! What translated code and the rest of the CPU hand to each other.
+
+/// Entries of the jump cache of one privilege.
+pub(crate) const JUMPS: usize = 2048;
+
+/// "Virtual address `rip` is translated at `code`."
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct JumpEntry {
+    pub rip: u64,
+    /// Host address.
+    pub code: u64,
+}
+
+/// No instruction is at that address: it is not canonical.
+pub(super) const NO_JUMP: JumpEntry = JumpEntry { rip: 1 << 63, code: 0 };
+
+/// Jump caches: user, supervisor. Emptied when the map epoch of the privilege moves.
+pub(crate) type Jumps = [[JumpEntry; JUMPS]; 2];
+
+pub(crate) const EMPTY_JUMPS: Jumps = [[NO_JUMP; JUMPS]; 2];
+
+/// The state of translated code that is not the guest's. It lies right below `Cpu::gpr`, within reach
+/// of one-byte displacements from the state pointer.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub(crate) struct JitState {
+    /// Instructions that may still run; negative: leave.
+    pub budget: i64,
+    /// Operands of the operation that the flags follow from (see `cc`).
+    pub a: u64,
+    pub b: u64,
+    pub c: u64,
+    /// Operand of the operation that changed some of them later.
+    pub r: u64,
+    /// That operation, and the later one.
+    pub op: u8,
+    pub over: u8,
+    /// Guest XMM registers and MXCSR are in the host's.
+    pub live: u8,
+    /// They may be: SSE is enabled and all its exceptions are masked.
+    pub sse_ok: u8,
+    /// MXCSR of Rust code.
+    pub host_mxcsr: u32,
+    /// A value that has to survive a TLB look-up.
+    pub tmp: u64,
+    /// The one of the running privilege.
+    pub map_epoch: u32,
+    pad: u32,
+    /// Address of the running `Jit`, for the helpers.
+    pub jit: usize,
+    pub tmp2: u64,
+    /// The address of a look-up that missed.
+    pub lin: u64,
+    spare: [u64; 5],
+}
+
+const _: () = assert!(size_of::<JitState>() == 128);

@@ -1,0 +1,203 @@
+//! The code that all translations share: the way in, the way out, and the ways into Rust and back.
+//!
+//! The host's stack is aligned to 16 bytes while translations run.
+
+use super::asm::{Asm, Mem, Rm, cc};
+use super::lower::Thunks;
+use super::regs::{self, CALLER_SAVED, CPU, PAIRS, STATE, T0, T1, field, home};
+
+const RAX: u8 = 0;
+const RDX: u8 = 2;
+const HOST_RSP: u8 = 4;
+const RSI: u8 = 6;
+const RDI: u8 = 7;
+/// What a callee must preserve, besides RSP (System V ABI, 3.2.1).
+const CALLEE_SAVED: [u8; 6] = [5, 3, 12, 13, 14, 15];
+
+/// Addresses of the Rust functions that translations call.
+pub(super) struct Helpers {
+    pub fill: usize,
+    pub handler: usize,
+    pub flags: usize,
+}
+
+fn push(a: &mut Asm, r: u8, opcode: u8) {
+    if r > 7 {
+        a.byte(0x41);
+    }
+    a.byte(opcode | r & 7);
+}
+
+fn spill(a: &mut Asm, pairs: &[(u8, u8)]) {
+    for (g, host) in pairs {
+        a.store(8, *host, home(*g));
+    }
+}
+
+fn reload(a: &mut Asm, pairs: &[(u8, u8)]) {
+    for (g, host) in pairs {
+        a.load(8, *host, home(*g));
+    }
+}
+
+fn stack(a: &mut Asm, by: i32) {
+    let operation = if by < 0 { 5 } else { 0 };
+    a.alu_imm(8, operation, Rm::Reg(HOST_RSP), by.abs());
+}
+
+/// Calls Rust with the CPU as the first argument; the stack is misaligned by a return address.
+fn call(a: &mut Asm, function: usize) {
+    a.lea(RDI, Mem::at(STATE, CPU));
+    a.mov_imm(RAX, function as u64);
+    stack(a, -8);
+    a.bytes(&[0xff, 0xd0]);
+    stack(a, 8);
+}
+
+/// MOVUPS of all XMM registers from or to their places, then LDMXCSR or STMXCSR.
+fn xmm(a: &mut Asm, store: bool) {
+    for i in 0..16u8 {
+        a.op(0, false, false, &[0x0f, 0x10 | u8::from(store)], i, field(regs::XMM + 16 * i32::from(i)));
+    }
+}
+
+fn mxcsr(a: &mut Asm, store: bool, place: i32) {
+    a.op(0, false, false, &[0x0f, 0xae], 2 + u8::from(store), field(place));
+}
+
+/// Runs what `inner` emits only while guest SSE registers are in the host's.
+fn if_live(a: &mut Asm, inner: impl FnOnce(&mut Asm)) {
+    a.alu_imm(1, 7, field(regs::LIVE), 0);
+    let over = a.jcc(cc::E);
+    inner(a);
+    a.bind(over);
+}
+
+fn save_xmm(a: &mut Asm) {
+    if_live(a, |a| {
+        xmm(a, true);
+        mxcsr(a, true, regs::MXCSR);
+        mxcsr(a, false, regs::HOST_MXCSR);
+    });
+}
+
+fn load_xmm(a: &mut Asm) {
+    if_live(a, |a| {
+        xmm(a, false);
+        mxcsr(a, false, regs::MXCSR);
+    });
+}
+
+/// All of it, for offset 0 of the code memory.
+pub(super) fn emit(helpers: &Helpers) -> (Vec<u8>, Thunks) {
+    let mut a = Asm::default();
+    let mut t = Thunks { enter: a.pos(), ..Thunks::default() };
+    enter(&mut a);
+    t.leave = a.pos();
+    spill(&mut a, &PAIRS);
+    save_xmm(&mut a);
+    let bare = a.pos();
+    leave(&mut a);
+    t.fill = a.pos();
+    fill(&mut a, helpers.fill, t.leave);
+    t.handler = a.pos();
+    handler(&mut a, helpers.handler, bare);
+    t.collapse = a.pos();
+    flags(&mut a, helpers.flags, false);
+    t.flags = a.pos();
+    flags(&mut a, helpers.flags, true);
+    t.xmm_load = a.pos();
+    xmm_load(&mut a, t.leave);
+    (a.buf, t)
+}
+
+/// `enter(RDI = Cpu, RSI = translation)`.
+fn enter(a: &mut Asm) {
+    for r in CALLEE_SAVED {
+        push(a, r, 0x50);
+    }
+    stack(a, -8);
+    a.lea(STATE, Mem::at(RDI, -CPU));
+    a.mov(T0, RSI);
+    reload(a, &PAIRS);
+    // jmp T0
+    a.op(0, false, false, &[0xff], 4, Rm::Reg(T0));
+}
+
+/// Returns T1 to Rust; guest registers are in memory.
+fn leave(a: &mut Asm) {
+    a.store_imm(1, field(regs::LIVE), 0);
+    a.load(4, RAX, Rm::Reg(T1));
+    stack(a, 8);
+    for r in CALLEE_SAVED.iter().rev() {
+        push(a, *r, 0x58);
+    }
+    a.byte(0xc3);
+}
+
+/// Called with the linear address in T0 and the site in T1; comes back when trying again will hit.
+fn fill(a: &mut Asm, function: usize, out: usize) {
+    spill(a, &CALLER_SAVED);
+    a.store(8, T0, field(regs::LIN));
+    save_xmm(a);
+    a.mov(RSI, T0);
+    a.load(4, RDX, Rm::Reg(T1));
+    call(a, function);
+    a.load(4, T1, Rm::Reg(RAX));
+    load_xmm(a);
+    reload(a, &CALLER_SAVED);
+    a.load(8, T0, field(regs::LIN));
+    a.sized(4, 0x84, T1, Rm::Reg(T1));
+    let failed = a.jcc(cc::NE);
+    a.byte(0xc3);
+    a.bind(failed);
+    stack(a, 8);
+    let jump = a.jmp();
+    a.bind_to(jump, out as i64);
+}
+
+/// Called with the site in T1.
+fn handler(a: &mut Asm, function: usize, bare: usize) {
+    spill(a, &PAIRS);
+    save_xmm(a);
+    a.load(4, RSI, Rm::Reg(T1));
+    call(a, function);
+    a.sized(4, 0x84, RAX, Rm::Reg(RAX));
+    let leaves = a.jcc(cc::NE);
+    load_xmm(a);
+    reload(a, &PAIRS);
+    a.byte(0xc3);
+    a.bind(leaves);
+    a.load(4, T1, Rm::Reg(RAX));
+    stack(a, 8);
+    let jump = a.jmp();
+    a.bind_to(jump, bare as i64);
+}
+
+/// Evaluates the flags; with `host`, leaves them in the host's.
+fn flags(a: &mut Asm, function: usize, host: bool) {
+    spill(a, &CALLER_SAVED);
+    save_xmm(a);
+    call(a, function);
+    load_xmm(a);
+    reload(a, &CALLER_SAVED);
+    if host {
+        // push [TMP] ; popfq
+        a.op(0, false, false, &[0xff], 6, field(regs::TMP));
+        a.byte(0x9d);
+    }
+    a.byte(0xc3);
+}
+
+/// Called with a way to leave in T1, which is taken where SSE cannot be used.
+fn xmm_load(a: &mut Asm, out: usize) {
+    a.alu_imm(1, 7, field(regs::SSE_OK), 0);
+    let no = a.jcc(cc::E);
+    a.store_imm(1, field(regs::LIVE), 1);
+    load_xmm(a);
+    a.byte(0xc3);
+    a.bind(no);
+    stack(a, 8);
+    let jump = a.jmp();
+    a.bind_to(jump, out as i64);
+}
