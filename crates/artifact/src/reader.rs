@@ -52,6 +52,11 @@ impl MachineFile {
         self.id
     }
 
+    /// The id of the file whose sections this one builds on, if it does not stand alone.
+    pub fn parent(&self) -> Option<Digest> {
+        self.index.parent
+    }
+
     /// The length of the file in bytes.
     pub fn len(&self) -> u64 {
         self.len
