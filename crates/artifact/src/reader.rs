@@ -47,6 +47,14 @@ impl MachineFile {
         }
     }
 
+    /// The same open file once more.
+    pub fn again(&self) -> Result<MachineFile> {
+        let file = self.file.try_clone();
+        let file = file.map_err(|error| Error::io(&self.path, "use it again", error))?;
+        let (path, index) = (self.path.clone(), self.index.clone());
+        Ok(MachineFile { file, path, len: self.len, id: self.id, index })
+    }
+
     /// The file's identity: BLAKE3 of its index, and by that of every byte of it.
     pub fn id(&self) -> Digest {
         self.id
