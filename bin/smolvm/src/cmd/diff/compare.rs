@@ -14,6 +14,8 @@ use crate::ui;
 
 /// Bytes of a page of guest memory.
 const PAGE: u64 = 4096;
+/// What a copy gets of its own: another identity is no drift.
+const IDENTITY: &[u8] = b"etc/machine-id";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -121,8 +123,9 @@ impl Report {
 
 /// `same_root`: both trees come from the same root image, so that what both have of it is equal.
 fn files(old: &Tree, new: &Tree, same_root: bool) -> Result<Vec<FileChange>> {
-    let nodes =
-        |tree: &Tree| -> BTreeMap<Vec<u8>, _> { tree.walk().filter(|(path, _)| !path.is_empty()).collect() };
+    let nodes = |tree: &Tree| -> BTreeMap<Vec<u8>, _> {
+        tree.walk().filter(|(path, _)| !path.is_empty() && path != IDENTITY).collect()
+    };
     let (before, after) = (nodes(old), nodes(new));
     let mut changes = Vec::new();
     let shown = |path: &[u8]| format!("/{}", String::from_utf8_lossy(path));
