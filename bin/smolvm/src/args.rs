@@ -105,8 +105,8 @@ pub enum Verb {
 impl Verb {
     /// Whether a signal half-way needs something undone.
     pub fn makes_something(&self) -> bool {
-        use Verb::{Build, Demo, Import, Run, Snapshot};
-        matches!(self, Demo(_) | Build(_) | Run(_) | Snapshot(_) | Import(_))
+        use Verb::{Build, Demo, Fork, Import, Run, Snapshot};
+        matches!(self, Demo(_) | Build(_) | Run(_) | Fork(_) | Snapshot(_) | Import(_))
     }
 }
 

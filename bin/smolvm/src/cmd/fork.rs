@@ -6,7 +6,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::Child;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -16,7 +16,9 @@ use serde_json::{Value, json};
 use store::Pin;
 
 use crate::args::{Fork, Global};
+use crate::cmd::end::end_now;
 use crate::cmd::vmm::{self, Word};
+use crate::interrupt;
 use crate::launch::{Home, Mode, Plan};
 use crate::ui;
 
@@ -33,20 +35,34 @@ pub fn fork(fork: &Fork, global: &Global, home: &Home) -> Result<u8> {
     let pin = home.store.pin(&id)?;
     let names = names(fork, home)?;
     let first = names.first().context("no name")?;
-    let copies = Copies { home, pin: &pin, record: &record, plan: vmm::read_plan(&source)? };
-    let origin = copies.make(first)?.origin();
+    let made: Made = Arc::default();
+    let (made, _undo) = interrupt::making(
+        || Ok::<_, anyhow::Error>(made),
+        |made| {
+            let made = made.clone();
+            move || undo(&made)
+        },
+    )?;
+    let copies = Copies { home, pin: &pin, record: &record, plan: vmm::read_plan(&source)?, made: &made };
+    let origin = copies.make(first).inspect_err(|_| undo(&made))?.origin();
     let path = origin.to_str().context("the path of the instances is not UTF-8")?.to_owned();
     // The other directories are made while the machine writes.
-    let (report, made) = std::thread::scope(|scope| {
-        let made = scope.spawn(|| names.iter().skip(1).try_for_each(|name| copies.make(name).map(drop)));
+    let (report, others) = std::thread::scope(|scope| {
+        let others = scope.spawn(|| names.iter().skip(1).try_for_each(|name| copies.make(name).map(drop)));
         let report = client.call(&Request::Fork { path });
-        (report, made.join().unwrap_or_else(|_| Err(anyhow!("making the copies' directories failed"))))
+        (report, others.join().unwrap_or_else(|_| Err(anyhow!("making the copies' directories failed"))))
     });
-    let linked = made.and_then(|()| names.iter().skip(1).try_for_each(|name| copies.link(name, first)));
+    let linked = others.and_then(|()| names.iter().skip(1).try_for_each(|name| copies.link(name, first)));
     let report = match (report, linked) {
         (Ok(report), Ok(())) => report,
-        (Err(e), _) => return Err(undo(&names, e.into())),
-        (_, Err(e)) => return Err(undo(&names, e)),
+        (Err(e), _) => {
+            undo(&made);
+            return Err(e.into());
+        }
+        (_, Err(e)) => {
+            undo(&made);
+            return Err(e);
+        }
     };
     let engine = report.get("engine").and_then(Value::as_str).unwrap_or("soft");
     names.iter().try_for_each(|name| copies.plan(name, engine))?;
@@ -80,12 +96,14 @@ struct Copies<'a> {
     pin: &'a Pin,
     record: &'a Record,
     plan: Plan,
+    made: &'a Made,
 }
 
 impl Copies<'_> {
     /// A copy's directory and record.
     fn make(&self, name: &str) -> Result<Instance> {
         let instance = Instance::create(&self.home.dirs, name)?;
+        self.made.lock().unwrap_or_else(|e| e.into_inner()).push(name.to_owned());
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let written = instance.write_record(&Record {
             name: name.to_owned(),
@@ -127,10 +145,19 @@ impl Copies<'_> {
     }
 }
 
-/// Removes what was made.
-fn undo(names: &[String], error: anyhow::Error) -> anyhow::Error {
-    names.iter().for_each(|name| vmm::forget(name));
-    error
+/// Names of the copies whose directories were made here.
+type Made = Arc<Mutex<Vec<String>>>;
+
+/// Removes what was made, whether or not it is up.
+fn undo(made: &Made) {
+    for name in made.lock().unwrap_or_else(|e| e.into_inner()).drain(..) {
+        if let Ok(home) = Home::open()
+            && let Ok(instance) = Instance::open(&home.dirs, &name)
+        {
+            let _ = end_now(&instance);
+            vmm::forget(&name);
+        }
+    }
 }
 
 /// How a copy's start went: times in µs, or why it failed.

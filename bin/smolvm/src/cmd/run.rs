@@ -52,8 +52,7 @@ pub fn run(run: &Run, global: &Global) -> Result<u8> {
         drop(bound);
         return vmm::detach(instance, global, Some(undo));
     }
-    let result =
-        foreground(&instance, pin, &home.store, &plan, bound, run, (!kept).then_some(undo));
+    let result = foreground(&instance, pin, &home.store, &plan, bound, run, (!kept).then_some(undo));
     // Frozen or stopped by name meanwhile: it is wanted.
     let wanted = instance.record().is_ok_and(|r| matches!(r.phase, Phase::Frozen | Phase::Stopped));
     if !kept && !wanted {
