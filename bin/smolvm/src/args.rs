@@ -75,6 +75,10 @@ pub enum Verb {
     Rm(Rm),
     /// Write a running machine into a file; it goes on
     Snapshot(Snapshot),
+    /// Make running copies of a running machine; it goes on
+    Fork(Fork),
+    /// Say what a machine changed: files, processes, ports, memory, definition
+    Diff(Diff),
     /// Show what a machine or file is
     Inspect(Inspect),
     /// Check every byte of a machine file
@@ -101,8 +105,8 @@ pub enum Verb {
 impl Verb {
     /// Whether a signal half-way needs something undone.
     pub fn makes_something(&self) -> bool {
-        use Verb::{Build, Demo, Import, Run, Snapshot};
-        matches!(self, Demo(_) | Build(_) | Run(_) | Snapshot(_) | Import(_))
+        use Verb::{Build, Demo, Fork, Import, Run, Snapshot};
+        matches!(self, Demo(_) | Build(_) | Run(_) | Fork(_) | Snapshot(_) | Import(_))
     }
 }
 
@@ -340,6 +344,40 @@ pub struct Snapshot {
     /// The machine file to write
     #[arg(short, long)]
     pub output: PathBuf,
+    /// Only what changed since the machine file that the machine was resumed from; running it needs
+    /// that file in the store
+    #[arg(long)]
+    pub incremental: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Examples:
+  smolvm fork search                     search-1, a running copy
+  smolvm fork search --count 100         search-1 to search-100
+  smolvm fork search --name trial        trial")]
+pub struct Fork {
+    /// The machine
+    pub name: String,
+    /// How many copies
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub count: u32,
+    /// Their name; of several, followed by a number
+    #[arg(long = "name", value_name = "NAME")]
+    pub as_name: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Exit code 1 when something differs (memory alone does not count), 0 when nothing does.
+Examples:
+  smolvm diff search                     since it was resumed
+  smolvm diff monday.smolmachine tuesday.smolmachine"
+)]
+pub struct Diff {
+    /// A machine, a machine file, or a name in the store
+    pub what: String,
+    /// What it is compared with; the machine file that it came from when absent
+    pub with: Option<String>,
 }
 
 #[derive(Debug, ClapArgs)]

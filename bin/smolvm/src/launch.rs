@@ -30,6 +30,8 @@ pub enum Mode {
     Frozen,
     /// Boot on the disk that `stop` left.
     Stopped,
+    /// A copy of a machine that ran: the state in the instance's `origin`.
+    Forked,
 }
 
 /// How to start an instance.
@@ -107,6 +109,7 @@ pub fn vmm_options(plan: &Plan, scratch_dir: PathBuf, kernel_log: Option<PathBuf
         kernel_log,
         boot_timeout: BOOT_TIMEOUT,
         command_line: String::new(),
+        hostname: None,
     })
 }
 
@@ -116,19 +119,32 @@ pub fn bind_ports(ports: &[Publish]) -> Result<Vec<Bound>> {
 }
 
 /// Starts the machine.
-pub fn start(instance: &Instance, pin: Pin, plan: &Plan, bound: Vec<Bound>) -> Result<Running> {
-    let options = vmm_options(plan, instance.path(""), Some(instance.path("kernel.log")))?;
-    let mut media = Media::open(pin)?;
+pub fn start(
+    instance: &Instance,
+    pin: Pin,
+    store: &Store,
+    plan: &Plan,
+    bound: Vec<Bound>,
+) -> Result<Running> {
+    let mut options = vmm_options(plan, instance.path(""), Some(instance.path("kernel.log")))?;
+    let mut media = Media::open_in(store, pin)?;
     if plan.mode == Mode::Cold {
         media.spec.vcpus = plan.cpus.unwrap_or(media.spec.vcpus);
         media.spec.memory = plan.memory.unwrap_or(media.spec.memory);
     }
     let saved = || MachineFile::open_path(&instance.saved()).context("opening what the instance saved");
+    let origin =
+        || MachineFile::open_path(&instance.origin()).context("opening what the instance is a copy of");
     let (vmm, report) = match plan.mode {
         Mode::Cold => Vmm::boot(&media, None, options)?,
         Mode::Stopped => Vmm::boot(&media, Some(&saved()?), options)?,
-        Mode::Resume => resume(&media, &media.file, options)?,
-        Mode::Frozen => resume(&media, &saved()?, options)?,
+        Mode::Resume => resume(&media, &media.file, RestoreReason::Resume, options)?,
+        Mode::Frozen => resume(&media, &saved()?, RestoreReason::Resume, options)?,
+        Mode::Forked => {
+            // A copy has a name of its own in the guest, too.
+            options.hostname = Some(instance.name().to_owned());
+            resume(&media, &origin()?, RestoreReason::Fork, options)?
+        }
     };
     if matches!(plan.mode, Mode::Cold | Mode::Stopped) {
         vmm.start_service(&plan.env, plan.workdir.as_deref())?;
@@ -145,8 +161,13 @@ pub fn start(instance: &Instance, pin: Pin, plan: &Plan, bound: Vec<Bound>) -> R
     Ok(Running { vmm, report })
 }
 
-fn resume(media: &Media, from: &MachineFile, options: VmmOptions) -> Result<(Vmm, StartReport)> {
-    let (vmm, start, report) = Vmm::resume(media, from, RestoreReason::Resume, options)?;
+fn resume(
+    media: &Media,
+    from: &MachineFile,
+    reason: RestoreReason,
+    options: VmmOptions,
+) -> Result<(Vmm, StartReport)> {
+    let (vmm, start, report) = Vmm::resume(media, from, reason, options)?;
     for note in report.notes {
         eprintln!("smolvm: {note}");
     }
@@ -217,6 +238,7 @@ impl Control {
         asker: &Asker<'_>,
     ) -> Result<(serde_json::Value, Option<UnixStream>), instance::Error> {
         let done = serde_json::Value::Null;
+        let wanted = || !asker.is_gone();
         match request {
             Request::Ping => Ok((done, None)),
             Request::Connect { port } => Ok((done, Some(self.vmm.connect_port(port)?))),
@@ -235,11 +257,21 @@ impl Control {
                 self.instance.update(|r| r.phase = Phase::Frozen)?;
                 Ok((serde_json::to_value(report).unwrap_or_default(), None))
             }
-            Request::Snapshot { path } => {
-                let wanted = || !asker.is_gone();
-                let report = self.vmm.freeze_to(path.as_ref(), SnapshotTarget::Whole, &wanted)?;
-                self.vmm.thaw()?;
+            Request::Snapshot { path, incremental } => {
+                let target = if incremental { SnapshotTarget::Incremental } else { SnapshotTarget::Whole };
+                let report = self.vmm.snapshot_to(path.as_ref(), target, &wanted)?;
                 Ok((serde_json::to_value(report).unwrap_or_default(), None))
+            }
+            Request::Fork { path } => {
+                let report = self.vmm.snapshot_to(path.as_ref(), SnapshotTarget::Fork, &wanted)?;
+                let mut report = serde_json::to_value(report).unwrap_or_default();
+                // The copies need not look for an engine again.
+                report["engine"] = self.vmm.machine().engine().to_string().into();
+                Ok((report, None))
+            }
+            Request::Drift => {
+                let drift = self.vmm.machine().drift();
+                Ok((serde_json::to_value(drift).unwrap_or_default(), None))
             }
         }
     }

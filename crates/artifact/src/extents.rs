@@ -46,6 +46,27 @@ impl PageSet {
         PageSet { words: vec![0; pages.div_ceil(64) as usize], pages }
     }
 
+    /// A set from its words: page n is bit n % 64 of word n / 64. Bits at or above the bound don't count.
+    pub fn from_words(mut words: Vec<u64>, pages: u64) -> PageSet {
+        words.resize(pages.div_ceil(64) as usize, 0);
+        if let Some(last) = words.last_mut().filter(|_| !pages.is_multiple_of(64)) {
+            *last &= (1 << (pages % 64)) - 1;
+        }
+        PageSet { words, pages }
+    }
+
+    /// Its words, as in [`PageSet::from_words`].
+    pub fn words(&self) -> &[u64] {
+        &self.words
+    }
+
+    /// Adds the pages of another set with the same bound.
+    pub fn unite(&mut self, other: &PageSet) {
+        for (word, more) in self.words.iter_mut().zip(&other.words) {
+            *word |= more;
+        }
+    }
+
     /// The bound.
     pub fn bound(&self) -> u64 {
         self.pages
@@ -58,6 +79,20 @@ impl PageSet {
             *word |= 1 << (page % 64);
         }
         inside
+    }
+
+    /// Adds a run of pages, a word at a time; what is not below the bound is left out.
+    pub fn insert_run(&mut self, start: u64, pages: u64) {
+        let end = start.saturating_add(pages).min(self.pages);
+        let mut at = start;
+        while at < end {
+            let stop = (at / 64 * 64 + 64).min(end);
+            let ones = u64::MAX >> (64 - (stop - at));
+            if let Some(word) = self.words.get_mut((at / 64) as usize) {
+                *word |= ones << (at % 64);
+            }
+            at = stop;
+        }
     }
 
     /// Whether a page is in it.
@@ -196,6 +231,37 @@ impl ExtentMap {
     /// How many pages the section of pages has.
     pub fn stored_pages(&self) -> u64 {
         self.extents.iter().map(|extent| extent.pages).sum()
+    }
+
+    /// The stored pages.
+    pub fn pages(&self) -> PageSet {
+        let mut set = PageSet::new(self.bound);
+        self.extents.iter().for_each(|extent| set.insert_run(extent.start, extent.pages));
+        set
+    }
+
+    /// The parts of the extents that no extent of `above` covers, ascending.
+    pub fn uncovered(&self, above: &ExtentMap) -> Vec<Extent> {
+        let mut parts = Vec::with_capacity(self.extents.len() + above.extents.len());
+        for extent in &self.extents {
+            let mut start = extent.start;
+            let first = above.extents.partition_point(|over| over.end() <= start);
+            let place = |from: u64, to: u64| Extent {
+                start: from,
+                pages: to - from,
+                file_page: extent.file_page + (from - extent.start),
+            };
+            for over in above.extents.iter().skip(first).take_while(|over| over.start < extent.end()) {
+                if over.start > start {
+                    parts.push(place(start, over.start));
+                }
+                start = start.max(over.end());
+            }
+            if start < extent.end() {
+                parts.push(place(start, extent.end()));
+            }
+        }
+        parts
     }
 
     /// The extent with a page in it.

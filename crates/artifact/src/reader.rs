@@ -47,9 +47,22 @@ impl MachineFile {
         }
     }
 
+    /// The same open file once more.
+    pub fn again(&self) -> Result<MachineFile> {
+        let file = self.file.try_clone();
+        let file = file.map_err(|error| Error::io(&self.path, "use it again", error))?;
+        let (path, index) = (self.path.clone(), self.index.clone());
+        Ok(MachineFile { file, path, len: self.len, id: self.id, index })
+    }
+
     /// The file's identity: BLAKE3 of its index, and by that of every byte of it.
     pub fn id(&self) -> Digest {
         self.id
+    }
+
+    /// The id of the file whose sections this one builds on, if it does not stand alone.
+    pub fn parent(&self) -> Option<Digest> {
+        self.index.parent
     }
 
     /// The length of the file in bytes.

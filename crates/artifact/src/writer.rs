@@ -147,6 +147,11 @@ impl MachineFileWriter {
         })
     }
 
+    /// The file builds on the sections of another one, its parent, whose id this is.
+    pub fn set_parent(&mut self, parent: Digest) {
+        self.index.parent = Some(parent);
+    }
+
     /// Starts a section that is streamed; it counts once [`SectionWriter::end`] was called.
     pub fn begin(&mut self, head: SectionHead) -> Result<SectionWriter<'_>> {
         self.check_head(&head)?;

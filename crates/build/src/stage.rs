@@ -1,10 +1,7 @@
 //! Work inside the machine: maintainer scripts, steps, the way back of what they changed.
 
-use std::io::{self, Read};
-use std::os::unix::net::UnixStream;
-
 use agent_protocol::{Client, ClientError, ExecSpec, Exit, FrameKind, Request};
-use instance::Vmm;
+use instance::{DataStream, Vmm};
 
 use crate::error::Error;
 use crate::progress::Progress;
@@ -68,37 +65,9 @@ pub(crate) fn step(vmm: &Vmm, number: usize, line: &str, progress: &dyn Progress
 }
 
 /// What the machine changed of its root, as a tar.
-pub(crate) fn export(vmm: &Vmm) -> Result<TarStream, Error> {
+pub(crate) fn export(vmm: &Vmm) -> Result<DataStream, Error> {
     let mut client = Client::new(vmm.connect()?);
     client.start(&Request::Sync)?;
     client.reply()?;
-    let mut client = Client::new(vmm.connect()?);
-    client.start(&Request::ExportUpper)?;
-    Ok(TarStream { client, frame: Vec::new(), at: 0, ended: false })
-}
-
-/// The bytes of data frames.
-pub(crate) struct TarStream {
-    client: Client<UnixStream>,
-    frame: Vec<u8>,
-    at: usize,
-    ended: bool,
-}
-
-impl Read for TarStream {
-    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
-        while self.at == self.frame.len() && !self.ended {
-            let frame = self.client.next_frame().map_err(io::Error::other)?;
-            match frame.kind {
-                FrameKind::Data => (self.frame, self.at) = (frame.payload, 0),
-                FrameKind::DataEnd => self.ended = true,
-                other => return Err(io::Error::other(ClientError::Unexpected(other))),
-            }
-        }
-        let rest = self.frame.get(self.at..).unwrap_or_default();
-        let n = rest.len().min(to.len());
-        to[..n].copy_from_slice(&rest[..n]);
-        self.at += n;
-        Ok(n)
-    }
+    Ok(DataStream::upper(vmm.connect()?)?)
 }

@@ -1,6 +1,7 @@
 //! A fixed set of small integers, one bit each. Zeroed memory from the allocator: the part of a
 //! 512 KiB table (16 GiB disk) that was never touched is not resident.
 
+#[derive(Clone)]
 pub(crate) struct Bits {
     words: Vec<u64>,
     count: u64,

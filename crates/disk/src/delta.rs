@@ -87,6 +87,14 @@ impl DeltaMap {
     }
 }
 
+/// A snapshot's changes as its file has them.
+#[derive(Debug)]
+pub struct Delta {
+    pub map: DeltaMap,
+    /// The bytes of the map's data; may be missing when there are none.
+    pub section: Option<FileDisk>,
+}
+
 /// A delta that was frozen: map and section.
 pub(crate) struct Frozen {
     /// Each extent with the offset of its first byte in the section (meaningless for zeros).
@@ -95,7 +103,7 @@ pub(crate) struct Frozen {
 }
 
 impl Frozen {
-    /// `section` may be missing when the map has no data.
+    /// Checks it against the disk.
     pub(crate) fn new(map: DeltaMap, section: Option<FileDisk>, disk_size: u64) -> Result<Self, DeltaError> {
         map.check(disk_size, section.as_ref().map_or(0, FileDisk::size))?;
         let mut offset = 0;

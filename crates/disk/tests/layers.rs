@@ -6,7 +6,8 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use disk::{
-    CLUSTER, DeltaMap, Disk, Extent, ExtentKind, FileDisk, Overlay, SparseDisk, SparseError, private_file,
+    CLUSTER, Delta, DeltaMap, Disk, Extent, ExtentKind, FileDisk, Overlay, SparseDisk, SparseError,
+    StillDisk, private_file,
 };
 use proptest::prelude::*;
 
@@ -31,9 +32,9 @@ fn base(size: u64) -> (Arc<dyn Disk>, Vec<u8>) {
     (Arc::new(FileDisk::section(file_with(&padded), 100, size).unwrap()), bytes)
 }
 
-fn overlay(size: u64) -> (Overlay, Vec<u8>) {
+fn overlay(size: u64) -> (Arc<Overlay>, Vec<u8>) {
     let (base, model) = base(size);
-    (Overlay::new(base, tempfile::tempfile().unwrap()).unwrap(), model)
+    (Arc::new(Overlay::new(base, tempfile::tempfile().unwrap()).unwrap()), model)
 }
 
 fn all(disk: &dyn Disk) -> Vec<u8> {
@@ -42,15 +43,29 @@ fn all(disk: &dyn Disk) -> Vec<u8> {
     bytes
 }
 
-/// Freezes an overlay and gives what a resumed machine would have.
-fn refreeze(overlay: &Overlay, base: Arc<dyn Disk>) -> (Overlay, DeltaMap) {
+/// An overlay's changes: the map and the section.
+fn delta(still: StillDisk, below: usize) -> Delta {
     let mut section = tempfile::tempfile().unwrap();
-    let map = overlay.write_delta(|bytes| section.write_all(bytes)).unwrap();
+    let map = still.write_delta(below, |bytes| section.write_all(bytes)).unwrap();
     let len = map.data_len();
     assert_eq!(section.metadata().unwrap().len(), len);
     let section = (len > 0).then(|| FileDisk::section(Arc::new(section), 0, len).unwrap());
-    let resumed = Overlay::from_delta(base, map.clone(), section, tempfile::tempfile().unwrap());
-    (resumed.unwrap(), map)
+    Delta { map, section }
+}
+
+fn still(overlay: &Arc<Overlay>) -> StillDisk {
+    StillDisk::new(overlay, &std::env::temp_dir()).unwrap()
+}
+
+fn from_deltas(base: Arc<dyn Disk>, deltas: Vec<Delta>) -> Arc<Overlay> {
+    Arc::new(Overlay::from_deltas(base, deltas, tempfile::tempfile().unwrap()).unwrap())
+}
+
+/// Freezes an overlay and gives what a resumed machine would have.
+fn refreeze(overlay: &Arc<Overlay>, base: Arc<dyn Disk>) -> (Arc<Overlay>, DeltaMap) {
+    let delta = delta(still(overlay), 0);
+    let map = delta.map.clone();
+    (from_deltas(base, vec![delta]), map)
 }
 
 #[derive(Clone, Debug)]
@@ -89,7 +104,7 @@ proptest! {
     #[test]
     fn an_overlay_is_a_vector_of_bytes(ops in prop::collection::vec(op(), 1..40)) {
         let (base, mut model) = base(SIZE);
-        let mut disk = Overlay::new(base.clone(), tempfile::tempfile().unwrap()).unwrap();
+        let mut disk = Arc::new(Overlay::new(base.clone(), tempfile::tempfile().unwrap()).unwrap());
         for op in ops {
             match op {
                 Op::Write(o, l, v) => {
@@ -116,7 +131,7 @@ proptest! {
                 Op::Freeze => disk = refreeze(&disk, base.clone()).0,
             }
         }
-        prop_assert_eq!(all(&disk), model);
+        prop_assert_eq!(all(&*disk), model);
     }
 
     /// Hostile maps: accepted only when in order, inside the disk and of the section's length.
@@ -134,7 +149,8 @@ proptest! {
         });
         let map = DeltaMap { disk_size: size, extents: extents.collect() };
         let section = FileDisk::section(file_with(&pattern(8 * C)), 0, 8 * C).unwrap();
-        if let Ok(disk) = Overlay::from_delta(base, map, Some(section), tempfile::tempfile().unwrap()) {
+        let deltas = vec![Delta { map, section: Some(section) }];
+        if let Ok(disk) = Overlay::from_deltas(base, deltas, tempfile::tempfile().unwrap()) {
             all(&disk);
         }
     }
@@ -176,7 +192,7 @@ fn a_delta_holds_the_changes_of_both_layers_and_no_zeros() {
     model[3 * C as usize..4 * C as usize].fill(0);
     model[4 * C as usize..6 * C as usize].fill(2);
     model[9 * C as usize..10 * C as usize].fill(0);
-    assert_eq!(all(&third), model);
+    assert_eq!(all(&*third), model);
     assert_eq!(refreeze(&overlay(C).0, overlay_base(C)).1.extents, []);
 }
 
@@ -203,14 +219,14 @@ fn ranges_beyond_the_end_are_refused() {
     let (base, _) = base(2 * C);
     for (offset, len) in [(2 * C, 1), (2 * C - 1, 2), (u64::MAX, 2), (u64::MAX - 1, 1)] {
         let mut bytes = vec![0; len as usize];
-        for disk in [&disk as &dyn Disk, &*base] {
+        for disk in [&*disk as &dyn Disk, &*base] {
             assert_eq!(disk.read_at(offset, &mut bytes).unwrap_err().kind(), io::ErrorKind::InvalidInput);
         }
         assert!(disk.write_at(offset, &bytes).is_err());
         assert!(disk.discard(offset, len).is_err());
         assert!(disk.write_zeroes(offset, len).is_err());
     }
-    assert_eq!(all(&disk), model);
+    assert_eq!(all(&*disk), model);
 }
 
 #[test]
@@ -269,6 +285,7 @@ fn a_blank_file_system_of_16_gib_is_a_short_list() {
     disk.read_at(size - 3, &mut bytes[..3]).unwrap();
     assert_eq!(bytes[..3], [0xff; 3]);
     let overlay = Overlay::new(Arc::new(disk), private_file(&std::env::temp_dir()).unwrap()).unwrap();
+    let overlay = Arc::new(overlay);
     overlay.write_at(size - 2 * C, &[1; CLUSTER as usize]).unwrap();
     overlay.read_at(size - 2 * C, &mut bytes[..2]).unwrap();
     assert_eq!(bytes[..2], [1, 1]);
@@ -282,7 +299,7 @@ fn a_blank_file_system_of_16_gib_is_a_short_list() {
         sum += bytes.iter().map(|b| u64::from(*b)).sum::<u64>();
         Ok(())
     };
-    let map = overlay.write_delta(count).unwrap();
+    let map = still(&overlay).write_delta(0, count).unwrap();
     assert_eq!((map.extents.len(), map.data_len(), sum), (31, 16 * C, 121 * C));
 }
 
@@ -302,4 +319,49 @@ fn broken_lists_are_refused() {
     }
     assert_eq!(SparseDisk::new(list(4 * C, &[1, 4])).unwrap_err(), SparseError::Block { index: 4 });
     assert_eq!(SparseDisk::new(list(4 * C, &[1, 1])).unwrap_err(), SparseError::Block { index: 1 });
+}
+
+#[test]
+fn an_instant_stays_as_it_was_while_the_disk_is_written() {
+    let (disk, _) = overlay(256 * C);
+    disk.write_at(0, &[1; 100 * CLUSTER as usize]).unwrap();
+    disk.discard(100 * C, 10 * C).unwrap();
+    let before = all(&*disk);
+    let still = still(&disk);
+    assert!(StillDisk::new(&disk, &std::env::temp_dir()).is_err(), "one at a time");
+    // Every way of changing a cluster that the instant has, twice, and clusters that it has not.
+    disk.write_at(5, &[2; 3]).unwrap();
+    disk.write_at(8 * C, &[3; 20 * CLUSTER as usize]).unwrap();
+    disk.discard(40 * C, 20 * C).unwrap();
+    disk.write_at(41 * C, &[4; CLUSTER as usize]).unwrap();
+    disk.write_zeroes(70 * C + 7, 3 * C).unwrap();
+    disk.write_at(104 * C, &[5; 100]).unwrap();
+    disk.write_at(200 * C, &[6; CLUSTER as usize]).unwrap();
+    let after = all(&*disk);
+    let (base, _) = base(256 * C);
+    let resumed = from_deltas(base, vec![delta(still, 0)]);
+    assert!(all(&*resumed) == before);
+    assert!(all(&*disk) == after, "the disk itself is what was written");
+    drop(StillDisk::new(&disk, &std::env::temp_dir()).unwrap());
+}
+
+#[test]
+fn only_what_lies_above_a_layer_is_written_when_that_is_asked() {
+    let (disk, _) = overlay(64 * C);
+    disk.write_at(0, &[1; 4 * CLUSTER as usize]).unwrap();
+    let (base, _) = base(64 * C);
+    let first = delta(still(&disk), 0);
+    let again = delta(still(&disk), 0);
+    let second = from_deltas(base.clone(), vec![first]);
+    second.write_at(2 * C, &[2; CLUSTER as usize]).unwrap();
+    second.discard(3 * C, C).unwrap();
+    let want = all(&*second);
+    let above = delta(still(&second), 1);
+    let extent = |first, kind| Extent { first, count: 1, kind };
+    assert_eq!(above.map.extents, [extent(2, ExtentKind::Data), extent(3, ExtentKind::Zero)]);
+    let third = from_deltas(base, vec![again, above]);
+    assert!(all(&*third) == want);
+    third.write_at(0, &[3; 10]).unwrap();
+    let map = delta(still(&third), 1).map;
+    assert_eq!(map.extents.iter().map(|e| e.count).sum::<u64>(), 3, "{map:?}");
 }

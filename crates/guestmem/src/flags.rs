@@ -4,12 +4,16 @@
 #![allow(unsafe_code)] // Views of zeroed mappings as atomics.
 
 use std::io;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use host::Mapping;
 
 const DIRTY: u8 = 1;
 const CODE: u8 = 2;
+/// Dirty, but its bytes are still wanted: the next write is told to the observer first.
+const HELD: u8 = 4;
+/// A flag in each of eight bytes.
+const EACH: u64 = 0x0101_0101_0101_0101;
 
 pub(crate) struct PageTable {
     flags: Mapping,
@@ -63,6 +67,56 @@ impl PageTable {
             // After the generation: who sees this epoch sees that generation.
             self.code_epoch.fetch_add(1, Ordering::AcqRel);
         }
+    }
+
+    /// Whether a write has to be told to an observer: the page is clean, or held.
+    #[inline]
+    pub(crate) fn is_wanted(&self, page: usize) -> bool {
+        self.flag(page).load(Ordering::Acquire) & (DIRTY | HELD) != DIRTY
+    }
+
+    /// The flags of pages 8n to 8n + 7.
+    fn eight(&self, n: usize) -> &AtomicU64 {
+        assert!(n * 8 < self.count);
+        // SAFETY: the table is rounded up to whole pages, so all eight bytes are inside; aligned;
+        // only atomics ever refer to it (of two sizes, each access whole).
+        unsafe { AtomicU64::from_ptr(self.flags.base().as_ptr().cast::<u64>().add(n)) }
+    }
+
+    /// Holds every dirty page and takes back kept write permissions. Nothing may write meanwhile.
+    /// Costs a look at a byte for each page, a write for eight where one is dirty.
+    pub(crate) fn hold_dirty(&self) {
+        for n in 0..self.count.div_ceil(8) {
+            let dirty = self.eight(n).load(Ordering::Relaxed) & (EACH * u64::from(DIRTY));
+            if dirty != 0 {
+                self.eight(n).fetch_or(dirty * u64::from(HELD), Ordering::AcqRel);
+            }
+        }
+        self.epoch.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Undoes [`PageTable::hold_dirty`] where nobody wrote since.
+    pub(crate) fn release(&self) {
+        for n in 0..self.count.div_ceil(8) {
+            let held = EACH * u64::from(HELD);
+            if self.eight(n).load(Ordering::Relaxed) & held != 0 {
+                self.eight(n).fetch_and(!held, Ordering::AcqRel);
+            }
+        }
+    }
+
+    /// The dirty pages, a bit each.
+    pub(crate) fn dirty_bits(&self) -> Vec<u64> {
+        let mut bits = vec![0u64; self.count.div_ceil(64)];
+        for n in 0..self.count.div_ceil(8) {
+            let dirty = self.eight(n).load(Ordering::Relaxed) & (EACH * u64::from(DIRTY));
+            if dirty != 0 {
+                // Byte i's lowest bit goes to bit i: the product's top byte gathers them.
+                let byte = dirty.wrapping_mul(0x0102_0408_1020_4080) >> 56;
+                bits[n / 8] |= byte << (n % 8 * 8);
+            }
+        }
+        bits
     }
 
     pub(crate) fn clear_dirty(&self) {

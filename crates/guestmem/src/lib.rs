@@ -8,6 +8,9 @@
 //! (the soft CPU's TLB) records [`GuestMemory::write_epoch`] and drops what it kept when the epoch
 //! has moved.
 //!
+//! A snapshot of running memory hangs on the same gate: [`GuestMemory::hold`] installs a
+//! [`WriteObserver`] that is told of the first write to each page and saves the old bytes.
+//!
 //! Invariants: a page without `DIRTY` has not been written since the flag was last cleared; a page
 //! whose code generation is unchanged holds the same bytes in every place that was decoded.
 //! Guest memory is never `&[u8]`: it changes under the reader.

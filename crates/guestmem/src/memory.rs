@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::ptr::NonNull;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use thiserror::Error;
 
@@ -25,10 +25,12 @@ pub enum Error {
     NotRam { gpa: u64, len: u64 },
 }
 
-/// Told of the first write to each clean page, before it happens (copy-on-write snapshots).
+/// Told of the first write to each page while it is installed, before it happens (copy-on-write
+/// snapshots).
 pub trait WriteObserver: Send + Sync {
     /// `page`: index into RAM in ascending address order (see [`GuestMemory::page_index`]).
-    /// The page's bytes are still the old ones.
+    /// The page's bytes are still the old ones, unless another writer was told of it already: two
+    /// that write a page at the same time may both be told, and either may be first.
     fn before_first_write(&self, memory: &GuestMemory, page: usize);
 }
 
@@ -42,7 +44,7 @@ struct Inner {
     ram: Ram,
     pages: PageTable,
     size: u64,
-    observer: OnceLock<Box<dyn WriteObserver>>,
+    observer: RwLock<Option<Arc<dyn WriteObserver>>>,
 }
 
 impl std::fmt::Debug for GuestMemory {
@@ -63,7 +65,7 @@ impl GuestMemory {
         let size = size.ok_or(io::ErrorKind::InvalidInput)?;
         let len = usize::try_from(size).map_err(|_| io::ErrorKind::InvalidInput)?;
         let pages = PageTable::new(len / PAGE_SIZE as usize)?;
-        let inner = Inner { ram: Ram::new(len)?, pages, size, observer: OnceLock::new() };
+        let inner = Inner { ram: Ram::new(len)?, pages, size, observer: RwLock::new(None) };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -140,10 +142,11 @@ impl GuestMemory {
 
     #[cold]
     fn first_write(&self, page: usize) {
-        if !self.inner.pages.is_dirty(page)
-            && let Some(observer) = self.inner.observer.get()
-        {
-            observer.before_first_write(self, page);
+        if self.inner.pages.is_wanted(page) {
+            let observer = self.inner.observer.read().unwrap_or_else(PoisonError::into_inner);
+            if let Some(observer) = observer.as_ref() {
+                observer.before_first_write(self, page);
+            }
         }
         self.inner.pages.mark_written(page);
     }
@@ -160,12 +163,31 @@ impl GuestMemory {
         }
     }
 
-    /// Installs the observer of first writes; once in the life of the memory.
+    /// From now on `observer` is told of the first write to each page: what was kept of write
+    /// permissions is taken back. vCPUs and devices must stand still during the call, and only
+    /// then; it costs a look at one byte for each page.
     ///
     /// # Errors
     /// Gives the observer back when one is installed already.
-    pub fn set_observer(&self, observer: Box<dyn WriteObserver>) -> Result<(), Box<dyn WriteObserver>> {
-        self.inner.observer.set(observer)
+    pub fn hold(&self, observer: Arc<dyn WriteObserver>) -> Result<(), Arc<dyn WriteObserver>> {
+        let mut installed = self.inner.observer.write().unwrap_or_else(PoisonError::into_inner);
+        if installed.is_some() {
+            return Err(observer);
+        }
+        *installed = Some(observer);
+        self.inner.pages.hold_dirty();
+        Ok(())
+    }
+
+    /// Takes the observer out; writers go on without it at any time.
+    pub fn release(&self) {
+        *self.inner.observer.write().unwrap_or_else(PoisonError::into_inner) = None;
+        self.inner.pages.release();
+    }
+
+    /// The pages that [`GuestMemory::is_dirty`], a bit each: bit n % 64 of word n / 64.
+    pub fn dirty_bits(&self) -> Vec<u64> {
+        self.inner.pages.dirty_bits()
     }
 
     /// Whether the page was written since [`GuestMemory::clear_dirty`] (or since it was mapped).

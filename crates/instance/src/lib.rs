@@ -9,6 +9,7 @@
 //! process of the guest.
 
 pub mod control;
+mod data;
 mod error;
 pub mod forward;
 pub mod logs;
@@ -18,7 +19,8 @@ pub mod session;
 mod terminal;
 mod vmm;
 
+pub use data::DataStream;
 pub use error::Error;
-pub use media::{Media, built_in_spec, read_spec};
+pub use media::{Media, built_in_spec, differing_pages, read_spec};
 pub use record::{Instance, Phase, Record, list, new_name};
 pub use vmm::{FreezeReport, SnapshotTarget, StartReport, Vmm, VmmOptions};

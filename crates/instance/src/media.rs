@@ -6,10 +6,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use artifact::{MachineFile, SectionKind};
-use disk::{DeltaMap, Disk, FileDisk, Overlay, SparseDisk, private_file};
+use disk::{Delta, DeltaMap, Disk, FileDisk, Overlay, SparseDisk, private_file};
+use guestmem::{GuestMemory, PAGE_SIZE};
 use machine::DISK_MAP_VERSION;
 use spec::{CpuProfile, Hooks, MachineSpec, SPEC_VERSION};
-use store::Pin;
+use store::{Pin, Store};
 
 use crate::error::{Error, io_error};
 
@@ -25,6 +26,8 @@ pub struct Media {
     /// Keeps the object from being pruned.
     pub pin: Pin,
     pub file: MachineFile,
+    /// The file that it builds on, and its pin.
+    parent: Option<(Pin, MachineFile)>,
     pub spec: MachineSpec,
 }
 
@@ -45,18 +48,46 @@ pub fn built_in_spec() -> MachineSpec {
 }
 
 impl Media {
-    /// Reads the specification of an object.
+    /// Reads the specification of an object that stands alone.
     ///
     /// # Errors
     /// The file's; a specification of another version.
     pub fn open(pin: Pin) -> Result<Self, Error> {
         let file = pin.open()?;
         let spec = read_spec(&file)?;
-        Ok(Self { pin, file, spec })
+        Ok(Self { pin, file, parent: None, spec })
+    }
+
+    /// [`Media::open`] of an object that may build on another one of the store.
+    ///
+    /// # Errors
+    /// As there; a parent that is not in the store.
+    pub fn open_in(store: &Store, pin: Pin) -> Result<Self, Error> {
+        let file = pin.open()?;
+        let Some(below) = store.parent(&file)? else { return Self::open(pin) };
+        let parent = Self::open(below)?;
+        Ok(Self { pin, file, spec: parent.spec, parent: Some((parent.pin, parent.file)) })
+    }
+
+    /// The file with kernel, root and specification.
+    pub fn base(&self) -> &MachineFile {
+        self.parent.as_ref().map_or(&self.file, |(_, file)| file)
+    }
+
+    /// The file that `from` builds on, among this one and its parent.
+    ///
+    /// # Errors
+    /// A parent that is neither.
+    pub(crate) fn parent_of(&self, from: &MachineFile) -> Result<Option<&MachineFile>, Error> {
+        let Some(id) = from.parent() else { return Ok(None) };
+        let parent = [&self.file, self.base()].into_iter().find(|file| file.id() == id);
+        parent.map(Some).ok_or_else(|| {
+            Error::Refused(format!("{} builds on another machine file, {id}", from.path().display()))
+        })
     }
 
     fn read(&self, kind: SectionKind) -> Result<Vec<u8>, Error> {
-        Ok(self.file.read_required(kind, 0, BOOT_CAP)?)
+        Ok(self.base().read_required(kind, 0, BOOT_CAP)?)
     }
 
     /// `vmlinux`.
@@ -78,10 +109,36 @@ impl Media {
     /// # Errors
     /// The file's.
     pub fn root(&self) -> Result<Arc<dyn Disk>, Error> {
-        let section = self.file.require(SectionKind::RootImage, 0)?;
-        let disk = section_disk(&self.file, section.offset, section.len)?;
+        let base = self.base();
+        let section = base.require(SectionKind::RootImage, 0)?;
+        let disk = section_disk(base, section.offset, section.len)?;
         Ok(Arc::new(disk))
     }
+}
+
+/// How many pages of two frozen machines' memories differ, and how many there are in the larger
+/// one. Each is a file and the media that it belongs to.
+///
+/// # Errors
+/// The files'.
+pub fn differing_pages(a: (&Media, &MachineFile), b: (&Media, &MachineFile)) -> Result<(u64, u64), Error> {
+    let (a, b) = (memory(a.0, a.1)?, memory(b.0, b.1)?);
+    let both = a.page_count().min(b.page_count());
+    let all = a.page_count().max(b.page_count()) as u64;
+    let mut pages = [[0; PAGE_SIZE as usize]; 2];
+    let mut differ = all - both as u64;
+    for page in 0..both {
+        a.read_page(page, &mut pages[0]);
+        b.read_page(page, &mut pages[1]);
+        differ += u64::from(pages[0] != pages[1]);
+    }
+    Ok((differ, all))
+}
+
+fn memory(media: &Media, file: &MachineFile) -> Result<GuestMemory, Error> {
+    let memory = GuestMemory::new(media.spec.memory).map_err(io_error("map the memory of", file.path()))?;
+    snapshot::map_memory(file, media.parent_of(file)?, &memory).map_err(machine::Error::from)?;
+    Ok(memory)
 }
 
 /// The specification in a file.
@@ -112,29 +169,29 @@ fn section_disk(file: &MachineFile, offset: u64, len: u64) -> Result<FileDisk, E
     FileDisk::section(Arc::new(handle), offset, len).map_err(io_error("use a section of", file.path()))
 }
 
-/// The writable disk: what `saved` says was changed of a blank file system, and a private layer
-/// in `dir` on top, gone when the process is.
+/// The writable disk: what `saved` files say was changed of a blank file system, the lowest first,
+/// and a private layer in `dir` on top, gone when the process is.
 ///
 /// # Errors
-/// The file's; a disk map that does not fit; the host's.
-pub(crate) fn scratch(saved: Option<&MachineFile>, dir: &Path) -> Result<Arc<Overlay>, Error> {
+/// The files'; a disk map that does not fit; the host's.
+pub(crate) fn scratch(saved: &[&MachineFile], dir: &Path) -> Result<Arc<Overlay>, Error> {
     let blank = SparseDisk::new(assets::blank_ext4_list())
         .map_err(|e| Error::Refused(format!("the built-in blank disk is damaged: {e}")))?;
     let private: File = private_file(dir).map_err(io_error("make a private disk file in", dir))?;
-    let base: Arc<dyn Disk> = Arc::new(blank);
-    let overlay = match saved.and_then(|f| f.section(SectionKind::DiskDeltaMap).map(|s| (f, s))) {
-        None => Overlay::new(base, private),
-        Some((file, section)) => {
-            let bytes = file.read_section(section, MAP_CAP)?;
-            let map =
-                decode_map(section.version, &bytes).map_err(io_error("read the disk map of", file.path()))?;
-            let pages = file.section(SectionKind::DiskDeltaPages);
-            let data = pages.map(|p| section_disk(file, p.offset, p.len)).transpose()?;
-            Overlay::from_delta(base, map, data, private)
-        }
-    };
-    let path = saved.map_or(dir, MachineFile::path);
-    overlay.map(Arc::new).map_err(io_error("lay the disk's changes over its base, of", path))
+    let deltas = saved.iter().filter_map(|file| delta(file).transpose()).collect::<Result<_, _>>()?;
+    let path = saved.last().map_or(dir, |file| file.path());
+    Overlay::from_deltas(Arc::new(blank), deltas, private)
+        .map(Arc::new)
+        .map_err(io_error("lay the disk's changes over its base, of", path))
+}
+
+fn delta(file: &MachineFile) -> Result<Option<Delta>, Error> {
+    let Some(section) = file.section(SectionKind::DiskDeltaMap) else { return Ok(None) };
+    let bytes = file.read_section(section, MAP_CAP)?;
+    let map = decode_map(section.version, &bytes).map_err(io_error("read the disk map of", file.path()))?;
+    let pages = file.section(SectionKind::DiskDeltaPages).filter(|p| p.len > 0);
+    let section = pages.map(|p| section_disk(file, p.offset, p.len)).transpose()?;
+    Ok(Some(Delta { map, section }))
 }
 
 fn decode_map(version: u32, bytes: &[u8]) -> io::Result<DeltaMap> {

@@ -4,6 +4,8 @@
 //! instances/NAME/record.json   what it is (Record), replaced atomically
 //!                lock          held (flock) by the VMM while it lives
 //!                saved         memory, CPU, devices and disk while frozen; disk while stopped
+//!                origin        what a copy was made of: state, and what differs from its machine file;
+//!                              one file with a name for each of the copies made at once
 //!                kernel.log    the serial console, bounded
 //! ```
 
@@ -67,6 +69,9 @@ pub struct Record {
     pub labels: BTreeMap<String, String>,
     /// Exit code of the service or command, once it ended.
     pub exit_code: Option<u8>,
+    /// The instance that it is a copy of.
+    #[serde(default)]
+    pub forked_from: Option<String>,
 }
 
 /// An instance's directory.
@@ -187,6 +192,11 @@ impl Instance {
     /// Memory, CPU, devices and disk of the last freeze, or the disk of the last stop.
     pub fn saved(&self) -> PathBuf {
         self.path("saved")
+    }
+
+    /// What a copy was made of.
+    pub fn origin(&self) -> PathBuf {
+        self.path("origin")
     }
 
     /// Where its VMM listens. Short, since a socket's path has at most 107 bytes.

@@ -2,15 +2,15 @@
 
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use agent_protocol::{
-    AGENT_PORT, Client, ExecSpec, FreezeSpec, FrozenReport, HookSet, Power, Probe, ReadySpec, Reply, Request,
-    RestoreReason, RestoredReport, RestoredSpec, ServiceSpec, Started,
+    AGENT_PORT, Client, ExecSpec, HookSet, Power, Probe, ReadySpec, Reply, Request, RestoreReason,
+    RestoredReport, RestoredSpec, ServiceSpec, Started,
 };
-use artifact::{CopyCheck, MachineFile, MachineFileWriter, SectionKind};
-use machine::{EngineChoice, Machine, MachineConfig, Outcome, SaveStats};
+use artifact::{Digest, MachineFile, MachineFileWriter};
+use machine::{EngineChoice, Machine, MachineConfig, Outcome};
 use serde::Serialize;
 use spec::{MachineSpec, ReadyCheck};
 
@@ -18,7 +18,9 @@ use crate::error::Error;
 use crate::media::{self, Media};
 
 mod console;
+mod save;
 pub use console::Console;
+pub use save::{FreezeReport, SnapshotTarget};
 
 /// How to run a machine.
 #[derive(Clone, Debug)]
@@ -34,6 +36,8 @@ pub struct VmmOptions {
     pub boot_timeout: Duration,
     /// Added to the kernel command line.
     pub command_line: String,
+    /// A host name for the machine when it is resumed, and a new machine id with it.
+    pub hostname: Option<String>,
 }
 
 /// A machine that runs in this process.
@@ -44,6 +48,10 @@ pub struct Vmm {
     options: VmmOptions,
     /// Its base, whose sections a snapshot repeats.
     base: MachineFile,
+    /// The file of the store that its memory and disk changes lie over, if it was resumed from one.
+    parent: Option<Digest>,
+    /// One snapshot at a time.
+    saving: Mutex<()>,
 }
 
 /// What starting took.
@@ -53,28 +61,6 @@ pub struct StartReport {
     pub first_instruction_us: u64,
     /// Until the agent answered, µs.
     pub agent_us: u64,
-}
-
-/// What freezing took and wrote.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
-pub struct FreezeReport {
-    pub hooks_us: u64,
-    pub sync_us: u64,
-    pub tasks_us: u64,
-    /// vCPUs stopped, µs.
-    pub pause_us: u64,
-    pub file_bytes: u64,
-    pub nonzero_pages: u64,
-    pub stored_pages: u64,
-}
-
-/// What a snapshot file holds beside the running state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SnapshotTarget {
-    /// A machine file that stands alone.
-    Whole,
-    /// State only; the base stays in the store (an instance's own file).
-    StateOnly,
 }
 
 fn us(since: Instant) -> u64 {
@@ -88,11 +74,7 @@ fn agent_error(what: &str) -> Error {
 }
 
 impl Vmm {
-    fn config(
-        media: &Media,
-        saved: Option<&MachineFile>,
-        options: &VmmOptions,
-    ) -> Result<MachineConfig, Error> {
+    fn config(media: &Media, saved: &[&MachineFile], options: &VmmOptions) -> Result<MachineConfig, Error> {
         Ok(MachineConfig {
             engine: options.engine,
             force_template: options.force_template,
@@ -114,11 +96,11 @@ impl Vmm {
     ) -> Result<(Self, StartReport), Error> {
         let begun = Instant::now();
         let console = Arc::new(Console::new(options.kernel_log.as_deref()));
-        let config = Self::config(media, saved, &options)?;
+        let config = Self::config(media, saved.as_slice(), &options)?;
         let line = format!("{} {} {}", machine::COMMAND_LINE, media.spec.command_line, options.command_line);
         let machine =
             Machine::boot(config, &media.kernel()?, &media.initramfs()?, line.trim(), console.sink())?;
-        let vmm = Self::new(machine, media, console, options)?;
+        let vmm = Self::new(machine, media, None, console, options)?;
         vmm.machine.resume();
         let first_instruction_us = us(begun);
         vmm.wait_agent()?;
@@ -126,7 +108,7 @@ impl Vmm {
     }
 
     /// Brings a frozen machine back: `from` holds the state (the media's own file, or an
-    /// instance's). The guest's clock, random numbers and identity are put right before its
+    /// instance's, which may build on one of the media's). The guest's clock, random numbers and identity are put right before its
     /// tasks go on.
     ///
     /// # Errors
@@ -138,10 +120,7 @@ impl Vmm {
         options: VmmOptions,
     ) -> Result<(Self, StartReport, RestoredReport), Error> {
         let begun = Instant::now();
-        let console = Arc::new(Console::new(options.kernel_log.as_deref()));
-        let config = Self::config(media, Some(from), &options)?;
-        let machine = Machine::restore(config, from, console.sink())?;
-        let vmm = Self::new(machine, media, console, options)?;
+        let vmm = Self::restore(media, from, options)?;
         let generation = vmm.machine.new_generation()?;
         vmm.machine.resume();
         let first_instruction_us = us(begun);
@@ -149,14 +128,37 @@ impl Vmm {
         Ok((vmm, StartReport { first_instruction_us, agent_us: us(begun) }, report))
     }
 
+    /// Brings a frozen machine's kernel and agent back, to be asked what they hold: the guest's
+    /// tasks stay frozen.
+    ///
+    /// # Errors
+    /// As [`Vmm::resume`].
+    pub fn look_into(media: &Media, from: &MachineFile, options: VmmOptions) -> Result<Self, Error> {
+        let vmm = Self::restore(media, from, options)?;
+        vmm.machine.resume();
+        Ok(vmm)
+    }
+
+    fn restore(media: &Media, from: &MachineFile, options: VmmOptions) -> Result<Self, Error> {
+        let console = Arc::new(Console::new(options.kernel_log.as_deref()));
+        let parent = media.parent_of(from)?;
+        let saved: Vec<&MachineFile> = parent.into_iter().chain([from]).collect();
+        let config = Self::config(media, &saved, &options)?;
+        let machine = Machine::restore(config, from, parent, console.sink())?;
+        let own = (from.id() == media.file.id()).then(|| from.id());
+        Self::new(machine, media, from.parent().or(own), console, options)
+    }
+
     fn new(
         machine: Machine,
         media: &Media,
+        parent: Option<Digest>,
         console: Arc<Console>,
         options: VmmOptions,
     ) -> Result<Self, Error> {
-        let base = media.pin.open()?;
-        Ok(Self { machine: Arc::new(machine), spec: media.spec.clone(), console, options, base })
+        let base = media.base().again()?;
+        let (machine, spec) = (Arc::new(machine), media.spec.clone());
+        Ok(Self { machine, spec, console, options, base, parent, saving: Mutex::default() })
     }
 
     pub fn machine(&self) -> &Arc<Machine> {
@@ -229,10 +231,10 @@ impl Vmm {
         let spec = RestoredSpec {
             reason,
             realtime_ns: now.as_nanos() as u64,
-            seed,
+            seed: seed.clone(),
             generation,
-            hostname: None,
-            machine_id: None,
+            hostname: self.options.hostname.clone(),
+            machine_id: self.options.hostname.as_ref().and_then(|_| seed_id(&seed)),
             hooks: Self::hooks(&self.spec.hooks.after_restore),
         };
         match client.call(&Request::Restored(spec))? {
@@ -284,89 +286,6 @@ impl Vmm {
         }
     }
 
-    /// Brings the guest to rest: hooks, sync, tasks frozen.
-    fn quiesce(&self) -> Result<FrozenReport, Error> {
-        let hooks = Self::hooks(&self.spec.hooks.before_snapshot);
-        match self.agent()?.call(&Request::Freeze(FreezeSpec { hooks, timeout_ms: 0, sync: true }))? {
-            Reply::Frozen(report) => Ok(report),
-            _ => Err(agent_error("Freeze")),
-        }
-    }
-
-    /// Freezes the machine into a file that the caller finishes. Afterwards the vCPUs stand still;
-    /// end the machine or [`Vmm::thaw`] it.
-    ///
-    /// # Errors
-    /// A task that does not freeze, a hook that fails (the machine goes on then); the file's.
-    pub fn freeze(
-        &self,
-        writer: &mut MachineFileWriter,
-        target: SnapshotTarget,
-    ) -> Result<FreezeReport, Error> {
-        let report = self.quiesce()?;
-        let paused = Instant::now();
-        self.machine.pause()?;
-        match self.write(writer, target) {
-            Ok(stats) => Ok(FreezeReport {
-                hooks_us: report.hooks_us,
-                sync_us: report.sync_us,
-                tasks_us: report.freeze_us,
-                pause_us: us(paused),
-                file_bytes: writer.position(),
-                nonzero_pages: stats.memory.nonzero_pages,
-                stored_pages: stats.memory.stored_pages,
-            }),
-            Err(error) => {
-                self.thaw()?;
-                Err(error)
-            }
-        }
-    }
-
-    /// [`Vmm::freeze`] into a file of its own, whole when this returns. The file gets its name only
-    /// if it is still `wanted` then.
-    ///
-    /// # Errors
-    /// As [`Vmm::freeze`]; [`Error::Refused`] when it is not wanted any more.
-    pub fn freeze_to(
-        &self,
-        path: &Path,
-        target: SnapshotTarget,
-        wanted: &dyn Fn() -> bool,
-    ) -> Result<FreezeReport, Error> {
-        let mut writer = MachineFileWriter::create(path)?;
-        let mut report = self.freeze(&mut writer, target)?;
-        if !wanted() {
-            self.thaw()?;
-            return Err(Error::Refused(format!("{}: whoever asked for it is gone", path.display())));
-        }
-        let finished = writer.finish();
-        if finished.is_err() {
-            self.thaw()?;
-        }
-        report.file_bytes = finished?.len;
-        Ok(report)
-    }
-
-    /// Lets a machine go on that was frozen and not ended.
-    ///
-    /// # Errors
-    /// The agent's.
-    pub fn thaw(&self) -> Result<(), Error> {
-        self.machine.resume();
-        match self.agent()?.call(&Request::Thaw)? {
-            Reply::Done => Ok(()),
-            _ => Err(agent_error("Thaw")),
-        }
-    }
-
-    fn write(&self, writer: &mut MachineFileWriter, target: SnapshotTarget) -> Result<SaveStats, Error> {
-        if target == SnapshotTarget::Whole {
-            copy_base(&self.base, writer)?;
-        }
-        Ok(self.machine.save(writer)?)
-    }
-
     /// Shuts the guest down and, with `save`, writes its disk there.
     ///
     /// # Errors
@@ -382,28 +301,13 @@ impl Vmm {
         }
         let Some(path) = save else { return Ok(()) };
         let mut writer = MachineFileWriter::create(path)?;
-        self.machine.save_disk(&mut writer)?;
+        self.machine.save_disk(&mut writer, &self.options.scratch_dir)?;
         writer.finish()?;
         Ok(())
     }
 }
 
-/// The sections that make a base, in their order.
-const BASE: [SectionKind; 6] = [
-    SectionKind::Spec,
-    SectionKind::Kernel,
-    SectionKind::Initramfs,
-    SectionKind::RootImage,
-    SectionKind::Lock,
-    SectionKind::BuildInfo,
-];
-
-/// Repeats a base's sections in another file. They were verified: the base is in the store.
-fn copy_base(base: &MachineFile, writer: &mut MachineFileWriter) -> Result<(), Error> {
-    for kind in BASE {
-        if let Some(section) = base.section(kind) {
-            writer.copy_section(base, section, CopyCheck::Trust)?;
-        }
-    }
-    Ok(())
+/// Sixteen random bytes of their own from the pool.
+fn seed_id(pool: &[u8]) -> Option<[u8; 16]> {
+    artifact::Digest::of(pool).as_bytes().first_chunk().copied()
 }

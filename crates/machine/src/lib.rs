@@ -24,5 +24,5 @@ pub use host::memory_bytes as host_memory;
 pub use hv::EngineKind;
 pub use lifecycle::Outcome;
 pub use machine::{COMMAND_LINE, Machine, MachineConfig, Sink};
-pub use save::{DISK_MAP_VERSION, SaveStats, decode_disk_map};
+pub use save::{Content, DISK_MAP_VERSION, Drift, SaveStats, StillMachine, decode_disk_map};
 pub use selftest::{SelfTest, Skipped, selftest};

@@ -10,6 +10,7 @@ use bus::lock;
 use disk::{Disk, Overlay};
 use guestmem::GuestMemory;
 use hv::{CpuidLeaf, EngineKind, Partition, Vcpu};
+use snapshot::Origin;
 
 use crate::Error;
 use crate::builder::{self, Devices};
@@ -55,6 +56,11 @@ pub struct Machine {
     pub(crate) scratch: Arc<Overlay>,
     pub(crate) cpuid: Vec<CpuidLeaf>,
     pub(crate) template_version: u32,
+    /// Where its memory was mapped from; nothing for a booted machine.
+    pub(crate) origin: Origin,
+    /// How many of the disk's layers are those of the file that it was restored from, or of that
+    /// file's parent where it has one.
+    pub(crate) disk_below: usize,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -113,6 +119,8 @@ impl Machine {
             scratch: parts.scratch,
             cpuid: parts.cpu.cpuid,
             template_version: parts.cpu.template_version,
+            origin: Origin::default(),
+            disk_below: 0,
             threads: Mutex::default(),
         }
     }

@@ -24,24 +24,32 @@ pub(crate) fn read_parts(file: &MachineFile) -> Result<Vec<PartState>, Error> {
 }
 
 impl Machine {
-    /// Brings the frozen machine in `file` back, paused. `config.scratch` holds its disk already.
+    /// Brings the frozen machine in `file` back, paused. `parent`: the file that it builds on.
+    /// `config.scratch` holds the disk already, with the changes of both.
     ///
     /// # Errors
-    /// The file's; a state that does not fit this machine, this version or this host.
-    pub fn restore(config: MachineConfig, file: &MachineFile, console: Sink) -> Result<Self, Error> {
+    /// The files'; a state that does not fit this machine, this version or this host.
+    pub fn restore(
+        config: MachineConfig,
+        file: &MachineFile,
+        parent: Option<&MachineFile>,
+        console: Sink,
+    ) -> Result<Self, Error> {
         let state = read_state(file)?;
         if state.vcpus.len() != config.vcpus as usize {
             let what = format!("{} vCPU states for {} vCPUs", state.vcpus.len(), config.vcpus);
             return Err(Error::Mismatch(what));
         }
         let memory = builder::memory(&config)?;
-        snapshot::map_memory(file, &memory)?;
+        let origin = snapshot::map_memory(file, parent, &memory)?;
         let cpu = builder::Cpu {
             template_version: state.template_version,
             cpuid: state.cpuid,
             tsc_khz: Some(state.tsc_khz),
         };
-        let machine = builder::build(config, memory, cpu, console)?;
+        let mut machine = builder::build(config, memory, cpu, console)?;
+        machine.origin = origin;
+        machine.disk_below = usize::from(parent.unwrap_or(file).section(SectionKind::DiskDeltaMap).is_some());
         machine.partition.set_clock(&state.clock)?;
         for (vcpu, state) in machine.vcpus.iter().zip(&state.vcpus) {
             lock(vcpu).restore(state)?;

@@ -1,13 +1,17 @@
 //! Saving: everything of a paused machine into a machine file. Mirrored by `restore.rs`.
+//!
+//! Two steps: [`Machine::still`] takes the instant while the vCPUs stand, [`StillMachine::write`]
+//! writes it, on an engine whose writes are seen ([`Machine::writes_are_seen`]) while they run again.
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use artifact::{MachineFileWriter, SectionHead, SectionKind};
+use artifact::{MachineFileWriter, PageSet, SectionHead, SectionKind};
 use bus::lock;
-use disk::{DeltaMap, Overlay};
-use hv::VcpuState;
-use snapshot::{MachineState, MemoryStats, PartState, STATE_VERSION};
+use disk::{DeltaMap, StillDisk};
+use hv::{EngineKind, VcpuState};
+use snapshot::{MachineState, MemoryStats, Pages, PartState, STATE_VERSION, StillMemory};
 
 use crate::Error;
 use crate::error::host;
@@ -26,6 +30,37 @@ pub struct SaveStats {
     pub disk_bytes: u64,
 }
 
+/// What of the memory and disk is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// Everything: the file stands alone on its base.
+    Whole,
+    /// What may differ from the file that the machine was restored from, its parent.
+    Changes,
+}
+
+/// A machine at one instant.
+pub struct StillMachine {
+    cpu: Vec<u8>,
+    parts: Vec<u8>,
+    memory: StillMemory,
+    disk: StillDisk,
+    parent: PageSet,
+    above: PageSet,
+    disk_below: usize,
+}
+
+/// How much changed since a machine was restored or booted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Drift {
+    /// Pages of memory that were written.
+    pub dirty_pages: u64,
+    /// Pages that the memory has.
+    pub pages: u64,
+    /// Bytes of disk that were written or zeroed.
+    pub disk_bytes: u64,
+}
+
 /// Reads a `DiskDeltaMap` section.
 ///
 /// # Errors
@@ -35,21 +70,37 @@ pub fn decode_disk_map(bytes: &[u8]) -> io::Result<DeltaMap> {
 }
 
 impl Machine {
-    /// Writes state, memory and disk. The machine must be paused.
+    /// Whether every write to guest memory passes guestmem's gate: then a [`StillMachine`] may be
+    /// written while the machine runs. (Under KVM a vCPU's writes do not.)
+    pub fn writes_are_seen(&self) -> bool {
+        self.engine() == EngineKind::Soft
+    }
+
+    /// Takes the instant. The machine must be paused, and on an engine whose writes are not seen
+    /// stay so until the instant is written. Old bytes that have to be kept go to nameless files in
+    /// `dir`.
     ///
     /// # Errors
-    /// The engine's, the file's; [`Error::Ended`].
-    pub fn save(&self, writer: &mut MachineFileWriter) -> Result<SaveStats, Error> {
+    /// The engine's, the host's; [`Error::Ended`]; another instant that is being written.
+    pub fn still(&self, dir: &Path) -> Result<StillMachine, Error> {
         if let Some(outcome) = self.outcome() {
             return Err(Error::Ended(outcome.to_string()));
         }
+        let (parent, above) = (self.origin.parent.pages(), self.origin.above.pages());
+        let mut origin = parent.clone();
+        origin.unite(&above);
         self.parts.pause();
-        let saved = self.save_paused(writer);
+        let taken = self.take(dir, &origin);
         self.parts.resume();
-        saved
+        let (cpu, parts, memory, disk) = taken?;
+        Ok(StillMachine { cpu, parts, memory, disk, parent, above, disk_below: self.disk_below })
     }
 
-    fn save_paused(&self, writer: &mut MachineFileWriter) -> Result<SaveStats, Error> {
+    fn take(
+        &self,
+        dir: &Path,
+        origin: &PageSet,
+    ) -> Result<(Vec<u8>, Vec<u8>, StillMemory, StillDisk), Error> {
         self.partition.sync_dirty()?;
         let state = MachineState {
             template_version: self.template_version,
@@ -60,13 +111,11 @@ impl Machine {
             engine: self.partition.engine(),
             vcpus: self.save_vcpus()?,
         };
-        let head = SectionHead::new(SectionKind::CpuState, STATE_VERSION);
-        writer.add_bytes(head, &state.encode()?)?;
-        let head = SectionHead::new(SectionKind::DeviceState, STATE_VERSION);
-        writer.add_bytes(head, &PartState::encode_all(&self.parts.save()?)?)?;
-        let memory = snapshot::write_memory(writer, &self.memory)?;
-        let disk_bytes = write_disk(&self.scratch, writer)?;
-        Ok(SaveStats { memory, disk_bytes })
+        let parts = PartState::encode_all(&self.parts.save()?)?;
+        let memory = StillMemory::new(&self.memory, origin, self.writes_are_seen(), dir)
+            .map_err(host("holding the machine's memory for a snapshot"))?;
+        let disk = StillDisk::new(&self.scratch, dir).map_err(host("holding the disk for a snapshot"))?;
+        Ok((state.encode()?, parts, memory, disk))
     }
 
     fn save_vcpus(&self) -> Result<Vec<VcpuState>, Error> {
@@ -77,15 +126,48 @@ impl Machine {
     ///
     /// # Errors
     /// The file's.
-    pub fn save_disk(&self, writer: &mut MachineFileWriter) -> Result<u64, Error> {
-        write_disk(&self.scratch, writer)
+    pub fn save_disk(&self, writer: &mut MachineFileWriter, dir: &Path) -> Result<u64, Error> {
+        let disk = StillDisk::new(&self.scratch, dir).map_err(host("saving the disk"))?;
+        write_disk(disk, 0, writer)
+    }
+
+    /// How much changed so far; on an engine whose writes are not seen as of its last snapshot.
+    pub fn drift(&self) -> Drift {
+        let stats = self.scratch.stats();
+        let dirty = self.memory.dirty_bits();
+        Drift {
+            dirty_pages: dirty.iter().map(|word| u64::from(word.count_ones())).sum(),
+            pages: self.memory.page_count() as u64,
+            disk_bytes: stats.private_bytes + stats.zeroed_bytes,
+        }
+    }
+}
+
+impl StillMachine {
+    /// Writes state, memory and disk; the instant ends with that.
+    ///
+    /// # Errors
+    /// The file's; the host's, where old bytes could not be kept.
+    pub fn write(self, writer: &mut MachineFileWriter, content: Content) -> Result<SaveStats, Error> {
+        writer.add_bytes(SectionHead::new(SectionKind::CpuState, STATE_VERSION), &self.cpu)?;
+        writer.add_bytes(SectionHead::new(SectionKind::DeviceState, STATE_VERSION), &self.parts)?;
+        let (pages, below) = match content {
+            Content::Whole => (Pages::All, 0),
+            Content::Changes => {
+                (Pages::Changes { parent: &self.parent, above: &self.above }, self.disk_below)
+            }
+        };
+        let memory = snapshot::write_memory(writer, self.memory, pages)?;
+        let disk_bytes = write_disk(self.disk, below, writer)?;
+        Ok(SaveStats { memory, disk_bytes })
     }
 }
 
 /// Two sections: the changed clusters, then the map that says which they are.
-fn write_disk(disk: &Overlay, writer: &mut MachineFileWriter) -> Result<u64, Error> {
+fn write_disk(disk: StillDisk, below: usize, writer: &mut MachineFileWriter) -> Result<u64, Error> {
     let mut pages = writer.begin(SectionHead::new(SectionKind::DiskDeltaPages, DISK_PAGES_VERSION))?;
-    let map = disk.write_delta(|bytes| pages.write_all(bytes)).map_err(host("saving the disk"))?;
+    let written = disk.write_delta(below, |bytes| pages.write_all(bytes));
+    let map = written.map_err(host("saving the disk"))?;
     pages.end()?;
     let bytes = postcard::to_stdvec(&map).map_err(|e| Error::Mismatch(e.to_string()))?;
     writer.add_bytes(SectionHead::new(SectionKind::DiskDeltaMap, DISK_MAP_VERSION), &bytes)?;

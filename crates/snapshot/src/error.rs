@@ -16,6 +16,9 @@ pub enum Error {
     /// Bytes that are no state.
     #[error("the {what} in this file cannot be read: {why}; rebuild the file")]
     Malformed { what: &'static str, why: String },
+    /// The machine's memory at the instant of the snapshot was lost.
+    #[error("saving the machine's memory failed: {0}; is there room on the disk?")]
+    Keep(#[source] std::io::Error),
     /// Mapping pages failed on this host.
     #[error(
         "mapping {pages} pages of the machine's memory failed: {source}; is the host out of mappings (vm.max_map_count)?"

@@ -7,8 +7,10 @@
 mod error;
 mod memory;
 mod state;
+mod still;
 mod tripwires;
 
 pub use error::Error;
-pub use memory::{MemoryStats, map_memory, write_memory};
+pub use memory::{MemoryStats, Origin, Pages, map_memory, write_memory};
 pub use state::{MachineState, PartState, STATE_VERSION};
+pub use still::StillMemory;

@@ -1,10 +1,13 @@
 //! Saved state and memory through the public surface.
 
 use arch::x86_64::state::{Events, LapicState, MpState, Msrs, Segment, TableReg, VcpuState};
-use artifact::{MachineFile, MachineFileWriter};
+use artifact::{MachineFile, MachineFileWriter, PageSet};
 use guestmem::GuestMemory;
 use hv::{ClockState, CpuidLeaf, EngineKind};
-use snapshot::{Error, MachineState, PartState, STATE_VERSION, map_memory, write_memory};
+use snapshot::{
+    Error, MachineState, MemoryStats, Origin, Pages, PartState, STATE_VERSION, StillMemory, map_memory,
+    write_memory,
+};
 
 fn vcpu() -> VcpuState {
     let segment = Segment { selector: 0x10, base: 1, limit: 2, attr: 3 };
@@ -79,6 +82,129 @@ fn damaged_state_is_refused_and_never_panics() {
     assert!(matches!(MachineState::decode(2, &bytes), Err(Error::Version { .. })));
 }
 
+fn still(memory: &GuestMemory, origin: &Origin) -> StillMemory {
+    let mut pages = PageSet::new(memory.page_count() as u64);
+    pages.unite(&origin.parent.pages());
+    pages.unite(&origin.above.pages());
+    StillMemory::new(memory, &pages, true, &std::env::temp_dir()).unwrap()
+}
+
+fn write_all(writer: &mut MachineFileWriter, memory: &GuestMemory) -> MemoryStats {
+    write_memory(writer, still(memory, &Origin::default()), Pages::All).unwrap()
+}
+
+fn fill(memory: &GuestMemory, page: u64, byte: u8) {
+    memory.write(page << 12, &[byte; 4096]).unwrap();
+}
+
+fn same(a: &GuestMemory, b: &GuestMemory) {
+    let (mut x, mut y) = ([0; 4096], [0; 4096]);
+    for page in 0..a.page_count() {
+        a.read_page(page, &mut x);
+        b.read_page(page, &mut y);
+        assert!(x == y, "page {page}");
+    }
+}
+
+#[test]
+fn the_instant_is_written_although_the_guest_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let memory = GuestMemory::new(64 << 20).unwrap();
+    let model = GuestMemory::new(64 << 20).unwrap();
+    for page in (0..16_384).filter(|page| page % 3 != 0) {
+        for memory in [&memory, &model] {
+            fill(memory, page, (page % 250) as u8 + 1);
+        }
+    }
+    let still = still(&memory, &Origin::default());
+    assert!(StillMemory::new(&memory, &PageSet::new(16_384), true, dir.path()).is_err(), "one at a time");
+    // By every way of writing, from two threads, beyond what is kept in memory, while it is read.
+    let path = dir.path().join("m.smolmachine");
+    let mut writer = MachineFileWriter::create(&path).unwrap();
+    std::thread::scope(|scope| {
+        for step in [3u64, 5] {
+            let memory = &memory;
+            scope.spawn(move || {
+                for page in (0..16_384).rev().filter(|page| page % step != 1) {
+                    memory.store_u32(page << 12, 0xffff_ffff).unwrap();
+                    memory.fill_zero((page << 12) + 100, 7).unwrap();
+                    let _ = memory.compare_exchange_u64((page << 12) + 8, 0, 77).unwrap();
+                }
+            });
+        }
+        let stats = write_memory(&mut writer, still, Pages::All).unwrap();
+        assert_eq!(stats.nonzero_pages, 10_922);
+    });
+    writer.finish().unwrap();
+    let back = GuestMemory::new(64 << 20).unwrap();
+    map_memory(&MachineFile::open_path(&path).unwrap(), None, &back).unwrap();
+    same(&back, &model);
+    // It is over: the next instant is of what the memory holds now.
+    drop(self::still(&memory, &Origin::default()));
+    assert_eq!(memory.read_le::<u32>(2 << 12).unwrap(), 0xffff_ffff);
+}
+
+#[test]
+fn more_is_kept_than_fits_in_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let memory = GuestMemory::new(64 << 20).unwrap();
+    (0..12_000).for_each(|page| fill(&memory, page, 1));
+    let still = still(&memory, &Origin::default());
+    (0..12_000).for_each(|page| fill(&memory, page, 2));
+    assert_eq!(still.kept_pages(), 12_000);
+    let path = dir.path().join("m.smolmachine");
+    let mut writer = MachineFileWriter::create(&path).unwrap();
+    write_memory(&mut writer, still, Pages::All).unwrap();
+    writer.finish().unwrap();
+    let back = GuestMemory::new(64 << 20).unwrap();
+    map_memory(&MachineFile::open_path(&path).unwrap(), None, &back).unwrap();
+    for page in 0..12_000u64 {
+        assert_eq!(back.read_le::<u64>(page << 12).unwrap(), 0x0101_0101_0101_0101, "page {page}");
+    }
+}
+
+#[test]
+fn changes_lie_over_their_parent() {
+    let dir = tempfile::tempdir().unwrap();
+    let memory = GuestMemory::new(16 << 20).unwrap();
+    (10..1000).for_each(|page| fill(&memory, page, 1));
+    let path = |name: &str| dir.path().join(name);
+    let mut writer = MachineFileWriter::create(&path("parent")).unwrap();
+    write_all(&mut writer, &memory);
+    writer.finish().unwrap();
+    let parent = MachineFile::open_path(&path("parent")).unwrap();
+    let clone = GuestMemory::new(16 << 20).unwrap();
+    let origin = map_memory(&parent, None, &clone).unwrap();
+    fill(&clone, 500, 2);
+    fill(&clone, 600, 0);
+    fill(&clone, 2000, 3);
+    fill(&clone, 2001, 0);
+    let changes = |memory: &GuestMemory, origin: &Origin, name: &str| {
+        let (below, above) = (origin.parent.pages(), origin.above.pages());
+        let mut above_set = PageSet::new(4096);
+        above_set.unite(&above);
+        let mut writer = MachineFileWriter::create(&path(name)).unwrap();
+        let pages = Pages::Changes { parent: &below, above: &above_set };
+        let stats = write_memory(&mut writer, still(memory, origin), pages).unwrap();
+        writer.set_parent(parent.id());
+        writer.finish().unwrap();
+        (MachineFile::open_path(&path(name)).unwrap(), stats)
+    };
+    let (first, stats) = changes(&clone, &origin, "first");
+    assert_eq!(stats.nonzero_pages, 3);
+    assert_eq!(first.parent(), Some(parent.id()));
+    let second = GuestMemory::new(16 << 20).unwrap();
+    let origin = map_memory(&first, Some(&parent), &second).unwrap();
+    same(&second, &clone);
+    // Changes of changes are all over the same parent.
+    fill(&second, 501, 4);
+    let (file, stats) = changes(&second, &origin, "second");
+    assert_eq!(stats.nonzero_pages, 4);
+    let third = GuestMemory::new(16 << 20).unwrap();
+    map_memory(&file, Some(&parent), &third).unwrap();
+    same(&third, &second);
+}
+
 #[test]
 fn memory_comes_back_copy_on_write() {
     let dir = tempfile::tempdir().unwrap();
@@ -88,14 +214,14 @@ fn memory_comes_back_copy_on_write() {
         memory.write(page << 12, &[(page % 251) as u8 + 1; 4096]).unwrap();
     }
     let mut writer = MachineFileWriter::create(&path).unwrap();
-    let stats = write_memory(&mut writer, &memory).unwrap();
+    let stats = write_all(&mut writer, &memory);
     assert_eq!((stats.nonzero_pages, stats.extents), (6, 4));
     writer.finish().unwrap();
 
     let file = MachineFile::open_path(&path).unwrap();
     let clones: Vec<GuestMemory> = (0..2).map(|_| GuestMemory::new(16 << 20).unwrap()).collect();
     for clone in &clones {
-        map_memory(&file, clone).unwrap();
+        map_memory(&file, None, clone).unwrap();
         for page in 0..clone.page_count() as u64 {
             assert_eq!(clone.read_le::<u64>(page << 12), memory.read_le::<u64>(page << 12), "page {page}");
         }
@@ -112,9 +238,9 @@ fn a_map_for_another_size_is_refused() {
     let memory = GuestMemory::new(1 << 20).unwrap();
     memory.write(0, b"x").unwrap();
     let mut writer = MachineFileWriter::create(&path).unwrap();
-    write_memory(&mut writer, &memory).unwrap();
+    write_all(&mut writer, &memory);
     writer.finish().unwrap();
     let other = GuestMemory::new(2 << 20).unwrap();
     let file = MachineFile::open_path(&path).unwrap();
-    assert!(matches!(map_memory(&file, &other), Err(Error::Malformed { .. })));
+    assert!(matches!(map_memory(&file, None, &other), Err(Error::Malformed { .. })));
 }

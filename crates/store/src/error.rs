@@ -64,6 +64,17 @@ pub enum Error {
         /// The object.
         id: Digest,
     },
+    /// A file that builds on another one, which is not in the store.
+    #[error(
+        "{}: it holds only what changed since machine {parent}, which is not in the store; \
+         `smolvm import` that machine's file first", path.display()
+    )]
+    NoParent {
+        /// The file.
+        path: PathBuf,
+        /// What it builds on.
+        parent: Digest,
+    },
     /// The object cannot be removed now.
     #[error(
         "machine {} is in use by {user}; remove that first (`smolvm ps -a` lists instances)", id.short()

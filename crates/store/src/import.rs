@@ -65,6 +65,8 @@ impl Store {
         let begun = SystemTime::now();
         let before = stamp(&file, path)?;
         let source = MachineFile::open(file, path)?;
+        // Before the copy, and again once there is an owner: a prune in between forgets the first.
+        self.hold_parent(&source)?;
         let _turn = self.import_turn(&source.id())?;
         let mut attempt = 1;
         let pin = loop {
@@ -76,6 +78,7 @@ impl Store {
         let unchanged = stamp(source.file(), path)? == before;
         match pin {
             Ok(pin) => {
+                self.hold_parent(&source)?;
                 if unchanged && before.is_settled(begun) {
                     self.record_stamp(&before, &pin.id())?;
                 }

@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use artifact::Digest;
+use artifact::{Digest, MachineFile};
 
 use crate::error::{Error, Result};
 use crate::pin::Pin;
@@ -18,11 +18,42 @@ use crate::root::Store;
 impl Store {
     /// The pinned object is needed for as long as the directory `owner` (an absolute path) exists.
     pub fn add_reference(&self, pin: &Pin, owner: &Path) -> Result<()> {
+        self.refer(pin, owner, true)
+    }
+
+    fn refer(&self, pin: &Pin, owner: &Path, durable: bool) -> Result<()> {
         let owner = std::path::absolute(owner).map_err(|error| Error::io(owner, "use it", error))?;
         self.made_part("refs")?;
         let part = format!("refs/{}", pin.id());
         let owner = owner.as_os_str().as_bytes();
-        self.put(&part, &Digest::of(owner).to_string(), owner, true)
+        self.put(&part, &Digest::of(owner).to_string(), owner, durable)
+    }
+
+    /// Holds the object that `file` builds on, if it builds on one.
+    ///
+    /// # Errors
+    /// [`Error::NoParent`] when it is not in the store.
+    pub fn parent(&self, file: &MachineFile) -> Result<Option<Pin>> {
+        let Some(id) = file.parent() else { return Ok(None) };
+        match self.pin(&id) {
+            Ok(pin) => Ok(Some(pin)),
+            Err(Error::Gone { .. }) => Err(Error::NoParent { path: file.path().to_owned(), parent: id }),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// An object that builds on another one needs it for as long as it is there.
+    pub(crate) fn hold_parent(&self, file: &MachineFile) -> Result<()> {
+        match self.parent(file)? {
+            Some(parent) => self.add_reference(&parent, &self.object_path(&file.id())),
+            None => Ok(()),
+        }
+    }
+
+    /// [`Store::add_reference`] for an owner that is of no use after a power failure: written without
+    /// waiting for the disk.
+    pub fn add_passing_reference(&self, pin: &Pin, owner: &Path) -> Result<()> {
+        self.refer(pin, owner, false)
     }
 
     /// The directories that need an object. Ones that are gone are forgotten.

@@ -76,7 +76,7 @@ pub fn kill(names: &Names, home: &Home) -> Result<u8> {
 }
 
 /// Through its socket, else by its process: a VMM that does not answer must still go.
-fn end_now(instance: &Instance) -> Result<()> {
+pub fn end_now(instance: &Instance) -> Result<()> {
     if Client::new(instance)?.call(&Request::Kill).is_ok() {
         return Ok(instance.wait_end()?);
     }

@@ -34,7 +34,7 @@ pub fn import(import: &Import, global: &Global, home: &Home) -> Result<u8> {
     let pin = home.store.import(&import.file)?;
     let name = match &import.name {
         Some(name) => name.clone(),
-        None => instance::read_spec(&pin.open()?)?.name,
+        None => instance::Media::open_in(&home.store, home.store.pin(&pin.id())?)?.spec.name,
     };
     home.store.tag(&name, &pin.id(), Origin::Imported)?;
     if global.json {

@@ -42,7 +42,8 @@ fn machine(instance: &Instance) -> Result<Value> {
 }
 
 fn file(file: &MachineFile) -> Result<Value> {
-    let spec = instance::read_spec(file)?;
+    // What builds on another file has its definition there.
+    let spec = if file.parent().is_some() { None } else { Some(instance::read_spec(file)?) };
     let sections: Vec<Value> = file
         .sections()
         .iter()
@@ -55,6 +56,7 @@ fn file(file: &MachineFile) -> Result<Value> {
     let packages = lock.matches("[[package]]").count();
     Ok(json!({
         "id": file.id().to_string(),
+        "parent": file.parent().map(|id| id.to_string()),
         "kind": if file.is_snapshot() { "snapshot" } else { "base" },
         "bytes": file.len(),
         "machine": spec,

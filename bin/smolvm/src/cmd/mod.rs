@@ -5,10 +5,12 @@ mod build;
 mod cp;
 mod define;
 mod demo;
+mod diff;
 mod doctor;
 mod end;
 mod exec;
 mod files;
+mod fork;
 mod inspect;
 mod logs;
 mod ps;
@@ -52,6 +54,8 @@ pub fn run(args: Args) -> Result<u8> {
         Verb::Kill(names) => end::kill(&names, &Home::open()?),
         Verb::Rm(rm) => end::rm(&rm, &Home::open()?),
         Verb::Snapshot(snapshot) => snapshot::snapshot(&snapshot, global, &Home::open()?),
+        Verb::Fork(fork) => fork::fork(&fork, global, &Home::open()?),
+        Verb::Diff(diff) => diff::diff(&diff, global, &Home::open()?),
         Verb::Inspect(inspect) => inspect::inspect(&inspect, global, &Home::open()?),
         Verb::Verify(files) => files::verify(&files, global),
         Verb::Import(import) => files::import(&import, global, &Home::open()?),

@@ -11,7 +11,7 @@ use instance::{Instance, Phase, Record, Vmm};
 use machine::Outcome;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use store::Pin;
+use store::{Pin, Store};
 
 use crate::args::{Global, Run};
 use crate::cmd::{silent, vmm};
@@ -52,7 +52,7 @@ pub fn run(run: &Run, global: &Global) -> Result<u8> {
         drop(bound);
         return vmm::detach(instance, global, Some(undo));
     }
-    let result = foreground(&instance, pin, &plan, bound, run, (!kept).then_some(undo));
+    let result = foreground(&instance, pin, &home.store, &plan, bound, run, (!kept).then_some(undo));
     // Frozen or stopped by name meanwhile: it is wanted.
     let wanted = instance.record().is_ok_and(|r| matches!(r.phase, Phase::Frozen | Phase::Stopped));
     if !kept && !wanted {
@@ -166,6 +166,7 @@ fn prepare(
         ports: plan.ports.iter().map(|p| (p.host.to_string(), p.guest)).collect(),
         labels: labels.collect(),
         exit_code: None,
+        forked_from: None,
     })?;
     if kept {
         home.store.add_reference(pin, &instance.path(""))?;
@@ -176,6 +177,7 @@ fn prepare(
 fn foreground(
     instance: &Arc<Instance>,
     pin: Pin,
+    store: &Store,
     plan: &Plan,
     bound: Vec<instance::forward::Bound>,
     run: &Run,
@@ -184,7 +186,7 @@ fn foreground(
     let limit =
         run.timeout.as_deref().map(str::parse::<spec::Duration>).transpose().map_err(anyhow::Error::msg)?;
     let late = Arc::new(AtomicBool::new(false));
-    let Running { vmm, .. } = launch::start(instance, pin, plan, bound)?;
+    let Running { vmm, .. } = launch::start(instance, pin, store, plan, bound)?;
     let ending = Arc::new(launch::Ending::default());
     let control = launch::Control { vmm: vmm.clone(), instance: instance.clone(), ending: ending.clone() };
     let _server = launch::serve(control)?;

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
@@ -18,7 +19,7 @@ use crate::launch::{self, Control, Ending, Home, Plan};
 
 /// What the child says on its standard output, once.
 #[derive(Debug, Serialize, Deserialize)]
-enum Word {
+pub enum Word {
     Up { first_instruction_us: u64, agent_us: u64 },
     Failed { text: String, code: u8 },
 }
@@ -36,6 +37,21 @@ pub fn read_plan(instance: &Instance) -> Result<Plan> {
     serde_json::from_slice(&text).with_context(|| format!("reading {}", path.display()))
 }
 
+/// Starts the child for an instance; it says a [`Word`] on its standard output.
+pub fn spawn(name: &str, log: &Path) -> Result<Child> {
+    let stderr = File::create(log).with_context(|| format!("making {}", log.display()))?;
+    let exe = std::env::current_exe().context("finding this program")?;
+    Command::new(exe)
+        .args(["__vmm", name])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(stderr)
+        // A process group of its own: the terminal's Ctrl-C is not for it.
+        .process_group(0)
+        .spawn()
+        .context("starting the machine's process")
+}
+
 /// Starts the child for an instance, waits until its machine is up, prints the name. With `undo`, a
 /// signal until then ends the child, too.
 pub fn detach(instance: Arc<Instance>, global: &Global, undo: Option<Undo>) -> Result<u8> {
@@ -44,16 +60,6 @@ pub fn detach(instance: Arc<Instance>, global: &Global, undo: Option<Undo>) -> R
     let kept = instance.record()?.kept;
     // The child takes the instance's lock: this process lets go of it.
     drop(instance);
-    let stderr = File::create(&log).with_context(|| format!("making {}", log.display()))?;
-    let exe = std::env::current_exe().context("finding this program")?;
-    let mut command = Command::new(exe);
-    command
-        .args(["__vmm", &name])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(stderr)
-        // A process group of its own: the terminal's Ctrl-C is not for it.
-        .process_group(0);
     let kills = undo.is_some();
     let ended = |child: &Child| {
         let pid = child.id();
@@ -63,8 +69,7 @@ pub fn detach(instance: Arc<Instance>, global: &Global, undo: Option<Undo>) -> R
             }
         }
     };
-    let spawned = interrupt::making(|| command.spawn(), ended).context("starting the machine's process");
-    let (mut child, _end) = spawned?;
+    let (mut child, _end) = interrupt::making(|| spawn(&name, &log), ended)?;
     let mut line = String::new();
     if let Some(out) = child.stdout.take() {
         BufReader::new(out).read_line(&mut line)?;
@@ -140,7 +145,7 @@ fn up(instance: &Arc<Instance>, home: &Home) -> Result<Up> {
     instance.update(|r| {
         (r.phase, r.pid, r.exit_code) = (Phase::Running, std::process::id(), None);
     })?;
-    let running = launch::start(instance, pin, &plan, bound)?;
+    let running = launch::start(instance, pin, &home.store, &plan, bound)?;
     let ending = Arc::new(Ending::default());
     let control = Control { vmm: running.vmm.clone(), instance: instance.clone(), ending: ending.clone() };
     let server = launch::serve(control)?;

@@ -150,6 +150,8 @@ pub(crate) fn check_name(name: &str) -> bool {
 pub struct Index {
     /// The sections in the order in which they lie in the file.
     pub sections: Vec<Section>,
+    /// The file whose sections this one builds on (docs/formats/machine-file.md, section 7).
+    pub parent: Option<Digest>,
 }
 
 impl Index {
@@ -170,6 +172,9 @@ impl Index {
         bytes[12..16].copy_from_slice(&(self.sections.len() as u32).to_le_bytes());
         bytes[16..24].copy_from_slice(&file_len.to_le_bytes());
         bytes[24..32].copy_from_slice(&len.to_le_bytes());
+        if let Some(parent) = &self.parent {
+            bytes[56..88].copy_from_slice(parent.as_bytes());
+        }
         for section in &self.sections {
             bytes.extend_from_slice(&section.encode());
         }
@@ -187,7 +192,7 @@ impl Index {
     /// Reads the index of a file of `file_len` bytes, in which it lies at `at`. The digest has been compared
     /// already: what is unknown here was meant so by its writer.
     pub fn parse(bytes: &[u8], at: u64, file_len: u64) -> Result<Index, Problem> {
-        let count = parse_head(bytes, at, file_len)?;
+        let (count, parent) = parse_head(bytes, at, file_len)?;
         let entries = bytes.get(HEAD_LEN..).unwrap_or_default();
         if count > MAX_SECTIONS || entries.len() != count * ENTRY_LEN {
             let why = format!("{count} sections in {} bytes", entries.len());
@@ -219,12 +224,12 @@ impl Index {
         if expected != at {
             return Err(Problem::damaged(PLACE, at, "bytes lie between the sections and the index"));
         }
-        Ok(Index { sections })
+        Ok(Index { sections, parent })
     }
 }
 
-/// Reads the head; the number of entries.
-fn parse_head(bytes: &[u8], at: u64, file_len: u64) -> Result<usize, Problem> {
+/// Reads the head; the number of entries and the parent's id.
+fn parse_head(bytes: &[u8], at: u64, file_len: u64) -> Result<(usize, Option<Digest>), Problem> {
     let head = bytes.get(..HEAD_LEN).unwrap_or(bytes);
     let mut fields = Fields::new(head, PLACE, at);
     if fields.bytes::<8>()? != INDEX_MAGIC {
@@ -247,9 +252,7 @@ fn parse_head(bytes: &[u8], at: u64, file_len: u64) -> Result<usize, Problem> {
     if scheme != 0 {
         return Err(Problem::Unsupported { what: format!("encryption scheme {scheme}") });
     }
-    if fields.bytes::<32>()? != [0; 32] {
-        return Err(Problem::Unsupported { what: "a parent file that it builds on".to_owned() });
-    }
+    let parent = fields.bytes::<32>()?;
     fields.rest_is_zero()?;
-    Ok(count)
+    Ok((count, (parent != [0; 32]).then(|| Digest::from_bytes(parent))))
 }

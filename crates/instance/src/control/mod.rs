@@ -28,7 +28,17 @@ pub enum Request {
     /// Freeze into the instance's directory and end.
     Freeze,
     /// Write a machine file and go on. An absolute path.
-    Snapshot { path: String },
+    Snapshot {
+        path: String,
+        /// Only what changed since the machine file that the instance was resumed from.
+        #[serde(default)]
+        incremental: bool,
+    },
+    /// Write what copies of the machine start from, and go on. An absolute path on the file system
+    /// of the instances.
+    Fork { path: String },
+    /// How much of memory and disk changed.
+    Drift,
 }
 
 /// The VMM's answer.

@@ -1,0 +1,196 @@
+//! One side of a comparison: definition, files, processes, where its memory is.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use agent_protocol::{AGENT_PORT, Reply, Request, Stats};
+use anyhow::{Context, Result, bail};
+use artifact::{Digest, MachineFile, SectionKind};
+use image::tree::Time;
+use image::{Limits, MergeOptions, ReadAt, Spool, Tree, merge_upper, read_erofs};
+use instance::control::{Client, Request as Ask};
+use instance::{DataStream, Instance, Media, Phase, Vmm};
+use spec::MachineSpec;
+use store::Pin;
+
+use crate::args::EngineArgs;
+use crate::cmd::vmm;
+use crate::launch::{self, Home, Mode, Plan};
+
+/// What was named.
+pub enum Subject {
+    Machine(Instance),
+    /// A machine file: its frozen state, or its base where it has none.
+    File {
+        pin: Pin,
+        label: String,
+    },
+    /// A machine file's base, whatever else it has.
+    Base {
+        pin: Pin,
+        label: String,
+    },
+    /// What a copy was made of.
+    Origin {
+        pin: Pin,
+        path: PathBuf,
+        of: String,
+    },
+}
+
+/// Where a side's memory is.
+pub enum Memory {
+    None,
+    /// In a file that builds on the media.
+    Saved(Media, MachineFile),
+    /// In a running machine: pages written since it was resumed, pages in all.
+    Live {
+        dirty: u64,
+        pages: u64,
+    },
+}
+
+/// What there is to compare.
+pub struct Side {
+    pub label: String,
+    pub spec: MachineSpec,
+    /// Digest of the root image.
+    pub root: Digest,
+    /// The files: root image and overlay as one.
+    pub tree: Tree,
+    /// Nothing where nothing runs.
+    pub stats: Option<Stats>,
+    pub memory: Memory,
+}
+
+impl Side {
+    /// Looks at a subject. Contents of changed files go to `spool`.
+    pub fn open(subject: Subject, home: &Home, spool: &Spool) -> Result<Self> {
+        match subject {
+            Subject::Machine(instance) => machine(&instance, home, spool),
+            Subject::File { pin, label } => {
+                let media = Media::open_in(&home.store, pin)?;
+                if !media.file.is_snapshot() {
+                    return Self::of(label, &media, None, None, Memory::None, spool);
+                }
+                let file = media.file.again()?;
+                looked_into(label, media, file, home, spool)
+            }
+            Subject::Base { pin, label } => {
+                let media = Media::open_in(&home.store, pin)?;
+                Self::of(label, &media, None, None, Memory::None, spool)
+            }
+            Subject::Origin { pin, path, of } => {
+                let media = Media::open_in(&home.store, pin)?;
+                let file = MachineFile::open_path(&path)?;
+                looked_into(format!("{of}, when it was forked"), media, file, home, spool)
+            }
+        }
+    }
+
+    fn of(
+        label: String,
+        media: &Media,
+        upper: Option<DataStream>,
+        stats: Option<Stats>,
+        memory: Memory,
+        spool: &Spool,
+    ) -> Result<Self> {
+        let base = media.base();
+        let section = base.require(SectionKind::RootImage, 0)?;
+        let file = base.file().try_clone().context("opening the root image again")?;
+        let image = Section { file, offset: section.offset, len: section.len };
+        let mut tree = read_erofs(Arc::new(image), Limits::default()).context("reading the root image")?;
+        if let Some(upper) = upper {
+            // Nothing is newer than that: times stay as they are.
+            let options = MergeOptions { epoch: Time::from_secs(i64::MAX), settle: false };
+            tree = merge_upper(tree, upper, spool, &options).context("reading what the machine changed")?;
+        }
+        Ok(Self { label, spec: media.spec.clone(), root: section.digest, tree, stats, memory })
+    }
+}
+
+/// A part of a file.
+struct Section {
+    file: File,
+    offset: u64,
+    len: u64,
+}
+
+impl ReadAt for Section {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        let inside = offset.checked_add(buf.len() as u64).is_some_and(|end| end <= self.len);
+        if !inside {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        FileExt::read_exact_at(&self.file, buf, self.offset + offset)
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.len)
+    }
+}
+
+fn machine(instance: &Instance, home: &Home, spool: &Spool) -> Result<Side> {
+    let record = instance.record()?;
+    let id = record.file.parse().map_err(|_| anyhow::anyhow!("the record names no machine file"))?;
+    let plan = vmm::read_plan(instance)?;
+    let mut media = Media::open_in(&home.store, home.store.pin(&id)?)?;
+    media.spec.vcpus = plan.cpus.unwrap_or(media.spec.vcpus);
+    media.spec.memory = plan.memory.unwrap_or(media.spec.memory);
+    let label = record.name.clone();
+    match instance.phase() {
+        Phase::Running => {
+            let client = Client::new(instance)?;
+            let stats = stats(client.connect(AGENT_PORT)?)?;
+            let upper = DataStream::upper(client.connect(AGENT_PORT)?)?;
+            let drift = client.call(&Ask::Drift)?;
+            let number = |key: &str| drift.get(key).and_then(serde_json::Value::as_u64).unwrap_or(0);
+            let memory = Memory::Live { dirty: number("dirty_pages"), pages: number("pages") };
+            Side::of(label, &media, Some(upper), Some(stats), memory, spool)
+        }
+        Phase::Frozen => {
+            let saved = MachineFile::open_path(&instance.saved())?;
+            looked_into(label, media, saved, home, spool)
+        }
+        Phase::Stopped => {
+            // Its disk has to be read by somebody who knows its file system: a kernel.
+            let saved = MachineFile::open_path(&instance.saved())?;
+            let (vmm, _) = Vmm::boot(&media, Some(&saved), options(home)?)?;
+            let side =
+                Side::of(label, &media, Some(DataStream::upper(vmm.connect()?)?), None, Memory::None, spool);
+            vmm.machine().end();
+            side
+        }
+        Phase::Dead => {
+            bail!("nothing is left of the run of `{label}`: its process was ended without saving")
+        }
+    }
+}
+
+/// A frozen machine, by way of a copy that goes again at once.
+fn looked_into(label: String, media: Media, file: MachineFile, home: &Home, spool: &Spool) -> Result<Side> {
+    let vmm = Vmm::look_into(&media, &file, options(home)?)?;
+    let stats = stats(vmm.connect()?)?;
+    let upper = DataStream::upper(vmm.connect()?)?;
+    let side = Side::of(label, &media, Some(upper), Some(stats), Memory::None, spool);
+    vmm.machine().end();
+    Ok(Side { memory: Memory::Saved(media, file), ..side? })
+}
+
+fn options(home: &Home) -> Result<instance::VmmOptions> {
+    let engine = std::env::var("SMOLVM_ENGINE").unwrap_or_else(|_| "auto".into());
+    let plan = Plan::new(Mode::Resume, &EngineArgs { engine, force_template: false });
+    launch::vmm_options(&plan, home.dirs.cache.clone(), None)
+}
+
+fn stats(stream: UnixStream) -> Result<Stats> {
+    match agent_protocol::Client::new(stream).call(&Request::Stats)? {
+        Reply::Stats(stats) => Ok(stats),
+        _ => bail!("the guest's agent answered with something else; is it of another version?"),
+    }
+}

@@ -1,0 +1,248 @@
+//! `fork`: running copies of a running machine; it goes on.
+//!
+//! The machine's own process writes once what the copies need: its state, and what differs from the
+//! machine file that it came from. Then each copy is a process of its own that maps both: they share
+//! every page until they write it.
+
+use std::io::{BufRead, BufReader};
+use std::process::Child;
+use std::sync::{Arc, Mutex};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, anyhow, bail};
+use instance::control::{Client, Request};
+use instance::{Instance, Phase, Record};
+use serde_json::{Value, json};
+use store::Pin;
+
+use crate::args::{Fork, Global};
+use crate::cmd::end::end_now;
+use crate::cmd::vmm::{self, Word};
+use crate::interrupt;
+use crate::launch::{Home, Mode, Plan};
+use crate::ui;
+
+/// Threads that start the copies' processes: starting one costs a process's page tables.
+const STARTERS: usize = 2;
+
+pub fn fork(fork: &Fork, global: &Global, home: &Home) -> Result<u8> {
+    let begun = Instant::now();
+    let source = Instance::open(&home.dirs, &fork.name)?;
+    let client = Client::new(&source)?;
+    let record = source.record()?;
+    let id =
+        record.file.parse().map_err(|_| anyhow!("the record of `{}` names no machine file", fork.name))?;
+    let pin = home.store.pin(&id)?;
+    let names = names(fork, home)?;
+    let first = names.first().context("no name")?;
+    let made: Made = Arc::default();
+    let (made, _undo) = interrupt::making(
+        || Ok::<_, anyhow::Error>(made),
+        |made| {
+            let made = made.clone();
+            move || undo(&made)
+        },
+    )?;
+    let copies = Copies { home, pin: &pin, record: &record, plan: vmm::read_plan(&source)?, made: &made };
+    let origin = copies.make(first).inspect_err(|_| undo(&made))?.origin();
+    let path = origin.to_str().context("the path of the instances is not UTF-8")?.to_owned();
+    // The other directories are made while the machine writes.
+    let (report, others) = std::thread::scope(|scope| {
+        let others = scope.spawn(|| names.iter().skip(1).try_for_each(|name| copies.make(name).map(drop)));
+        let report = client.call(&Request::Fork { path });
+        (report, others.join().unwrap_or_else(|_| Err(anyhow!("making the copies' directories failed"))))
+    });
+    let linked = others.and_then(|()| names.iter().skip(1).try_for_each(|name| copies.link(name, first)));
+    let report = match (report, linked) {
+        (Ok(report), Ok(())) => report,
+        (Err(e), _) => {
+            undo(&made);
+            return Err(e.into());
+        }
+        (_, Err(e)) => {
+            undo(&made);
+            return Err(e);
+        }
+    };
+    let engine = report.get("engine").and_then(Value::as_str).unwrap_or("soft");
+    names.iter().try_for_each(|name| copies.plan(name, engine))?;
+    let written_us = begun.elapsed().as_micros() as u64;
+    let ups = start_all(&names, home)?;
+    let total_us = begun.elapsed().as_micros() as u64;
+    let told = Told { report, written_us, total_us };
+    tell(&fork.name, &names, &ups, &told, global)
+}
+
+/// NAME-1, NAME-2, …, passing over what is taken; a single one that was named has that name.
+fn names(fork: &Fork, home: &Home) -> Result<Vec<String>> {
+    let count = fork.count as usize;
+    if let (1, Some(name)) = (count, &fork.as_name) {
+        return Ok(vec![name.clone()]);
+    }
+    let stem = fork.as_name.as_ref().unwrap_or(&fork.name);
+    let dir = home.dirs.instances();
+    let numbered = (1..).map(|n: u64| format!("{stem}-{n}"));
+    let free = numbered.take(count + 1_000_000).filter(|name| !dir.join(name).exists());
+    let names: Vec<String> = free.take(count).collect();
+    if let Some(bad) = names.iter().find(|name| !spec::valid_name(name)) {
+        bail!("`{bad}` cannot name a copy: at most 63 of a-z 0-9 _ . -; choose a shorter one with --name");
+    }
+    Ok(names)
+}
+
+/// What the copies have in common.
+struct Copies<'a> {
+    home: &'a Home,
+    pin: &'a Pin,
+    record: &'a Record,
+    plan: Plan,
+    made: &'a Made,
+}
+
+impl Copies<'_> {
+    /// A copy's directory and record.
+    fn make(&self, name: &str) -> Result<Instance> {
+        let instance = Instance::create(&self.home.dirs, name)?;
+        self.made.lock().unwrap_or_else(|e| e.into_inner()).push(name.to_owned());
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let written = instance.write_record(&Record {
+            name: name.to_owned(),
+            created_ms: now.as_millis() as u64,
+            phase: Phase::Dead,
+            pid: std::process::id(),
+            kept: true,
+            // Published ports are the source's.
+            ports: Vec::new(),
+            exit_code: None,
+            forked_from: Some(self.record.name.clone()),
+            ..self.record.clone()
+        });
+        let kept = written
+            .map_err(anyhow::Error::from)
+            .and_then(|()| Ok(self.home.store.add_passing_reference(self.pin, &instance.path(""))?));
+        match kept {
+            Ok(()) => Ok(instance),
+            Err(e) => {
+                instance.remove()?;
+                Err(e)
+            }
+        }
+    }
+
+    /// One file, as many names as copies: the last one that goes takes it with it.
+    fn link(&self, name: &str, first: &str) -> Result<()> {
+        let from = Instance::open(&self.home.dirs, first)?.origin();
+        let to = Instance::open(&self.home.dirs, name)?.origin();
+        std::fs::hard_link(&from, &to).with_context(|| format!("naming {} {}", from.display(), to.display()))
+    }
+
+    fn plan(&self, name: &str, engine: &str) -> Result<()> {
+        let mut plan = self.plan.clone();
+        (plan.mode, plan.engine) = (Mode::Forked, engine.to_owned());
+        // The command of the source's start is among the copied processes.
+        (plan.command, plan.ports) = (None, Vec::new());
+        vmm::write_plan(&Instance::open(&self.home.dirs, name)?, &plan)
+    }
+}
+
+/// Names of the copies whose directories were made here.
+type Made = Arc<Mutex<Vec<String>>>;
+
+/// Removes what was made, whether or not it is up.
+fn undo(made: &Made) {
+    for name in made.lock().unwrap_or_else(|e| e.into_inner()).drain(..) {
+        if let Ok(home) = Home::open()
+            && let Ok(instance) = Instance::open(&home.dirs, &name)
+        {
+            let _ = end_now(&instance);
+            vmm::forget(&name);
+        }
+    }
+}
+
+/// How a copy's start went: times in µs, or why it failed.
+type Up = Result<(u64, u64), String>;
+
+/// Starts a process for each copy and waits until each is up.
+fn start_all(names: &[String], home: &Home) -> Result<Vec<Up>> {
+    let next = Mutex::new(names.iter().enumerate());
+    let started: Mutex<Vec<(usize, Result<Child>)>> = Mutex::default();
+    let start = || {
+        loop {
+            let Some((at, name)) = next.lock().unwrap_or_else(|e| e.into_inner()).next() else { break };
+            let child = Instance::open(&home.dirs, name)
+                .map_err(anyhow::Error::from)
+                .and_then(|instance| vmm::spawn(name, &instance.path("vmm.log")));
+            started.lock().unwrap_or_else(|e| e.into_inner()).push((at, child));
+        }
+    };
+    std::thread::scope(|scope| {
+        (0..STARTERS.min(names.len())).for_each(|_| drop(scope.spawn(start)));
+    });
+    let mut children = started.into_inner().unwrap_or_else(|e| e.into_inner());
+    children.sort_by_key(|(at, _)| *at);
+    Ok(children.into_iter().map(|(_, child)| up(child)).collect())
+}
+
+fn up(child: Result<Child>) -> Up {
+    let mut child = child.map_err(|e| ui::told(&e))?;
+    let mut line = String::new();
+    if let Some(out) = child.stdout.take() {
+        let _ = BufReader::new(out).read_line(&mut line);
+    }
+    match serde_json::from_str(&line) {
+        Ok(Word::Up { first_instruction_us, agent_us }) => Ok((first_instruction_us, agent_us)),
+        Ok(Word::Failed { text, .. }) => {
+            let _ = child.wait();
+            Err(text)
+        }
+        Err(_) => {
+            let _ = child.wait();
+            Err("its process ended before it was up; see vmm.log in its directory".to_owned())
+        }
+    }
+}
+
+struct Told {
+    report: Value,
+    written_us: u64,
+    total_us: u64,
+}
+
+fn tell(source: &str, names: &[String], ups: &[Up], told: &Told, global: &Global) -> Result<u8> {
+    let number = |key: &str| told.report.get(key).and_then(Value::as_u64).unwrap_or(0);
+    let mut failed = 0;
+    let mut rows = Vec::new();
+    for (name, up) in names.iter().zip(ups) {
+        match up {
+            Ok((first, agent)) => {
+                if !global.json {
+                    println!("{name}");
+                }
+                rows.push(json!({ "name": name, "first_instruction_us": first, "agent_us": agent }));
+            }
+            Err(text) => {
+                failed += 1;
+                vmm::forget(name);
+                eprintln!("smolvm: {name}: {text}");
+                rows.push(json!({ "name": name, "error": text }));
+            }
+        }
+    }
+    if global.json {
+        ui::json(&json!({
+            "source": source, "copies": rows, "source_report": told.report,
+            "written_us": told.written_us, "total_us": told.total_us,
+        }))?;
+    } else if !global.quiet {
+        let ms = |us: u64| us as f64 / 1000.0;
+        eprintln!(
+            "smolvm: {} in {:.0} ms; the source's CPUs stood still for {:.1} ms, its processes for {:.1} ms",
+            if names.len() == 1 { "a copy".to_owned() } else { format!("{} copies", names.len() - failed) },
+            ms(told.total_us),
+            ms(number("pause_us")),
+            ms(number("stopped_us"))
+        );
+    }
+    Ok(if failed == 0 { 0 } else { 125 })
+}

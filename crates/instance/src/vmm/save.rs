@@ -1,0 +1,271 @@
+//! Freezing, snapshots, copies: the running machine into a file.
+//!
+//! The order is always the same: the agent brings the guest's tasks to rest, the vCPUs stop, the
+//! instant is taken, and then (where the engine sees every write) vCPUs and tasks go on while it is
+//! written. Way (c) through the house; next: `machine/save.rs`.
+
+use std::path::Path;
+use std::time::Instant;
+
+use agent_protocol::{FreezeSpec, FrozenReport, Reply, Request};
+use artifact::{CopyCheck, MachineFile, MachineFileWriter, SectionKind, WriterOptions};
+use bus::lock;
+use machine::{Content, SaveStats, StillMachine};
+use serde::Serialize;
+
+use super::{Vmm, agent_error, us};
+use crate::error::Error;
+
+/// What freezing took and wrote.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct FreezeReport {
+    pub hooks_us: u64,
+    pub sync_us: u64,
+    /// Until every task stood still, µs, by the guest's clock.
+    pub tasks_us: u64,
+    /// vCPUs stopped, µs.
+    pub pause_us: u64,
+    /// Tasks stood still, µs: until they were let go on, by the host's clock. 0 when they were not.
+    pub stopped_us: u64,
+    /// Writing, µs: all of it after the instant was taken.
+    pub write_us: u64,
+    pub file_bytes: u64,
+    /// Pages of memory that hold anything; for changes, pages that changed.
+    pub nonzero_pages: u64,
+    pub stored_pages: u64,
+    /// Pages that the guest wrote while the file was written: their old bytes were kept.
+    pub kept_pages: u64,
+    /// Bytes of changed disk.
+    pub disk_bytes: u64,
+}
+
+/// What a snapshot file holds beside the running state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SnapshotTarget {
+    /// A machine file that stands alone.
+    Whole,
+    /// State only; the base stays in the store (an instance's own file).
+    StateOnly,
+    /// What changed since the machine file that the instance was resumed from.
+    Incremental,
+    /// For copies that run at once: as little as possible, and not brought to the disk.
+    Fork,
+}
+
+impl SnapshotTarget {
+    fn content(self, has_parent: bool) -> Content {
+        match self {
+            SnapshotTarget::Incremental | SnapshotTarget::Fork if has_parent => Content::Changes,
+            _ => Content::Whole,
+        }
+    }
+}
+
+impl Vmm {
+    /// Brings the guest to rest: hooks, sync, tasks frozen. A copy needs no file data on the disk:
+    /// what is dirty in memory is dirty in the copy.
+    fn quiesce(&self, target: SnapshotTarget) -> Result<FrozenReport, Error> {
+        let hooks = Self::hooks(&self.spec.hooks.before_snapshot);
+        let sync = target != SnapshotTarget::Fork;
+        match self.agent()?.call(&Request::Freeze(FreezeSpec { hooks, timeout_ms: 0, sync }))? {
+            Reply::Frozen(report) => Ok(report),
+            _ => Err(agent_error("Freeze")),
+        }
+    }
+
+    /// Freezes the machine into a file that the caller finishes. Afterwards the vCPUs stand still;
+    /// end the machine or [`Vmm::thaw`] it.
+    ///
+    /// # Errors
+    /// A task that does not freeze, a hook that fails (the machine goes on then); the file's.
+    pub fn freeze(
+        &self,
+        writer: &mut MachineFileWriter,
+        target: SnapshotTarget,
+    ) -> Result<FreezeReport, Error> {
+        let _saving = lock(&self.saving);
+        let frozen = self.quiesce(target)?;
+        let paused = Instant::now();
+        let written = self.still().and_then(|still| {
+            let begun = Instant::now();
+            Ok((self.write(still, writer, target)?, us(begun)))
+        });
+        match written {
+            Ok((stats, write_us)) => {
+                let pause_us = us(paused);
+                Ok(FreezeReport { pause_us, write_us, ..report(frozen, stats, writer.position()) })
+            }
+            Err(error) => {
+                self.thaw()?;
+                Err(error)
+            }
+        }
+    }
+
+    /// [`Vmm::freeze`] into a file of its own, whole when this returns. The file gets its name only
+    /// if it is still `wanted` then.
+    ///
+    /// # Errors
+    /// As [`Vmm::freeze`]; [`Error::Refused`] when it is not wanted any more.
+    pub fn freeze_to(
+        &self,
+        path: &Path,
+        target: SnapshotTarget,
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<FreezeReport, Error> {
+        let mut writer = MachineFileWriter::create(path)?;
+        let mut report = self.freeze(&mut writer, target)?;
+        if !wanted() {
+            self.thaw()?;
+            return Err(unwanted(path));
+        }
+        let finished = writer.finish();
+        if finished.is_err() {
+            self.thaw()?;
+        }
+        report.file_bytes = finished?.len;
+        Ok(report)
+    }
+
+    /// Writes the machine into a file, whole when this returns, and lets it go on: where the engine
+    /// sees every write, as soon as the instant is taken. The file gets its name only if it is still
+    /// `wanted` then.
+    ///
+    /// # Errors
+    /// As [`Vmm::freeze_to`]; [`SnapshotTarget::Incremental`] of a machine that was not resumed. The
+    /// machine goes on in any case.
+    pub fn snapshot_to(
+        &self,
+        path: &Path,
+        target: SnapshotTarget,
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<FreezeReport, Error> {
+        if target == SnapshotTarget::Incremental && self.parent.is_none() {
+            let what = "this machine was not resumed from a machine file of the store, so there is nothing \
+                        that its snapshot could build on; take a whole one, without --incremental";
+            return Err(Error::Refused(what.into()));
+        }
+        let _saving = lock(&self.saving);
+        // Before anything stands still: a file that cannot be made is told at once.
+        let durable = target != SnapshotTarget::Fork;
+        let options = WriterOptions { durable, ..WriterOptions::default() };
+        let mut writer = MachineFileWriter::create_with(path, options)?;
+        let frozen = self.quiesce(target)?;
+        let stopped = Instant::now();
+        let (taken, pause_us) = self.still_and_go(&mut writer, target);
+        let thawed = self.thaw();
+        let stopped_us = us(stopped);
+        let (stats, write_us) = match taken? {
+            Taken::Written(stats, write_us) => (stats, write_us),
+            Taken::Still(still) => {
+                let begun = Instant::now();
+                (self.write(still, &mut writer, target)?, us(begun))
+            }
+        };
+        thawed?;
+        if !wanted() {
+            return Err(unwanted(path));
+        }
+        let begun = Instant::now();
+        let len = writer.finish()?.len;
+        let write_us = write_us + us(begun);
+        Ok(FreezeReport { pause_us, stopped_us, write_us, ..report(frozen, stats, len) })
+    }
+
+    /// Stops the vCPUs, takes the instant, and lets them run again; how long they stood, µs.
+    fn still_and_go(
+        &self,
+        writer: &mut MachineFileWriter,
+        target: SnapshotTarget,
+    ) -> (Result<Taken, Error>, u64) {
+        let paused = Instant::now();
+        let taken = self.still().and_then(|still| {
+            if self.machine.writes_are_seen() {
+                return Ok(Taken::Still(still));
+            }
+            let begun = Instant::now();
+            Ok(Taken::Written(self.write(still, writer, target)?, us(begun)))
+        });
+        self.machine.resume();
+        (taken, us(paused))
+    }
+
+    fn still(&self) -> Result<StillMachine, Error> {
+        self.machine.pause()?;
+        Ok(self.machine.still(&self.options.scratch_dir)?)
+    }
+
+    /// Lets a machine go on that was frozen and not ended.
+    ///
+    /// # Errors
+    /// The agent's.
+    pub fn thaw(&self) -> Result<(), Error> {
+        self.machine.resume();
+        match self.agent()?.call(&Request::Thaw)? {
+            Reply::Done => Ok(()),
+            _ => Err(agent_error("Thaw")),
+        }
+    }
+
+    fn write(
+        &self,
+        still: StillMachine,
+        writer: &mut MachineFileWriter,
+        target: SnapshotTarget,
+    ) -> Result<SaveStats, Error> {
+        let content = target.content(self.parent.is_some());
+        if let Some(parent) = self.parent.filter(|_| content == Content::Changes) {
+            writer.set_parent(parent);
+        }
+        if target == SnapshotTarget::Whole {
+            copy_base(&self.base, writer)?;
+        }
+        Ok(still.write(writer, content)?)
+    }
+}
+
+fn unwanted(path: &Path) -> Error {
+    Error::Refused(format!("{}: whoever asked for it is gone", path.display()))
+}
+
+/// What the pause left to do.
+enum Taken {
+    /// To be written.
+    Still(StillMachine),
+    /// Nothing: written, in so many µs.
+    Written(SaveStats, u64),
+}
+
+fn report(frozen: FrozenReport, stats: SaveStats, file_bytes: u64) -> FreezeReport {
+    FreezeReport {
+        hooks_us: frozen.hooks_us,
+        sync_us: frozen.sync_us,
+        tasks_us: frozen.freeze_us,
+        file_bytes,
+        nonzero_pages: stats.memory.nonzero_pages,
+        stored_pages: stats.memory.stored_pages,
+        kept_pages: stats.memory.kept_pages,
+        disk_bytes: stats.disk_bytes,
+        ..FreezeReport::default()
+    }
+}
+
+/// The sections that make a base, in their order.
+const BASE: [SectionKind; 6] = [
+    SectionKind::Spec,
+    SectionKind::Kernel,
+    SectionKind::Initramfs,
+    SectionKind::RootImage,
+    SectionKind::Lock,
+    SectionKind::BuildInfo,
+];
+
+/// Repeats a base's sections in another file. They were verified: the base is in the store.
+fn copy_base(base: &MachineFile, writer: &mut MachineFileWriter) -> Result<(), Error> {
+    for kind in BASE {
+        if let Some(section) = base.section(kind) {
+            writer.copy_section(base, section, CopyCheck::Trust)?;
+        }
+    }
+    Ok(())
+}
