@@ -161,6 +161,9 @@ pub struct Build {
     /// Resolve packages anew instead of following Smolfile.lock
     #[arg(long)]
     pub update: bool,
+    /// Configure packages and run every step, whatever earlier builds did
+    #[arg(long)]
+    pub no_cache: bool,
     #[command(flatten)]
     pub engine: EngineArgs,
 }
@@ -213,6 +216,9 @@ pub struct Run {
     /// Boot the base instead of resuming
     #[arg(long)]
     pub cold: bool,
+    /// Resume this snapshot of the file; its last one when absent (`inspect` lists them)
+    #[arg(long, value_name = "NAME", conflicts_with = "cold")]
+    pub snapshot: Option<String>,
     /// Virtual CPUs (with --cold)
     #[arg(long)]
     pub cpus: Option<u32>,

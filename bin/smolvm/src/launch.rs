@@ -38,6 +38,9 @@ pub enum Mode {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Plan {
     pub mode: Mode,
+    /// Which snapshot of its file it came from; `None`: from the base.
+    #[serde(default)]
+    pub snapshot: Option<String>,
     /// `auto`, `soft` or `kvm`.
     pub engine: String,
     pub force_template: bool,
@@ -56,6 +59,7 @@ impl Plan {
     pub fn new(mode: Mode, engine: &EngineArgs) -> Self {
         Self {
             mode,
+            snapshot: None,
             engine: engine.engine.clone(),
             force_template: engine.force_template,
             env: Vec::new(),
@@ -118,6 +122,14 @@ pub fn bind_ports(ports: &[Publish]) -> Result<Vec<Bound>> {
     Ok(ports.iter().map(|p| forward::bind(*p)).collect::<Result<_, _>>()?)
 }
 
+/// A machine file as the plan means it: its base, or one of its snapshots.
+pub fn media(plan: &Plan, store: &Store, pin: Pin) -> Result<Media, instance::Error> {
+    match (&plan.snapshot, plan.mode) {
+        (None, Mode::Cold | Mode::Frozen | Mode::Stopped) => Media::open_in(store, pin),
+        (name, _) => Media::open_snapshot(store, pin, name.as_deref()),
+    }
+}
+
 /// Starts the machine.
 pub fn start(
     instance: &Instance,
@@ -127,7 +139,7 @@ pub fn start(
     bound: Vec<Bound>,
 ) -> Result<Running> {
     let mut options = vmm_options(plan, instance.path(""), Some(instance.path("kernel.log")))?;
-    let mut media = Media::open_in(store, pin)?;
+    let mut media = media(plan, store, pin)?;
     if plan.mode == Mode::Cold {
         media.spec.vcpus = plan.cpus.unwrap_or(media.spec.vcpus);
         media.spec.memory = plan.memory.unwrap_or(media.spec.memory);

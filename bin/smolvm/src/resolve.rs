@@ -22,6 +22,17 @@ pub enum What {
     Stored(String),
 }
 
+impl What {
+    /// As the user called it.
+    pub fn label(&self) -> String {
+        match self {
+            What::BuiltIn => "built-in".to_owned(),
+            What::File(path) => path.display().to_string(),
+            What::Stored(name) => name.clone(),
+        }
+    }
+}
+
 /// Splits `[WHAT] [--] [CMD…]`: with `--` first there is no WHAT.
 ///
 /// # Errors

@@ -61,12 +61,19 @@ kinds! {
     DiskDeltaPages = 21, "disk-delta-pages";
     /// Which pages a resume touches first.
     WorkingSet = 22, "working-set";
+    /// What a snapshot is called and which root image it lies on (crate `snapshot`).
+    SnapshotInfo = 23, "snapshot-info";
 }
 
 impl SectionKind {
     /// The kind's number in the file.
     pub fn number(self) -> u32 {
         self as u32
+    }
+
+    /// Whether each snapshot of a file has a section of this kind of its own.
+    pub fn is_state(self) -> bool {
+        self.number() >= SectionKind::MemoryMap.number()
     }
 }
 

@@ -117,6 +117,24 @@ impl MachineFile {
         self.section(SectionKind::CpuState).is_some()
     }
 
+    /// The file as it would be with one of its snapshots alone: the state sections with instance `snapshot` and
+    /// the root image `root` become instance 0, those of other snapshots are not seen any more.
+    ///
+    /// For readers only, once the file was verified: [`MachineFile::verify_all`] of what this gives passes over
+    /// what is not seen.
+    pub fn focus(mut self, snapshot: u32, root: u32) -> MachineFile {
+        self.index.sections.retain_mut(|section| {
+            let seen = match section.kind() {
+                Some(SectionKind::RootImage) => section.instance == root,
+                Some(kind) if kind.is_state() => section.instance == snapshot,
+                _ => return true,
+            };
+            section.instance = 0;
+            seen
+        });
+        self
+    }
+
     /// A section's bytes, of which there may be `cap`, compared with their digest.
     pub fn read_section(&self, section: &Section, cap: u64) -> Result<Vec<u8>> {
         let Section { name, offset, len, .. } = section;

@@ -61,9 +61,13 @@ impl SectionHead {
         SectionHead { kind_number, instance: 0, flags: SectionFlags::NONE, version, name }
     }
 
-    /// One of several sections of its kind.
+    /// One of several sections of its kind. The number is in the name, too, but for the first.
     pub fn instance(self, instance: u32) -> SectionHead {
-        SectionHead { instance, ..self }
+        let name = match (instance, SectionKind::from_number(self.kind_number)) {
+            (n, Some(kind)) if n > 0 => format!("{kind}.{n}"),
+            _ => self.name,
+        };
+        SectionHead { instance, name, ..self }
     }
 
     /// With a name of its own.
@@ -234,7 +238,17 @@ impl MachineFileWriter {
 
     /// A section of another machine file, unchanged: shared where the file system can, else copied.
     pub fn copy_section(&mut self, from: &MachineFile, section: &Section, check: CopyCheck) -> Result<()> {
-        let head = SectionHead::like(section);
+        self.copy_section_as(SectionHead::like(section), from, section, check)
+    }
+
+    /// [`MachineFileWriter::copy_section`] under another head: the bytes are the same.
+    pub fn copy_section_as(
+        &mut self,
+        head: SectionHead,
+        from: &MachineFile,
+        section: &Section,
+        check: CopyCheck,
+    ) -> Result<()> {
         if check == CopyCheck::Trust {
             self.check_head(&head)?;
             self.broken = true;

@@ -8,6 +8,16 @@ mod sparse;
 
 pub use sparse::{BLOCK_SIZE, SparseImage, SparseImageError};
 
+/// The guest kernel as one zstd frame: see [`kernel`].
+pub fn kernel_packed() -> &'static [u8] {
+    parts::KERNEL.packed()
+}
+
+/// The first root as one zstd frame: see [`initramfs`].
+pub fn initramfs_packed() -> &'static [u8] {
+    parts::INITRAMFS.packed()
+}
+
 /// The guest kernel: an ELF64 executable for x86-64, to be loaded by physical addresses and entered at
 /// its entry point with the 64-bit boot protocol. About 11 MiB; some 15 ms to unpack.
 pub fn kernel() -> Vec<u8> {

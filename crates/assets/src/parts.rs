@@ -9,6 +9,11 @@ pub struct Part {
 }
 
 impl Part {
+    /// The zstd frame.
+    pub fn packed(&self) -> &'static [u8] {
+        self.zstd
+    }
+
     /// Unpacks it. The bytes are the program's own, so this fails only when memory is exhausted.
     pub fn unpack(&self) -> Vec<u8> {
         zstd::bulk::decompress(self.zstd, self.size).expect("an embedded part unpacks to its size")

@@ -1,23 +1,33 @@
 //! A base: specification, kernel, initramfs, root image and lock as an object of the store.
 
-use std::io::{self, Write};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
-use artifact::{SectionHead, SectionKind};
-use image::{ErofsOptions, Tree, write_erofs};
+use artifact::{CopyCheck, MachineFile, SectionHead, SectionKind};
+use image::{ErofsOptions, Limits, ReadAt, Tree, read_erofs, write_erofs};
+use instance::{BOOT_ZSTD, io_error};
 use spec::{MachineSpec, SPEC_VERSION};
 use store::{Pin, Store};
 
-use crate::error::{Error, io_error};
+use crate::error::Error;
 use crate::lock::Lock;
 
-/// Version of raw sections: kernel, initramfs, root image, lock text.
+/// Version of raw sections: root image, lock text.
 const RAW: u32 = 1;
+
+/// Where a base's root image comes from.
+pub(crate) enum RootSource<'a> {
+    Tree(&'a Tree, ErofsOptions),
+    /// That of another base.
+    Base(&'a MachineFile),
+}
 
 /// What a base is made of.
 pub(crate) struct BaseParts<'a> {
     pub(crate) spec: &'a MachineSpec,
-    pub(crate) tree: &'a Tree,
-    pub(crate) erofs: ErofsOptions,
+    pub(crate) root: RootSource<'a>,
     pub(crate) lock: &'a Lock,
 }
 
@@ -28,16 +38,51 @@ pub(crate) fn write(store: &Store, parts: &BaseParts<'_>) -> Result<Pin, Error> 
     let encode = |e: serde_json::Error| Error::Lock { path: "specification".into(), what: e.to_string() };
     let spec = serde_json::to_vec(parts.spec).map_err(encode)?;
     writer.add_bytes(SectionHead::new(SectionKind::Spec, SPEC_VERSION), &spec)?;
-    writer.add_bytes(SectionHead::new(SectionKind::Kernel, RAW), &assets::kernel())?;
-    writer.add_bytes(SectionHead::new(SectionKind::Initramfs, RAW), &assets::initramfs())?;
-    let root = writer.begin(SectionHead::new(SectionKind::RootImage, RAW))?;
-    let mut buffered = io::BufWriter::with_capacity(1 << 20, root);
-    write_erofs(parts.tree, &mut buffered, &parts.erofs)?;
-    buffered.flush().map_err(io_error("write the root image into", store.root()))?;
-    let root = buffered
-        .into_inner()
-        .map_err(|e| io_error("write the root image into", store.root())(e.into_error()))?;
-    root.end()?;
+    let packed = |kind| SectionHead::new(kind, BOOT_ZSTD);
+    writer.add_bytes(packed(SectionKind::Kernel), assets::kernel_packed())?;
+    writer.add_bytes(packed(SectionKind::Initramfs), assets::initramfs_packed())?;
+    match &parts.root {
+        RootSource::Tree(tree, erofs) => {
+            let root = writer.begin(SectionHead::new(SectionKind::RootImage, RAW))?;
+            let mut buffered = io::BufWriter::with_capacity(1 << 20, root);
+            write_erofs(tree, &mut buffered, erofs)?;
+            let failed = || io_error("write the root image into", store.root());
+            buffered.into_inner().map_err(|e| failed()(e.into_error()))?.end()?;
+        }
+        RootSource::Base(file) => {
+            writer.copy_section(file, file.require(SectionKind::RootImage, 0)?, CopyCheck::Trust)?;
+        }
+    }
     writer.add_bytes(SectionHead::new(SectionKind::Lock, RAW), parts.lock.text()?.as_bytes())?;
     Ok(object.finish()?)
+}
+
+/// The root of a base as a tree whose contents stay in the store.
+pub(crate) fn tree(base: &Pin) -> Result<Tree, Error> {
+    let file = base.open()?;
+    let section = file.require(SectionKind::RootImage, 0)?;
+    let handle = file.file().try_clone().map_err(io_error("open again", file.path()))?;
+    let image = Range { file: handle, offset: section.offset, len: section.len };
+    Ok(read_erofs(Arc::new(image), Limits::default())?)
+}
+
+/// A section of a file.
+struct Range {
+    file: File,
+    offset: u64,
+    len: u64,
+}
+
+impl ReadAt for Range {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        let end = offset.checked_add(buf.len() as u64);
+        if end.is_none_or(|end| end > self.len) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        FileExt::read_exact_at(&self.file, buf, self.offset + offset)
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.len)
+    }
 }

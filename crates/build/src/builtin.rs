@@ -6,7 +6,7 @@ use image::{Content, ErofsOptions, Limits, Tree, TreeError};
 use instance::{Media, Vmm, VmmOptions, built_in_spec};
 use store::{Origin, Pin, Store};
 
-use crate::base::{self, BaseParts};
+use crate::base::{self, BaseParts, RootSource};
 use crate::error::Error;
 use crate::lock::Lock;
 use crate::progress::Progress;
@@ -90,7 +90,8 @@ pub fn built_in(store: &Store, options: &VmmOptions, progress: &dyn Progress) ->
     let spec = built_in_spec();
     let lock = Lock::new("built-in".into());
     let erofs = ErofsOptions { uuid: *b"smolvm-built-in!", build_time: image::tree::Time::default() };
-    let base = base::write(store, &BaseParts { spec: &spec, tree: &tree, erofs, lock: &lock })?;
+    let base =
+        base::write(store, &BaseParts { spec: &spec, root: RootSource::Tree(&tree, erofs), lock: &lock })?;
     let media = Media::open(base)?;
     let (vmm, _) = Vmm::boot(&media, None, options.clone())?;
     progress.step("freezing it");

@@ -1,20 +1,14 @@
 //! Why a build failed.
 
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use thiserror::Error;
 
 /// A build's failure. Nothing is left under the output's name.
 #[derive(Debug, Error)]
 pub enum Error {
-    #[error("cannot {what} {path}: {source}", path = .path.display())]
-    Io {
-        what: &'static str,
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
+    #[error("there is no definition {path}; `smolvm init` writes a first one", path = .path.display())]
+    NoDefinition { path: PathBuf },
     #[error("{path}: {source}", path = .path.display())]
     Definition {
         path: PathBuf,
@@ -23,18 +17,14 @@ pub enum Error {
     },
     #[error("{path}: {what}", path = .path.display())]
     Lock { path: PathBuf, what: String },
-    #[error("step {number} (`{line}`) ended with exit code {code}; its output is above")]
-    Step { number: usize, line: String, code: u8 },
+    #[error("step {number} (`{line}`) ended with exit code {code}; its last output:\n{tail}")]
+    Step { number: usize, line: String, code: u8, tail: String },
     #[error(
         "configuring the packages inside the machine ended with exit code {code}; the last output:\n{tail}"
     )]
     Configure { code: u8, tail: String },
     #[error("the service did not become ready: {why}\nits last output:\n{tail}")]
     NotReady { why: String, tail: String },
-    #[error("memory = \"{asked} MiB\", but this host has {have} MiB; lower it")]
-    TooMuchMemory { asked: u64, have: u64 },
-    #[error("{0} is planned; one snapshot at = \"ready\" (or none: the same) works today")]
-    NotYet(String),
     #[error(transparent)]
     Debian(#[from] image::DebianError),
     #[error(transparent)]
@@ -43,6 +33,8 @@ pub enum Error {
     Archive(#[from] image::ArchiveError),
     #[error(transparent)]
     Erofs(#[from] image::ErofsError),
+    #[error(transparent)]
+    Image(#[from] image::ReadError),
     #[error(transparent)]
     Spool(#[from] image::SpoolError),
     #[error("the root: {0}")]
@@ -55,9 +47,4 @@ pub enum Error {
     File(#[from] artifact::Error),
     #[error(transparent)]
     Store(#[from] store::Error),
-}
-
-/// [`Error::Io`] in one call.
-pub(crate) fn io_error<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Error + use<'a> {
-    move |source| Error::Io { what, path: path.to_owned(), source }
 }

@@ -1,22 +1,30 @@
 //! A definition becomes a machine file.
 //!
-//! The way: `root.rs` (sources to a tree and its lock) → `base.rs` (an object of the store that
-//! boots) → `stage.rs` (maintainer scripts and steps inside the machine, what they changed merged
-//! back into a settled root) → the final base → ready → frozen into one file. `builtin.rs` is the
-//! machine that needs no definition.
+//! The way: `check.rs` (the definition on this host) → `root.rs` (sources to a tree and its lock;
+//! packages configured inside a machine) → `steps.rs` (steps inside the machine, what they changed
+//! merged back) → `base.rs` (an object of the store that boots) → `snapshots.rs` (ready, frozen,
+//! into one file). `cache.rs` remembers what the slow stages made; `builtin.rs` is the machine that
+//! needs no definition.
 #![forbid(unsafe_code)]
 
 mod base;
 mod builtin;
+mod cache;
+mod check;
 mod error;
+mod job;
 mod lock;
 mod progress;
 mod root;
 mod run;
+mod snapshots;
 mod stage;
+mod steps;
 
 pub use builtin::{built_in, built_in_tag};
+pub use cache::forget_pruned;
+pub use check::{Definition, check};
 pub use error::Error;
 pub use lock::Lock;
 pub use progress::{Progress, Silent};
-pub use run::{BuildOptions, BuildReport, build};
+pub use run::{BuildOptions, BuildReport, SnapshotReport, build};

@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use artifact::hash::Digest;
 use image::{PackageLock, SourceLock};
+use instance::io_error;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, io_error};
+use crate::error::Error;
 
 /// Version of the lock's form.
 const VERSION: u32 = 1;
@@ -28,6 +30,9 @@ pub struct Lock {
     pub packages: Vec<PackageLock>,
     #[serde(default, rename = "source", skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<SourceLock>,
+    /// BLAKE3 of the build steps; absent without any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<String>,
     /// BLAKE3 of the finished root image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub root: Option<String>,
@@ -50,7 +55,7 @@ impl Lock {
         let text = match fs::read_to_string(path) {
             Ok(text) => text,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(io_error("read", path)(e)),
+            Err(e) => return Err(io_error("read", path)(e).into()),
         };
         let bad = |what: String| Error::Lock { path: path.to_owned(), what };
         let lock: Self = toml::from_str(&text)
@@ -59,6 +64,15 @@ impl Lock {
             return Err(bad(format!("lock version {} is not read here ({VERSION} is)", lock.version)));
         }
         Ok(Some(lock))
+    }
+
+    /// Digest of everything that goes into the root: guest, packages, sources.
+    ///
+    /// # Errors
+    /// As [`Lock::text`].
+    pub(crate) fn inputs(&self) -> Result<Digest, Error> {
+        let inputs = Self { definition: String::new(), root: None, ..self.clone() };
+        Ok(Digest::of(inputs.text()?.as_bytes()))
     }
 
     /// The file's text.
@@ -82,6 +96,6 @@ impl Lock {
         if fs::read_to_string(path).is_ok_and(|old| old == text) {
             return Ok(());
         }
-        fs::write(path, text).map_err(io_error("write", path))
+        Ok(fs::write(path, text).map_err(io_error("write", path))?)
     }
 }

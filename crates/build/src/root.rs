@@ -1,24 +1,32 @@
-//! The definition's root sources to a tree.
+//! The definition's root sources to a tree: packages configured, files in, no step run.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use image::debian::{self, Cache, PackageSpec, Request};
+use artifact::hash::Digest;
+use image::debian::{self, DebianError, PackageSpec, Request};
 use image::tree::Time;
 use image::{
-    DirOptions, FileSource, Limits, SourceKind, SourceLock, Spool, Tree, add_dir, add_files, add_tar, hex,
+    DirOptions, FileSource, Limits, MergeOptions, SourceKind, SourceLock, Spool, Tree, add_dir, add_files,
+    add_tar, hex, merge_upper,
 };
-use spec::RootDef;
+use instance::{Media, io_error};
+use store::Pin;
 
+use crate::base::{self, RootSource};
 use crate::builtin;
-use crate::error::{Error, io_error};
+use crate::cache::{Cache, Stage};
+use crate::error::Error;
+use crate::job::Job;
 use crate::lock::Lock;
-use crate::progress::Progress;
+use crate::stage;
 
 /// Most bytes that a root's files may have together: 64 GiB.
 const SPOOL_LIMIT: u64 = 64 << 30;
 /// Time of files that come from a checkout when no package sets an epoch: 2020-01-01.
 const EPOCH: Time = Time::from_secs(1_577_836_800);
+/// Debian's name of the guest's architecture.
+const ARCH: &str = "amd64";
 
 /// A root whose sources are in.
 pub(crate) struct Root {
@@ -26,48 +34,38 @@ pub(crate) struct Root {
     pub(crate) spool: Spool,
     /// Nothing in the finished image is newer.
     pub(crate) epoch: Time,
-    /// To be run inside the machine before everything else.
-    pub(crate) configure: Option<String>,
     pub(crate) lock: Lock,
+    /// Digest of everything that it was made from.
+    pub(crate) inputs: Digest,
 }
 
-/// Where to look and keep.
-pub(crate) struct Places<'a> {
-    /// Directory of the Smolfile: host paths are relative to it.
-    pub(crate) dir: &'a Path,
-    pub(crate) cache: &'a Path,
-    /// A lock to follow, when it belongs to this definition.
-    pub(crate) lock: Option<&'a Lock>,
-}
-
-/// Brings all sources in.
-pub(crate) fn gather(
-    def: &RootDef,
-    definition: String,
-    places: &Places<'_>,
-    progress: &dyn Progress,
-) -> Result<Root, Error> {
-    let spool = Spool::new(places.cache, SPOOL_LIMIT)?;
-    let lock = Lock::new(definition);
-    let mut root = Root { tree: Tree::new(Limits::default()), spool, epoch: EPOCH, configure: None, lock };
+/// Brings all sources in; follows `old` where it is this definition's lock.
+pub(crate) fn gather(job: &Job<'_>, old: Option<&Lock>) -> Result<Root, Error> {
+    let spool = Spool::new(&job.options.cache, SPOOL_LIMIT)?;
+    let lock = Lock::new(job.definition.digest());
+    let tree = Tree::new(Limits::default());
+    let mut root = Root { tree, spool, epoch: EPOCH, lock, inputs: Digest::of(b"") };
+    let def = &job.definition.file.root;
     if let Some(packages) = &def.packages {
-        from_packages(&mut root, packages, places, progress)?;
+        from_packages(job, &mut root, packages, old)?;
     } else if let Some(dir) = &def.dir {
-        progress.step(&format!("reading {dir}"));
-        let host = places.dir.join(dir);
-        let report = add_dir(&mut root.tree, &root.spool, &host, "", &DirOptions::ROOT)?;
-        report.skipped.iter().for_each(|line| progress.warn(line));
+        job.progress.step(&format!("reading {dir}"));
+        let report = add_dir(&mut root.tree, &root.spool, &job.host_path(dir), "", &DirOptions::ROOT)?;
+        report.skipped.iter().for_each(|line| job.progress.warn(line));
         note(&mut root, SourceKind::Dir)?;
     } else if let Some(tar) = &def.tar {
-        progress.step(&format!("unpacking {tar}"));
-        let path = places.dir.join(tar);
+        job.progress.step(&format!("unpacking {tar}"));
+        let path = job.host_path(tar);
         let file = File::open(&path).map_err(io_error("open", &path))?;
-        add_tar(&mut root.tree, &root.spool, file)?;
+        add_tar(&mut root.tree, &root.spool, file)
+            .map_err(|e| job.blame(&["root", "tar"], format!("[root] tar names {}: {e}", path.display())))?;
         note(&mut root, SourceKind::Tar)?;
     } else {
         builtin::fill(&mut root.tree)?;
+        note(&mut root, SourceKind::BuiltIn)?;
     }
-    files(&mut root, def, places, progress)?;
+    files(job, &mut root)?;
+    root.inputs = root.lock.inputs()?;
     Ok(root)
 }
 
@@ -79,54 +77,101 @@ fn note(root: &mut Root, kind: SourceKind) -> Result<(), Error> {
 }
 
 fn from_packages(
+    job: &Job<'_>,
     root: &mut Root,
     packages: &[String],
-    places: &Places<'_>,
-    progress: &dyn Progress,
+    old: Option<&Lock>,
 ) -> Result<(), Error> {
-    let cache = Cache::open(&places.cache.join("debian"))?;
-    let arch = "amd64".to_owned();
-    let locked =
-        places.lock.filter(|lock| lock.definition == root.lock.definition && !lock.packages.is_empty());
+    let cache = debian::Cache::open(&job.options.cache.join("debian"))?;
+    let locked = old.filter(|lock| lock.definition == root.lock.definition && !lock.packages.is_empty());
     root.lock.packages = match locked {
         Some(lock) => lock.packages.clone(),
         None => {
-            progress.step("resolving packages");
-            let specs = packages.iter().map(|p| PackageSpec::parse(p)).collect::<Result<_, _>>()?;
-            debian::resolve(&Request { packages: specs, arch: arch.clone() }, &cache)?
+            job.progress.step("resolving packages");
+            let specs = packages.iter().map(|p| PackageSpec::parse(p)).collect::<Result<_, _>>();
+            specs
+                .and_then(|packages| debian::resolve(&Request { packages, arch: ARCH.to_owned() }, &cache))
+                .map_err(|e| blame_package(job, packages, e))?
         }
     };
-    let bytes: u64 = root.lock.packages.iter().map(|p| p.size).sum();
-    progress.step(&format!("fetching {} packages ({} MiB)", root.lock.packages.len(), bytes >> 20));
-    let on_download =
-        |count: usize, bytes: u64| progress.detail(&format!("{count} packages, {} MiB", bytes >> 20));
-    debian::fetch(&root.lock.packages, &arch, &cache, &on_download)?;
-    progress.step("unpacking packages");
-    let on_package = |name: &str| progress.detail(name);
-    let unpacked = debian::unpack(&root.lock.packages, &cache, &root.spool, Limits::default(), &on_package)?;
-    unpacked.warnings.iter().for_each(|line| progress.warn(line));
-    root.tree = unpacked.tree;
-    root.epoch = unpacked.epoch;
-    root.configure = Some(unpacked.configure_script);
+    let key = Cache::key(Stage::Configured, &root.lock.inputs()?, &[]);
+    let configured = match job.cache.get(&key) {
+        Some(hit) => {
+            job.progress
+                .step(&format!("{} packages, configured by an earlier build", root.lock.packages.len()));
+            root.epoch = hit.epoch;
+            hit.pin
+        }
+        None => {
+            let pin = configure(job, root, &cache)?;
+            job.cache.put(&key, &pin, root.epoch);
+            pin
+        }
+    };
+    // From the image in both cases, so that both give the same root.
+    root.tree = base::tree(&configured)?;
     Ok(())
 }
 
-fn files(root: &mut Root, def: &RootDef, places: &Places<'_>, progress: &dyn Progress) -> Result<(), Error> {
-    if def.files.is_empty() {
+/// An error about one package names its line.
+fn blame_package(job: &Job<'_>, packages: &[String], error: DebianError) -> Error {
+    let name = match &error {
+        DebianError::Spec { spec, .. } => spec,
+        DebianError::NoPackage { name, .. } | DebianError::NoVersion { name, .. } => name,
+        _ => return error.into(),
+    };
+    let is = |p: &&String| *p == name || p.split_once('=').is_some_and(|(front, _)| front == name);
+    match packages.iter().position(|p| is(&p)) {
+        Some(at) => job.blame(&["root", "packages", &at.to_string()], format!("packages: {error}")),
+        None => error.into(),
+    }
+}
+
+/// Fetches and unpacks packages and runs their scripts inside a machine; the root they give.
+fn configure(job: &Job<'_>, root: &mut Root, cache: &debian::Cache) -> Result<Pin, Error> {
+    let packages = &root.lock.packages;
+    let bytes: u64 = packages.iter().map(|p| p.size).sum();
+    job.progress.step(&format!("fetching {} packages ({} MiB)", packages.len(), bytes >> 20));
+    let on_download =
+        |count: usize, bytes: u64| job.progress.detail(&format!("{count} packages, {} MiB", bytes >> 20));
+    debian::fetch(packages, ARCH, cache, &on_download)?;
+    job.progress.step("unpacking packages");
+    let on_package = |name: &str| job.progress.detail(name);
+    let unpacked = debian::unpack(packages, cache, &root.spool, Limits::default(), &on_package)?;
+    unpacked.warnings.iter().for_each(|line| job.progress.warn(line));
+    root.epoch = unpacked.epoch;
+    let (spec, erofs) = (job.stage_spec(), job.erofs(&root.lock, root.epoch));
+    job.progress.step("writing the first root image");
+    let base = job.write_base(&spec, RootSource::Tree(&unpacked.tree, erofs), &root.lock)?;
+    job.progress.step("configuring packages inside the machine");
+    let vmm = job.boot(&Media::open(base)?, None)?;
+    stage::configure(&vmm, &unpacked.configure_script, job.progress)?;
+    let tree = take_back(&vmm, &unpacked.tree, &root.spool, root.epoch)?;
+    vmm.machine().end();
+    job.write_base(&spec, RootSource::Tree(&tree, erofs), &root.lock)
+}
+
+/// What the machine made of `tree`, settled.
+pub(crate) fn take_back(vmm: &instance::Vmm, tree: &Tree, spool: &Spool, epoch: Time) -> Result<Tree, Error> {
+    let upper = stage::export(vmm)?;
+    Ok(merge_upper(tree.clone(), upper, spool, &MergeOptions { epoch, settle: true })?)
+}
+
+fn files(job: &Job<'_>, root: &mut Root) -> Result<(), Error> {
+    let files = &job.definition.file.root.files;
+    if files.is_empty() {
         return Ok(());
     }
-    progress.step("adding files");
-    let source = |(host, guest): (&String, &String)| FileSource {
-        host: PathBuf::from(places.dir).join(host),
-        guest: guest.clone(),
-    };
-    let sources: Vec<FileSource> = def.files.iter().map(source).collect();
+    job.progress.step("adding files");
+    let source =
+        |(host, guest): (&String, &String)| FileSource { host: job.host_path(host), guest: guest.clone() };
+    let sources: Vec<FileSource> = files.iter().map(source).collect();
     let mut alone = Tree::new(Limits::default());
     let options = DirOptions::checkout(root.epoch);
     add_files(&mut alone, &root.spool, &sources, &options)?;
     let digest = alone.digest().map_err(io_error("read again", Path::new("the definition's files")))?;
     root.lock.sources.push(SourceLock { kind: SourceKind::Files, blake3: hex(&digest) });
     let report = add_files(&mut root.tree, &root.spool, &sources, &options)?;
-    report.skipped.iter().for_each(|line| progress.warn(line));
+    report.skipped.iter().for_each(|line| job.progress.warn(line));
     Ok(())
 }

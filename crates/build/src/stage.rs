@@ -1,10 +1,11 @@
 //! Work inside the machine: maintainer scripts, steps, the way back of what they changed.
 
 use agent_protocol::{Client, ClientError, ExecSpec, Exit, FrameKind, Request};
+use artifact::MachineFileWriter;
 use instance::{DataStream, Vmm};
 
 use crate::error::Error;
-use crate::progress::Progress;
+use crate::progress::{Progress, Silent};
 
 /// Output kept of a command that says nothing on the way.
 const TAIL: usize = 8 * 1024;
@@ -60,14 +61,34 @@ pub(crate) fn configure(vmm: &Vmm, script: &str, progress: &dyn Progress) -> Res
 pub(crate) fn step(vmm: &Vmm, number: usize, line: &str, progress: &dyn Progress) -> Result<(), Error> {
     match shell(vmm, line, false, progress)? {
         (0, _) => Ok(()),
-        (code, _) => Err(Error::Step { number, line: line.to_owned(), code }),
+        (code, tail) => Err(Error::Step { number, line: line.to_owned(), code, tail }),
     }
+}
+
+/// Ends whatever a step left running, so that the next one finds the disk and nothing else.
+pub(crate) fn end_leftovers(vmm: &Vmm) -> Result<(), Error> {
+    // kill(2): -1 is every process but the first one (the agent) and the caller.
+    shell(vmm, "kill -KILL -1", false, &Silent).map(drop)
+}
+
+/// Writes the machine's disk as it is now.
+pub(crate) fn save_disk(vmm: &Vmm, writer: &mut MachineFileWriter) -> Result<(), Error> {
+    sync(vmm)?;
+    vmm.machine().pause().map_err(instance::Error::from)?;
+    let saved = vmm.machine().save_disk(writer).map_err(instance::Error::from);
+    vmm.machine().resume();
+    Ok(saved.map(drop)?)
+}
+
+fn sync(vmm: &Vmm) -> Result<(), Error> {
+    let mut client = Client::new(vmm.connect()?);
+    client.start(&Request::Sync)?;
+    client.reply()?;
+    Ok(())
 }
 
 /// What the machine changed of its root, as a tar.
 pub(crate) fn export(vmm: &Vmm) -> Result<DataStream, Error> {
-    let mut client = Client::new(vmm.connect()?);
-    client.start(&Request::Sync)?;
-    client.reply()?;
+    sync(vmm)?;
     Ok(DataStream::upper(vmm.connect()?)?)
 }

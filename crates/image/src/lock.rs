@@ -32,6 +32,9 @@ pub struct SourceLock {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SourceKind {
+    /// The root that smolvm brings.
+    #[serde(rename = "built-in")]
+    BuiltIn,
     Dir,
     Tar,
     Files,

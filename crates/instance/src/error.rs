@@ -46,12 +46,14 @@ pub enum Error {
     #[error(transparent)]
     Machine(#[from] machine::Error),
     #[error(transparent)]
+    Snapshot(#[from] snapshot::Error),
+    #[error(transparent)]
     File(#[from] artifact::Error),
     #[error(transparent)]
     Store(#[from] store::Error),
 }
 
 /// [`Error::Io`] in one call.
-pub(crate) fn io_error<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Error + use<'a> {
+pub fn io_error<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Error + use<'a> {
     move |source| Error::Io { what, path: path.to_owned(), source }
 }

@@ -16,11 +16,14 @@ pub mod logs;
 mod media;
 mod record;
 pub mod session;
+mod sizes;
 mod terminal;
 mod vmm;
 
 pub use data::DataStream;
-pub use error::Error;
-pub use media::{Media, built_in_spec, differing_pages, read_spec};
+pub use error::{Error, io_error};
+pub use media::{BOOT_ZSTD, Media, built_in_spec, differing_pages, read_spec};
 pub use record::{Instance, Phase, Record, list, new_name};
-pub use vmm::{FreezeReport, SnapshotTarget, StartReport, Vmm, VmmOptions};
+pub use sizes::{FileSizes, sizes};
+pub use snapshot::{Point, SnapshotInfo, UNNAMED, find, points};
+pub use vmm::{FreezeReport, SnapshotTarget, StartReport, Vmm, VmmOptions, copy_base};

@@ -1,7 +1,7 @@
 //! What is in a machine file, as a VMM uses it: the specification, boot media, disks.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,6 +9,7 @@ use artifact::{MachineFile, SectionKind};
 use disk::{Delta, DeltaMap, Disk, FileDisk, Overlay, SparseDisk, private_file};
 use guestmem::{GuestMemory, PAGE_SIZE};
 use machine::DISK_MAP_VERSION;
+use snapshot::{Point, SnapshotInfo};
 use spec::{CpuProfile, Hooks, MachineSpec, SPEC_VERSION};
 use store::{Pin, Store};
 
@@ -16,7 +17,11 @@ use crate::error::{Error, io_error};
 
 /// Most bytes of a specification.
 const SPEC_CAP: u64 = 1 << 20;
-/// Most bytes of a kernel or initramfs.
+/// Version of a kernel or initramfs that is stored as it is.
+const BOOT_RAW: u32 = 1;
+/// Version of a kernel or initramfs that is stored as one zstd frame.
+pub const BOOT_ZSTD: u32 = 2;
+/// Most bytes of a kernel or initramfs, unpacked, too.
 const BOOT_CAP: u64 = 256 << 20;
 /// Most bytes of a disk map.
 const MAP_CAP: u64 = 64 << 20;
@@ -29,6 +34,8 @@ pub struct Media {
     /// The file that it builds on, and its pin.
     parent: Option<(Pin, MachineFile)>,
     pub spec: MachineSpec,
+    /// Which of the file's snapshots this is about; `None`: about its base.
+    pub snapshot: Option<Point>,
 }
 
 /// The built-in machine: busybox, no service.
@@ -48,14 +55,14 @@ pub fn built_in_spec() -> MachineSpec {
 }
 
 impl Media {
-    /// Reads the specification of an object that stands alone.
+    /// Reads the specification of an object that stands alone: its base, to be booted.
     ///
     /// # Errors
     /// The file's; a specification of another version.
     pub fn open(pin: Pin) -> Result<Self, Error> {
         let file = pin.open()?;
         let spec = read_spec(&file)?;
-        Ok(Self { pin, file, parent: None, spec })
+        Ok(Self { pin, file, parent: None, spec, snapshot: None })
     }
 
     /// [`Media::open`] of an object that may build on another one of the store.
@@ -66,7 +73,23 @@ impl Media {
         let file = pin.open()?;
         let Some(below) = store.parent(&file)? else { return Self::open(pin) };
         let parent = Self::open(below)?;
-        Ok(Self { pin, file, spec: parent.spec, parent: Some((parent.pin, parent.file)) })
+        Ok(Self { pin, file, spec: parent.spec, parent: Some((parent.pin, parent.file)), snapshot: None })
+    }
+
+    /// An object as one of its snapshots sees it: that of this name, or the default to resume. What
+    /// builds on another file builds on its snapshot of that name.
+    ///
+    /// # Errors
+    /// As [`Media::open_in`]; no snapshot of that name.
+    pub fn open_snapshot(store: &Store, pin: Pin, name: Option<&str>) -> Result<Self, Error> {
+        let mut media = Self::open_in(store, pin)?;
+        let point = snapshot::find(&media.file, name)?;
+        media.file = snapshot::select(media.file, &point);
+        if let Some((pin, file)) = media.parent.take() {
+            let below = snapshot::find(&file, Some(&point.info.name))?;
+            media.parent = Some((pin, snapshot::select(file, &below)));
+        }
+        Ok(media.at(point))
     }
 
     /// The file with kernel, root and specification.
@@ -86,8 +109,41 @@ impl Media {
         })
     }
 
+    /// A base that is booted to become a snapshot.
+    pub fn to_become(self, info: SnapshotInfo) -> Self {
+        self.at(Point { instance: 0, info })
+    }
+
+    /// Before its service starts a machine has none: nothing to wait for, no hooks of it to run.
+    fn at(mut self, point: Point) -> Self {
+        if point.info.after_step.is_some() {
+            (self.spec.service, self.spec.ready) = (None, None);
+            self.spec.hooks = Hooks::default();
+        }
+        self.snapshot = Some(point);
+        self
+    }
+
+    /// A section that is needed to boot, unpacked.
     fn read(&self, kind: SectionKind) -> Result<Vec<u8>, Error> {
-        Ok(self.base().read_required(kind, 0, BOOT_CAP)?)
+        let base = self.base();
+        let section = base.require(kind, 0)?;
+        let bytes = base.read_section(section, BOOT_CAP)?;
+        let refused = |why: String| Error::Refused(format!("{}: its {kind} {why}", base.path().display()));
+        match section.version {
+            BOOT_RAW => Ok(bytes),
+            BOOT_ZSTD => {
+                let mut unpacked = Vec::new();
+                let frame = zstd::Decoder::new(&bytes[..]);
+                let read = frame.and_then(|frame| frame.take(BOOT_CAP + 1).read_to_end(&mut unpacked));
+                match read {
+                    Ok(len) if len as u64 <= BOOT_CAP => Ok(unpacked),
+                    Ok(_) => Err(refused(format!("unpacks to more than {} MiB", BOOT_CAP >> 20))),
+                    Err(e) => Err(refused(format!("cannot be unpacked: {e}; rebuild the file"))),
+                }
+            }
+            other => Err(refused(format!("has version {other}; this smolvm reads {BOOT_ZSTD}"))),
+        }
     }
 
     /// `vmlinux`.

@@ -12,6 +12,7 @@ use agent_protocol::{
 use artifact::{Digest, MachineFile, MachineFileWriter};
 use machine::{EngineChoice, Machine, MachineConfig, Outcome};
 use serde::Serialize;
+use snapshot::SnapshotInfo;
 use spec::{MachineSpec, ReadyCheck};
 
 use crate::error::Error;
@@ -20,7 +21,7 @@ use crate::media::{self, Media};
 mod console;
 mod save;
 pub use console::Console;
-pub use save::{FreezeReport, SnapshotTarget};
+pub use save::{FreezeReport, SnapshotTarget, copy_base};
 
 /// How to run a machine.
 #[derive(Clone, Debug)]
@@ -52,6 +53,8 @@ pub struct Vmm {
     parent: Option<Digest>,
     /// One snapshot at a time.
     saving: Mutex<()>,
+    /// What its state is called in a file.
+    info: Option<SnapshotInfo>,
 }
 
 /// What starting took.
@@ -157,8 +160,9 @@ impl Vmm {
         options: VmmOptions,
     ) -> Result<Self, Error> {
         let base = media.base().again()?;
+        let info = media.snapshot.as_ref().map(|point| SnapshotInfo { root: 0, ..point.info.clone() });
         let (machine, spec) = (Arc::new(machine), media.spec.clone());
-        Ok(Self { machine, spec, console, options, base, parent, saving: Mutex::default() })
+        Ok(Self { machine, spec, console, options, base, parent, info, saving: Mutex::default() })
     }
 
     pub fn machine(&self) -> &Arc<Machine> {

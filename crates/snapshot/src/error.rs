@@ -19,6 +19,9 @@ pub enum Error {
     /// The machine's memory at the instant of the snapshot was lost.
     #[error("saving the machine's memory failed: {0}; is there room on the disk?")]
     Keep(#[source] std::io::Error),
+    /// No snapshot of that name.
+    #[error("there is no snapshot `{name}`; {there}")]
+    NoSnapshot { name: String, there: String },
     /// Mapping pages failed on this host.
     #[error(
         "mapping {pages} pages of the machine's memory failed: {source}; is the host out of mappings (vm.max_map_count)?"

@@ -6,11 +6,13 @@
 
 mod error;
 mod memory;
+mod points;
 mod state;
 mod still;
 mod tripwires;
 
 pub use error::Error;
 pub use memory::{MemoryStats, Origin, Pages, map_memory, write_memory};
+pub use points::{Point, SnapshotInfo, UNNAMED, find, points, select};
 pub use state::{MachineState, PartState, STATE_VERSION};
 pub use still::StillMemory;

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod definition;
+mod locate;
 mod machine;
 mod nearest;
 mod parse;
@@ -14,6 +15,7 @@ mod quantity;
 pub use definition::{
     BuildDef, Command, CpuProfile, Hooks, ReadyDef, RootDef, RunDef, Smolfile, SnapshotDef, SnapshotPoint,
 };
+pub use locate::locate;
 pub use machine::{MachineSpec, Ready, ReadyCheck, SPEC_VERSION, Service};
 pub use nearest::nearest;
 pub use parse::{DefinitionError, json_schema, parse, valid_name};

@@ -2,7 +2,8 @@
 
 use thiserror::Error;
 
-use crate::definition::{CpuProfile, ReadyDef, RootDef, Smolfile};
+use crate::definition::{CpuProfile, ReadyDef, RootDef, RunDef, Smolfile, SnapshotDef};
+use crate::locate::locate;
 use crate::machine::{MachineSpec, Ready, ReadyCheck, SPEC_VERSION, Service};
 use crate::nearest::nearest;
 
@@ -29,10 +30,7 @@ pub fn json_schema() -> String {
 /// [`DefinitionError`]: syntax, unknown keys, values out of range, contradictions.
 pub fn parse(text: &str) -> Result<Smolfile, DefinitionError> {
     let file: Smolfile = toml::from_str(text).map_err(|e| explain(text, &e))?;
-    validate(&file).map_err(|(key, what)| match line_of(text, key) {
-        Some(line) => DefinitionError::At { line, what },
-        None => DefinitionError::Whole(what),
-    })?;
+    validate(&file).map_err(|complaint| complaint.placed(text))?;
     Ok(file)
 }
 
@@ -59,47 +57,87 @@ fn unknown_key(message: &str) -> Option<String> {
     })
 }
 
-/// The line that sets `key`, for errors found after parsing.
-fn line_of(text: &str, key: &str) -> Option<usize> {
-    let at = text.lines().position(|l| {
-        let l = l.trim_start();
-        l.strip_prefix(key).is_some_and(|r| r.trim_start().starts_with(['=', ']'])) || l == format!("[{key}]")
-    })?;
-    Some(at + 1)
+/// What is wrong, and with which key.
+struct Complaint {
+    path: Vec<String>,
+    what: String,
 }
 
-type Complaint = (&'static str, String);
+impl Complaint {
+    fn placed(self, text: &str) -> DefinitionError {
+        let path: Vec<&str> = self.path.iter().map(String::as_str).collect();
+        DefinitionError::placed(text, &path, self.what)
+    }
+}
 
-fn refuse(key: &'static str, what: impl Into<String>) -> Result<(), Complaint> {
-    Err((key, what.into()))
+impl DefinitionError {
+    /// Something that is wrong with what `path` leads to in a definition's text (see [`locate`]).
+    pub fn placed(text: &str, path: &[&str], what: String) -> Self {
+        match locate(text, path) {
+            Some(line) => DefinitionError::At { line, what },
+            None => DefinitionError::Whole(what),
+        }
+    }
+}
+
+fn refuse(path: &[&str], what: impl Into<String>) -> Result<(), Complaint> {
+    let path = path.iter().map(|part| (*part).to_owned()).collect();
+    Err(Complaint { path, what: what.into() })
 }
 
 fn validate(file: &Smolfile) -> Result<(), Complaint> {
     if let Some(name) = &file.name
         && !valid_name(name)
     {
-        return refuse("name", format!("name `{name}` is not usable; allowed: [a-z0-9][a-z0-9_.-]{{0,62}}"));
+        return refuse(&["name"], format!("name = {name:?} is no name; {NAMES}"));
     }
     if !(1..=16).contains(&file.cpus) {
-        return refuse("cpus", format!("cpus = {} is out of range; 1 to 16", file.cpus));
+        return refuse(&["cpus"], format!("cpus = {} is out of range; 1 to 16", file.cpus));
     }
     if file.memory.0 < 64 << 20 || file.memory.0 > 1 << 40 {
-        return refuse("memory", format!("memory = \"{}\" is out of range; 64MiB to 1TiB", file.memory));
+        let what = format!("memory = \"{}\" is out of range; 64MiB to 1TiB", file.memory);
+        return refuse(&["memory"], what);
     }
     if file.cpu == CpuProfile::Host {
-        return refuse("cpu", "cpu = \"host\" is planned; use \"portable\"");
+        return refuse(&["cpu"], "cpu = \"host\" is planned; use \"portable\"");
     }
     validate_root(&file.root)?;
+    validate_steps(file)?;
+    if let Some(run) = &file.run {
+        validate_run(run)?;
+    }
     if let Some(ready) = &file.ready {
         if file.run.is_none() {
-            return refuse("ready", "[ready] needs a [run] command to wait for");
+            return refuse(&["ready"], "[ready] needs a [run] command to wait for");
         }
-        ready_check(ready).map_err(|what| ("ready", what))?;
-    }
-    if file.run.as_ref().is_some_and(|r| r.command.argv().is_empty()) {
-        return refuse("command", "command is empty; give at least the program");
+        if let Err(what) = ready_check(ready) {
+            return refuse(&["ready"], what);
+        }
     }
     validate_snapshots(file)
+}
+
+fn validate_steps(file: &Smolfile) -> Result<(), Complaint> {
+    match file.build.steps.iter().position(|line| line.trim().is_empty()) {
+        Some(i) => refuse(&["build", "steps", &i.to_string()], format!("step {} is empty; remove it", i + 1)),
+        None => Ok(()),
+    }
+}
+
+fn validate_run(run: &RunDef) -> Result<(), Complaint> {
+    if run.command.argv().first().is_none_or(|program| program.trim().is_empty()) {
+        return refuse(&["run", "command"], "command is empty; give at least the program");
+    }
+    if let Some(user) = run.user.as_ref().filter(|user| user.is_empty() || user.contains(char::is_whitespace))
+    {
+        let what = format!("user = {user:?} is no user; write name, uid, name:group or uid:gid");
+        return refuse(&["run", "user"], what);
+    }
+    if let Some(dir) = run.workdir.as_ref().filter(|dir| !dir.starts_with('/')) {
+        let what = format!("workdir = {dir:?} must be an absolute path in the guest, like \"/srv/app\"");
+        return refuse(&["run", "workdir"], what);
+    }
+    Ok(())
 }
 
 fn validate_root(root: &RootDef) -> Result<(), Complaint> {
@@ -110,52 +148,84 @@ fn validate_root(root: &RootDef) -> Result<(), Complaint> {
         ("tar", root.tar.is_some()),
     ];
     let given: Vec<&str> = sources.iter().filter(|s| s.1).map(|s| s.0).collect();
-    if given.len() > 1 {
-        return refuse(
-            "root",
-            format!("[root] has {} sources ({}); keep one", given.len(), given.join(", ")),
-        );
+    if let [_, second, ..] = given[..] {
+        let what = format!("[root] has {} sources ({}); keep one", given.len(), given.join(", "));
+        return refuse(&["root", second], what);
     }
     if root.image.is_some() {
-        return refuse("image", "root images from a registry are planned; use packages, dir or tar");
+        let what = "root images from a registry are planned; use packages, dir or tar";
+        return refuse(&["root", "image"], what);
     }
-    for guest in root.files.values() {
+    if root.packages.as_ref().is_some_and(Vec::is_empty) {
+        let what = "packages is empty; name some, or remove it for the built-in machine";
+        return refuse(&["root", "packages"], what);
+    }
+    for (host, guest) in &root.files {
         if !guest.starts_with('/') || guest.split('/').any(|part| part == "..") {
-            return refuse("files", format!("files: `{guest}` must be an absolute guest path without `..`"));
+            let what = format!("files: {guest:?} must be an absolute guest path without `..`");
+            return refuse(&["root", "files", host], what);
         }
     }
     Ok(())
 }
 
+/// Names are unique, each point is one, and they come in the order of a machine's life.
 fn validate_snapshots(file: &Smolfile) -> Result<(), Complaint> {
+    let mut before = (0, "");
     for (i, point) in file.snapshot.iter().enumerate() {
-        if !valid_name(&point.name) {
-            return refuse("snapshot", format!("snapshot name `{}` is not usable", point.name));
+        let number = i.to_string();
+        let at = |key: &'static str| ["snapshot".to_owned(), number.clone(), key.to_owned()];
+        let refuse_at = |key, what| Err(Complaint { path: at(key).into(), what });
+        let name = &point.name;
+        if !valid_name(name) {
+            return refuse_at("name", format!("snapshot name {name:?} is no name; {NAMES}"));
         }
-        if file.snapshot[..i].iter().any(|other| other.name == point.name) {
-            return refuse("snapshot", format!("two snapshots are named `{}`", point.name));
+        if file.snapshot[..i].iter().any(|other| other.name == *name) {
+            return refuse_at("name", format!("two snapshots are named `{name}`; give each its own name"));
         }
-        let steps = file.build.steps.len();
-        match (point.after_step, point.at) {
-            (Some(n), None) if n >= 1 && n as usize <= steps => {}
-            (Some(n), None) => {
-                return refuse(
-                    "after_step",
-                    format!("after_step = {n}, but [build] has {steps} steps (counted from 1)"),
-                );
-            }
-            (None, Some(_)) if file.run.is_some() => {}
-            (None, Some(_)) => return refuse("at", "at = \"ready\" needs a [run] command"),
-            _ => {
-                return refuse(
-                    "snapshot",
-                    format!("snapshot `{}` needs exactly one of after_step and at", point.name),
-                );
-            }
+        let place = match point_of(file, point) {
+            Ok(place) => place,
+            Err((key, what)) => return refuse_at(key, what),
+        };
+        let (last, other) = before;
+        if place == last && place == u32::MAX {
+            let what = format!("`{other}` is at = \"ready\" already; one snapshot can be");
+            return refuse_at("at", what);
         }
+        if place < last {
+            let key = if point.at.is_some() { "at" } else { "after_step" };
+            let what =
+                format!("`{name}` comes before `{other}`; list snapshots in their order, \"ready\" last");
+            return refuse_at(key, what);
+        }
+        before = (place, name);
     }
     Ok(())
 }
+
+/// When in the machine's life a snapshot is made: its step, or after all of them.
+fn point_of(file: &Smolfile, point: &SnapshotDef) -> Result<u32, (&'static str, String)> {
+    let steps = file.build.steps.len();
+    match (point.after_step, point.at) {
+        (Some(n), None) if n >= 1 && n as usize <= steps => Ok(n),
+        (Some(n), None) => Err((
+            "after_step",
+            format!(
+                "after_step = {n}, but [build] has {steps} step{}; they count from 1",
+                if steps == 1 { "" } else { "s" }
+            ),
+        )),
+        (None, Some(_)) if file.run.is_some() => Ok(u32::MAX),
+        (None, Some(_)) => Err(("at", "at = \"ready\" needs a [run] command; or use after_step".to_owned())),
+        _ => Err((
+            "name",
+            format!("snapshot `{}` needs exactly one of after_step = N and at = \"ready\"", point.name),
+        )),
+    }
+}
+
+/// What a name may look like, for messages.
+const NAMES: &str = "it begins with a-z or 0-9 and goes on with those and _ . - (63 characters at most)";
 
 /// Whether a word can name an instance, a machine or a snapshot: `[a-z0-9][a-z0-9_.-]{0,62}`.
 pub fn valid_name(name: &str) -> bool {
@@ -198,7 +268,7 @@ impl Smolfile {
     /// # Errors
     /// [`DefinitionError::Whole`] for a definition that [`parse`] would refuse.
     pub fn resolve(&self, default_name: &str) -> Result<MachineSpec, DefinitionError> {
-        validate(self).map_err(|(_, what)| DefinitionError::Whole(what))?;
+        validate(self).map_err(|complaint| DefinitionError::Whole(complaint.what))?;
         let ready = match &self.ready {
             Some(def) => Some(Ready {
                 check: ready_check(def).map_err(DefinitionError::Whole)?,

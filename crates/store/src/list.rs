@@ -5,7 +5,7 @@ use std::fs::{File, TryLockError};
 use std::os::unix::fs::MetadataExt;
 use std::time::SystemTime;
 
-use artifact::{Digest, MachineFile};
+use artifact::{Digest, MachineFile, SectionKind};
 use rustix::fs::{Mode, OFlags};
 
 use crate::error::{Error, Result};
@@ -21,6 +21,8 @@ pub enum ImageKind {
     Snapshot,
     /// A base that was made of an OCI image.
     Oci,
+    /// Changes of a disk, kept for the next build.
+    Layer,
     /// Not readable; `prune` or `rm` removes it.
     Damaged,
 }
@@ -85,6 +87,7 @@ impl Store {
         let kind = match MachineFile::open(file, &path) {
             Ok(machine) if machine.id() != id => ImageKind::Damaged,
             Ok(machine) if machine.is_snapshot() => ImageKind::Snapshot,
+            Ok(machine) if machine.section(SectionKind::Spec).is_none() => ImageKind::Layer,
             Ok(_) if oci => ImageKind::Oci,
             Ok(_) => ImageKind::Base,
             Err(_) => ImageKind::Damaged,

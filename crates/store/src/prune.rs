@@ -95,6 +95,11 @@ impl Store {
         Ok(Removed { id, names, object })
     }
 
+    /// Removes an object without a name that nobody uses; whether it is gone.
+    pub fn remove_unnamed(&self, id: &Digest) -> Result<bool> {
+        self.remove_object(id, false, false)
+    }
+
     /// Removes one object unless it is in use; `false` where it has a name and `named` does not say that this is
     /// no matter.
     fn remove_object(&self, id: &Digest, named: bool, dry_run: bool) -> Result<bool> {

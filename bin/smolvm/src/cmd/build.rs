@@ -12,27 +12,52 @@ use crate::ui::{self, Steps};
 
 pub fn build(build: &Build, global: &Global) -> Result<u8> {
     let home = Home::open()?;
-    let output = match &build.output {
-        Some(output) => output.clone(),
-        None => default_output(&build.file)?,
-    };
-    let report = make(&build.file, &output, build.update, &build.engine, global, &home)?;
+    let how = How { output: build.output.clone(), update_lock: build.update, no_cache: build.no_cache };
+    let report = make(&build.file, how, &build.engine, global, &home)?;
     if global.json {
         ui::json(&report)?;
     } else if !global.quiet {
         println!("{}", report.file.display());
-        let (size, cold) = (ui::bytes(report.file_bytes), report.cold_ms as f64 / 1000.0);
-        let total = report.total_ms as f64 / 1000.0;
-        eprintln!("smolvm: {size}; cold start {cold:.1} s, built in {total:.1} s");
+        tell(&report);
     }
     Ok(0)
+}
+
+/// What is special about a build.
+#[derive(Default)]
+pub struct How {
+    /// The file to write; named by the definition when absent.
+    pub output: Option<PathBuf>,
+    pub update_lock: bool,
+    pub no_cache: bool,
+}
+
+fn tell(report: &BuildReport) {
+    let sizes = report.sizes;
+    eprintln!(
+        "smolvm: {}: memory {}, root {}, kernel {} ({:.2} x memory and root)",
+        ui::bytes(sizes.file),
+        ui::bytes(sizes.nonzero_memory),
+        ui::bytes(sizes.root_images),
+        ui::bytes(sizes.boot),
+        sizes.ratio
+    );
+    if let [.., _, _] = report.snapshots[..] {
+        let names: Vec<&str> = report.snapshots.iter().map(|s| s.name.as_str()).collect();
+        eprintln!("smolvm: snapshots: {} (the last is the default to resume)", names.join(", "));
+    }
+    let seconds = |ms: u64| ms as f64 / 1000.0;
+    let cold = match report.cold_ms {
+        0 => String::new(),
+        ms => format!("cold start {:.1} s, ", seconds(ms)),
+    };
+    eprintln!("smolvm: {cold}built in {:.1} s", seconds(report.total_ms));
 }
 
 /// Builds a definition, telling of each step.
 pub fn make(
     smolfile: &Path,
-    output: &Path,
-    update_lock: bool,
+    how: How,
     engine: &EngineArgs,
     global: &Global,
     home: &Home,
@@ -42,23 +67,13 @@ pub fn make(
     std::fs::create_dir_all(&home.dirs.cache).context("making the cache directory")?;
     let options = BuildOptions {
         smolfile: smolfile.to_owned(),
-        output: output.to_owned(),
+        output: how.output,
         cache: home.dirs.cache.clone(),
-        update_lock,
+        update_lock: how.update_lock,
+        no_cache: how.no_cache,
         vmm: launch::vmm_options(&plan, home.dirs.cache.clone(), None)?,
     };
     let report = build::build(&options, &home.store, &steps)?;
     steps.finish();
     Ok(report)
-}
-
-/// `NAME.smolmachine` in the working directory.
-fn default_output(smolfile: &Path) -> Result<PathBuf> {
-    let text = std::fs::read_to_string(smolfile)
-        .with_context(|| format!("reading {}; `smolvm init` writes a first one", smolfile.display()))?;
-    let file = spec::parse(&text).map_err(|e| anyhow::anyhow!("{}: {e}", smolfile.display()))?;
-    let whole = std::fs::canonicalize(smolfile)?;
-    let dir = whole.parent().and_then(Path::file_name).and_then(|n| n.to_str());
-    let name = file.name.as_deref().or(dir.filter(|n| spec::valid_name(n))).unwrap_or("machine");
-    Ok(PathBuf::from(format!("{name}.smolmachine")))
 }

@@ -4,31 +4,15 @@ use std::fs;
 use std::io::Write;
 
 use anyhow::{Context, Result, bail};
+use build::Definition;
+use serde_json::json;
+use spec::Smolfile;
 
 use crate::args::{Check, Global, Init};
 use crate::ui;
 
-/// A first definition: what most people change is there, the rest is named.
-const FIRST: &str = r#"# A machine as code. `smolvm check` validates it, `smolvm build` makes the machine file.
-name = "NAME"
-cpus = 1
-memory = "512MiB"
-
-[root]
-# Exactly one source: packages (Debian), dir, tar, or none for the built-in busybox machine.
-packages = ["python3-minimal"]
-# files = { "app" = "/srv/app" }
-
-# [build]
-# steps = ["useradd app"]
-
-[run]
-command = ["python3", "-m", "http.server", "8000", "--bind", "127.0.0.1"]
-
-[ready]                          # one of: port, http, socket, log, exec, after
-port = 8000
-timeout = "60s"
-"#;
+/// A first definition: it builds as it is, and what most people want next is there to be taken in.
+const FIRST: &str = include_str!("first.smolfile");
 
 pub fn init(init: &Init) -> Result<u8> {
     fs::create_dir_all(&init.dir).with_context(|| format!("making {}", init.dir.display()))?;
@@ -45,7 +29,7 @@ pub fn init(init: &Init) -> Result<u8> {
     };
     file.write_all(FIRST.replace("NAME", name).as_bytes())?;
     println!("{}", path.display());
-    eprintln!("smolvm: next: smolvm build, then smolvm run {name}.smolmachine");
+    eprintln!("smolvm: next: smolvm build, then smolvm run -d -p 8000:8000 {name}.smolmachine");
     Ok(0)
 }
 
@@ -54,22 +38,60 @@ pub fn check(check: &Check, global: &Global) -> Result<u8> {
         println!("{}", spec::json_schema());
         return Ok(0);
     }
-    let path = &check.file;
-    let text = fs::read_to_string(path)
-        .with_context(|| format!("reading {}; `smolvm init` writes a first one", path.display()))?;
-    let file = spec::parse(&text).map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))?;
-    let spec = file.resolve("machine").map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))?;
-    let base = path.parent().unwrap_or(std::path::Path::new(""));
-    let sources = file.root.dir.iter().chain(&file.root.tar).chain(file.root.files.keys());
-    for source in sources {
-        let host = base.join(source);
-        fs::metadata(&host)
-            .with_context(|| format!("{}: [root] names {}", path.display(), host.display()))?;
-    }
+    let definition = build::check(&check.file)?;
     if global.json {
-        ui::json(&spec)?;
+        let Definition { file, spec, .. } = &definition;
+        let snapshots: Vec<_> = file.snapshot.iter().map(|s| &s.name).collect();
+        ui::json(&json!({
+            "machine": spec, "root": file.root, "steps": file.build.steps, "snapshots": snapshots
+        }))?;
     } else if !global.quiet {
-        println!("{}: ok", path.display());
+        println!("{}: ok", check.file.display());
+        resolved(&definition).iter().for_each(|(key, value)| println!("{key:<10} {value}"));
     }
     Ok(0)
+}
+
+/// What the definition means, a line for each part.
+fn resolved(definition: &Definition) -> Vec<(&'static str, String)> {
+    let Definition { file, spec, .. } = definition;
+    let plural = if spec.vcpus == 1 { "" } else { "s" };
+    let mut lines = vec![
+        ("machine", format!("{}: {} CPU{plural}, {}", spec.name, spec.vcpus, file.memory)),
+        ("root", root(file)),
+    ];
+    if !file.build.steps.is_empty() {
+        lines.push(("steps", file.build.steps.len().to_string()));
+    }
+    if let Some(service) = &spec.service {
+        let as_user = service.user.as_ref().map(|u| format!(" as {u}")).unwrap_or_default();
+        let in_dir = service.workdir.as_ref().map(|d| format!(" in {d}")).unwrap_or_default();
+        lines.push(("service", format!("{}{as_user}{in_dir}", service.argv.join(" "))));
+    }
+    if let Some(ready) = &spec.ready {
+        let check = serde_json::to_value(&ready.check).unwrap_or_default();
+        let (kind, value) = match check.as_object().and_then(|map| map.iter().next()) {
+            Some((kind, value)) => (kind.to_lowercase(), value.to_string()),
+            None => Default::default(),
+        };
+        lines.push(("ready", format!("{kind} {value}, within {} s", ready.timeout_ms / 1000)));
+    }
+    let names: Vec<&str> = file.snapshot.iter().map(|s| s.name.as_str()).collect();
+    lines.push(match names.is_empty() {
+        true => ("snapshots", format!("{} (when the service is ready)", instance::UNNAMED)),
+        false => ("snapshots", names.join(", ")),
+    });
+    lines
+}
+
+fn root(file: &Smolfile) -> String {
+    let source = match (&file.root.packages, &file.root.dir, &file.root.tar) {
+        (Some(packages), _, _) => format!("Debian packages {}", packages.join(", ")),
+        (_, Some(dir), _) => format!("directory {dir}"),
+        (_, _, Some(tar)) => format!("archive {tar}"),
+        _ => "the built-in busybox machine".to_owned(),
+    };
+    let files: Vec<String> =
+        file.root.files.iter().map(|(host, guest)| format!("{host} to {guest}")).collect();
+    if files.is_empty() { source } else { format!("{source}; files {}", files.join(", ")) }
 }

@@ -104,7 +104,8 @@ fn prepare(demo: &Demo, global: &Global, home: &Home, dir: &Path, file: &Path) -
         fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
     }
     let native_ms = native(dir);
-    let report = build::make(&dir.join("Smolfile"), file, false, &demo.engine, global, home)?;
+    let how = build::How { output: Some(file.to_owned()), ..build::How::default() };
+    let report = build::make(&dir.join("Smolfile"), how, &demo.engine, global, home)?;
     let built = Built {
         cold_ms: report.cold_ms,
         native_ms,

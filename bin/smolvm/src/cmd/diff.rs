@@ -55,13 +55,13 @@ pub fn diff(diff: &Diff, global: &Global, home: &Home) -> Result<u8> {
 fn subject(word: &str, home: &Home) -> Result<Subject> {
     if word.contains('/') || word.ends_with(".smolmachine") {
         let pin = home.store.fetch(Path::new(word), ImportOptions::default())?;
-        return Ok(Subject::File { pin, label: word.to_owned() });
+        return Ok(Subject::File { pin, snapshot: None, label: word.to_owned() });
     }
     if spec::valid_name(word) && home.dirs.instances().join(word).is_dir() {
         return Ok(Subject::Machine(Instance::open(&home.dirs, word)?));
     }
     if let Ok(id) = home.store.find(word) {
-        return Ok(Subject::File { pin: home.store.pin(&id)?, label: word.to_owned() });
+        return Ok(Subject::File { pin: home.store.pin(&id)?, snapshot: None, label: word.to_owned() });
     }
     bail!(
         "`{word}` is no machine (`smolvm ps -a`), no machine file and no name in the store (`smolvm images`)"
@@ -81,12 +81,12 @@ fn reference(subject: &Subject, home: &Home) -> Result<Subject> {
     let pin = home.store.pin(&id)?;
     let plan = vmm::read_plan(instance)?;
     if instance.origin().exists() {
-        return Ok(Subject::Origin { pin, path: instance.origin(), of: record.name });
+        return Ok(Subject::Origin { pin, plan, path: instance.origin(), of: record.name });
     }
     let booted = plan.mode == Mode::Cold;
     Ok(if booted {
         Subject::Base { pin, label: record.source }
     } else {
-        Subject::File { pin, label: record.source }
+        Subject::File { pin, snapshot: plan.snapshot, label: record.source }
     })
 }

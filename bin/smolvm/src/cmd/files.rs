@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use anyhow::{Context, Result};
 use artifact::{MachineFile, VerifyOptions};
 use serde_json::json;
-use store::{Image, Origin, PrunePolicy};
+use store::{Image, ImageKind, Origin, PrunePolicy};
 
 use crate::args::{Files, Global, Import, Prune};
 use crate::cmd::silent;
@@ -48,7 +48,7 @@ pub fn import(import: &Import, global: &Global, home: &Home) -> Result<u8> {
 pub fn images(global: &Global, home: &Home) -> Result<u8> {
     let images = home.store.images()?;
     if global.json {
-        let rows: Vec<_> = images.iter().map(row).collect();
+        let rows: Vec<_> = images.iter().map(|image| row(image, home)).collect();
         ui::json(&rows)?;
         return Ok(0);
     }
@@ -60,19 +60,32 @@ pub fn images(global: &Global, home: &Home) -> Result<u8> {
             ui::bytes(image.len),
             age(image.created),
             age(image.last_used),
+            snapshots(image, home).join(", "),
         ]
     };
     let rows: Vec<Vec<String>> = images.iter().map(cells).collect();
-    ui::table(&["NAME", "ID", "KIND", "SIZE", "CREATED", "USED"], &rows);
+    ui::table(&["NAME", "ID", "KIND", "SIZE", "CREATED", "USED", "SNAPSHOTS"], &rows);
     Ok(0)
 }
 
-fn row(image: &Image) -> serde_json::Value {
+/// What can be resumed from it; the last is the default.
+fn snapshots(image: &Image, home: &Home) -> Vec<String> {
+    let points = match image.kind {
+        ImageKind::Snapshot => MachineFile::open_path(&home.store.object_path(&image.id))
+            .map(|file| instance::points(&file).unwrap_or_default())
+            .unwrap_or_default(),
+        _ => Vec::new(),
+    };
+    points.into_iter().map(|point| point.info.name).collect()
+}
+
+fn row(image: &Image, home: &Home) -> serde_json::Value {
     let seconds = |t: SystemTime| t.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs());
     json!({
         "id": image.id.to_string(),
         "names": image.names,
         "kind": format!("{:?}", image.kind).to_lowercase(),
+        "snapshots": snapshots(image, home),
         "bytes": image.len,
         "created": seconds(image.created),
         "last_used": seconds(image.last_used),
@@ -88,6 +101,7 @@ fn age(at: SystemTime) -> String {
 pub fn prune(prune: &Prune, global: &Global, home: &Home) -> Result<u8> {
     let policy = PrunePolicy { named: prune.all, ..PrunePolicy::default() };
     let pruned = home.store.prune(policy).context("pruning the store")?;
+    build::forget_pruned(&home.dirs.cache, &home.store);
     if global.json {
         ui::json(&json!({ "freed_bytes": pruned.freed() }))?;
     } else if !global.quiet {

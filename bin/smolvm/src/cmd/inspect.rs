@@ -53,6 +53,17 @@ fn file(file: &MachineFile) -> Result<Value> {
         Some(section) => String::from_utf8_lossy(&file.read_section(section, LOCK_CAP)?).into_owned(),
         None => String::new(),
     };
+    let snapshots: Vec<Value> = instance::points(file)?
+        .into_iter()
+        .map(|point| {
+            json!({
+                "name": point.info.name,
+                "default": point.instance == 0,
+                "after_step": point.info.after_step,
+                "root_image": point.info.root,
+            })
+        })
+        .collect();
     let packages = lock.matches("[[package]]").count();
     Ok(json!({
         "id": file.id().to_string(),
@@ -60,6 +71,8 @@ fn file(file: &MachineFile) -> Result<Value> {
         "kind": if file.is_snapshot() { "snapshot" } else { "base" },
         "bytes": file.len(),
         "machine": spec,
+        "snapshots": snapshots,
+        "sizes": instance::sizes(file)?,
         "packages": packages,
         "sections": sections,
     }))

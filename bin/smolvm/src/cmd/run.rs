@@ -93,8 +93,15 @@ fn pin(what: &What, run: &Run, global: &Global, home: &Home) -> Result<Pin> {
 
 /// What the flags mean for this file.
 fn plan(run: &Run, argv: &[String], what: &What, pin: &Pin) -> Result<Plan> {
-    let snapshot = pin.open()?.is_snapshot();
-    let cold = run.cold || !snapshot;
+    let file = pin.open()?;
+    let cold = run.cold || !file.is_snapshot();
+    let snapshot = match cold && run.snapshot.is_none() {
+        true => None,
+        false => {
+            let point = instance::find(&file, run.snapshot.as_deref());
+            Some(point.with_context(|| what.label())?.info.name)
+        }
+    };
     if !cold && (run.cpus.is_some() || run.memory.is_some()) {
         bail!(
             "--cpus and --memory cannot change a machine that is resumed; add --cold to boot its base with them"
@@ -111,6 +118,7 @@ fn plan(run: &Run, argv: &[String], what: &What, pin: &Pin) -> Result<Plan> {
     let memory =
         run.memory.as_deref().map(str::parse::<spec::Size>).transpose().map_err(anyhow::Error::msg)?;
     let mut plan = Plan::new(if cold { Mode::Cold } else { Mode::Resume }, &run.engine);
+    plan.snapshot = snapshot;
     plan.cpus = run.cpus;
     plan.memory = memory.map(|s| s.0);
     plan.ports = run.publish.iter().map(|p| resolve::publish(p)).collect::<Result<_>>()?;
@@ -143,11 +151,7 @@ fn prepare(
     kept: bool,
     home: &Home,
 ) -> Result<()> {
-    let source = match what {
-        What::BuiltIn => "built-in".to_owned(),
-        What::File(path) => path.display().to_string(),
-        What::Stored(name) => name.clone(),
-    };
+    let source = what.label();
     let labels = run.label.iter().map(|l| {
         let (k, v) = l.split_once('=').unwrap_or((l, ""));
         (k.to_owned(), v.to_owned())

@@ -96,6 +96,16 @@ impl Content {
         Some(Self { len, digest: None, held: Held::Joined(parts.into()) })
     }
 
+    /// Which bytes of which source these are, where no digest says what they are: equal places are
+    /// equal bytes.
+    pub(crate) fn place(&self) -> Option<(usize, u64)> {
+        match &self.held {
+            Held::Range { source, offset } => Some((Arc::as_ptr(source).cast::<()>().addr(), *offset)),
+            Held::Joined(parts) => parts.first()?.place(),
+            Held::Bytes(_) => None,
+        }
+    }
+
     /// Length in bytes.
     pub fn len(&self) -> u64 {
         self.len

@@ -112,7 +112,7 @@ impl Plan {
     }
 
     fn place_files(&mut self, tree: &Tree) -> Result<(), PlanError> {
-        let mut known: HashMap<(Digest, u64), u64> = HashMap::new();
+        let mut known: HashMap<(Bytes, u64, u64), u64> = HashMap::new();
         let mut next = self.data_start;
         for place in &mut self.places {
             let content = match tree.get(place.id).map(Node::kind) {
@@ -124,7 +124,11 @@ impl Plan {
             if blocks == 0 {
                 continue;
             }
-            let key = content.and_then(|content| content.known_digest()).map(|digest| (digest, blocks));
+            let bytes = content.and_then(|content| match content.known_digest() {
+                Some(digest) => Some(Bytes::Digest(digest)),
+                None => content.place().map(|(source, offset)| Bytes::Place(source, offset)),
+            });
+            let key = bytes.map(|bytes| (bytes, place.size, blocks));
             if let Some(block) = key.as_ref().and_then(|key| known.get(key)) {
                 place.union = block_number(*block)?;
                 self.shared += blocks * BLOCK;
@@ -141,6 +145,14 @@ impl Plan {
         self.blocks = next;
         Ok(())
     }
+}
+
+/// What tells that two files have the same bytes in their blocks.
+#[derive(PartialEq, Eq, Hash)]
+enum Bytes {
+    Digest(Digest),
+    /// Of a file that comes out of another image, in which it shared them.
+    Place(usize, u64),
 }
 
 fn block_number(block: u64) -> Result<u32, PlanError> {

@@ -220,6 +220,10 @@ impl Vmm {
         if target == SnapshotTarget::Whole {
             copy_base(&self.base, writer)?;
         }
+        // An instance's own files and copies have a plan that says it.
+        if let (SnapshotTarget::Whole | SnapshotTarget::Incremental, Some(info)) = (target, &self.info) {
+            info.write(writer, 0).map_err(machine::Error::from)?;
+        }
         Ok(still.write(writer, content)?)
     }
 }
@@ -261,7 +265,10 @@ const BASE: [SectionKind; 6] = [
 ];
 
 /// Repeats a base's sections in another file. They were verified: the base is in the store.
-fn copy_base(base: &MachineFile, writer: &mut MachineFileWriter) -> Result<(), Error> {
+///
+/// # Errors
+/// The file's.
+pub fn copy_base(base: &MachineFile, writer: &mut MachineFileWriter) -> Result<(), Error> {
     for kind in BASE {
         if let Some(section) = base.section(kind) {
             writer.copy_section(base, section, CopyCheck::Trust)?;

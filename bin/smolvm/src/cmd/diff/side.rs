@@ -27,6 +27,8 @@ pub enum Subject {
     /// A machine file: its frozen state, or its base where it has none.
     File {
         pin: Pin,
+        /// Which of its snapshots; the default to resume when absent.
+        snapshot: Option<String>,
         label: String,
     },
     /// A machine file's base, whatever else it has.
@@ -37,6 +39,7 @@ pub enum Subject {
     /// What a copy was made of.
     Origin {
         pin: Pin,
+        plan: Plan,
         path: PathBuf,
         of: String,
     },
@@ -72,11 +75,12 @@ impl Side {
     pub fn open(subject: Subject, home: &Home, spool: &Spool) -> Result<Self> {
         match subject {
             Subject::Machine(instance) => machine(&instance, home, spool),
-            Subject::File { pin, label } => {
-                let media = Media::open_in(&home.store, pin)?;
-                if !media.file.is_snapshot() {
+            Subject::File { pin, snapshot, label } => {
+                if !pin.open()?.is_snapshot() {
+                    let media = Media::open_in(&home.store, pin)?;
                     return Self::of(label, &media, None, None, Memory::None, spool);
                 }
+                let media = Media::open_snapshot(&home.store, pin, snapshot.as_deref())?;
                 let file = media.file.again()?;
                 looked_into(label, media, file, home, spool)
             }
@@ -84,8 +88,8 @@ impl Side {
                 let media = Media::open_in(&home.store, pin)?;
                 Self::of(label, &media, None, None, Memory::None, spool)
             }
-            Subject::Origin { pin, path, of } => {
-                let media = Media::open_in(&home.store, pin)?;
+            Subject::Origin { pin, plan, path, of } => {
+                let media = launch::media(&plan, &home.store, pin)?;
                 let file = MachineFile::open_path(&path)?;
                 looked_into(format!("{of}, when it was forked"), media, file, home, spool)
             }
@@ -139,7 +143,7 @@ fn machine(instance: &Instance, home: &Home, spool: &Spool) -> Result<Side> {
     let record = instance.record()?;
     let id = record.file.parse().map_err(|_| anyhow::anyhow!("the record names no machine file"))?;
     let plan = vmm::read_plan(instance)?;
-    let mut media = Media::open_in(&home.store, home.store.pin(&id)?)?;
+    let mut media = launch::media(&plan, &home.store, home.store.pin(&id)?)?;
     media.spec.vcpus = plan.cpus.unwrap_or(media.spec.vcpus);
     media.spec.memory = plan.memory.unwrap_or(media.spec.memory);
     let label = record.name.clone();
