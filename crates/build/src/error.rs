@@ -17,8 +17,6 @@ pub enum Error {
     },
     #[error("{path}: {what}", path = .path.display())]
     Lock { path: PathBuf, what: String },
-    #[error("step {number} (`{line}`) ended with exit code {code}; its last output:\n{tail}")]
-    Step { number: usize, line: String, code: u8, tail: String },
     #[error(
         "configuring the packages inside the machine ended with exit code {code}; the last output:\n{tail}"
     )]

@@ -57,12 +57,19 @@ pub(crate) fn configure(vmm: &Vmm, script: &str, progress: &dyn Progress) -> Res
     }
 }
 
-/// Runs one build step, counted from 1.
-pub(crate) fn step(vmm: &Vmm, number: usize, line: &str, progress: &dyn Progress) -> Result<(), Error> {
-    match shell(vmm, line, false, progress)? {
-        (0, _) => Ok(()),
-        (code, tail) => Err(Error::Step { number, line: line.to_owned(), code, tail }),
-    }
+/// Runs one build step, counted from 1. What is told of its failure needs the definition's line.
+pub(crate) fn step(
+    vmm: &Vmm,
+    number: usize,
+    line: &str,
+    progress: &dyn Progress,
+) -> Result<Option<String>, Error> {
+    Ok(match shell(vmm, line, false, progress)? {
+        (0, _) => None,
+        (code, tail) => {
+            Some(format!("step {number} (`{line}`) ended with exit code {code}; its last output:\n{tail}"))
+        }
+    })
 }
 
 /// Ends whatever a step left running, so that the next one finds the disk and nothing else.

@@ -78,7 +78,9 @@ impl<'a> Steps<'a> {
         };
         while let Some((line, number)) = self.lines.get(done).zip(Some(done + 1)).filter(|_| done < count) {
             self.job.progress.step(&format!("step {number} of {}: {line}", self.lines.len()));
-            stage::step(&vmm, number, line, self.job.progress)?;
+            if let Some(failed) = stage::step(&vmm, number, line, self.job.progress)? {
+                return Err(self.job.blame(&["build", "steps", &done.to_string()], failed));
+            }
             stage::end_leftovers(&vmm)?;
             done = number;
             self.ran += 1;

@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use crate::definition::{CpuProfile, ReadyDef, RootDef, RunDef, Smolfile, SnapshotDef};
+use crate::definition::{Command, CpuProfile, ReadyDef, RootDef, RunDef, Smolfile, SnapshotDef};
 use crate::locate::locate;
 use crate::machine::{MachineSpec, Ready, ReadyCheck, SPEC_VERSION, Service};
 use crate::nearest::nearest;
@@ -125,7 +125,11 @@ fn validate_steps(file: &Smolfile) -> Result<(), Complaint> {
 }
 
 fn validate_run(run: &RunDef) -> Result<(), Complaint> {
-    if run.command.argv().first().is_none_or(|program| program.trim().is_empty()) {
+    let program = match &run.command {
+        Command::Shell(line) => Some(line),
+        Command::Argv(argv) => argv.first(),
+    };
+    if program.is_none_or(|program| program.trim().is_empty()) {
         return refuse(&["run", "command"], "command is empty; give at least the program");
     }
     if let Some(user) = run.user.as_ref().filter(|user| user.is_empty() || user.contains(char::is_whitespace))

@@ -88,15 +88,56 @@ fn contradictions_are_refused() {
     assert!(refusal("[run]\ncommand = \"x\"\n[ready]\nport = 1\nlog = \"x\"").contains("2 checks"));
     assert!(refusal("[ready]\nport = 1").contains("[run]"));
     assert!(
-        refusal("[[snapshot]]\nname = \"a\"\nafter_step = 2\n[build]\nsteps = [\"x\"]").contains("1 steps")
+        refusal("[[snapshot]]\nname = \"a\"\nafter_step = 2\n[build]\nsteps = [\"x\"]")
+            .contains("has 1 step;")
     );
     assert!(refusal("[root]\nfiles = { \"a\" = \"../b\" }").contains("absolute"));
 }
 
 #[test]
-fn the_schema_names_every_table() {
-    let schema = spec::json_schema();
+fn snapshots_are_points_of_one_life_in_their_order() {
+    let with = |points: &str| format!("[build]\nsteps = [\"a\", \"b\"]\n[run]\ncommand = \"x\"\n{points}");
+    let point = |name: &str, when: &str| format!("[[snapshot]]\nname = \"{name}\"\n{when}\n");
+    let refused = |points: &[String]| refusal(&with(&points.concat()));
+    let (one, two) = (point("one", "after_step = 1"), point("two", "after_step = 2"));
+    let (ready, again) = (point("ready", "at = \"ready\""), point("again", "at = \"ready\""));
+    assert_eq!(parse(&with(&[one.clone(), two.clone(), ready.clone()].concat())).unwrap().snapshot.len(), 3);
+    assert_eq!(refused(&[two.clone(), one.clone()]).split(':').next(), Some("line 10"));
+    assert!(refused(&[two, one.clone()]).contains("`one` comes before `two`"));
+    assert!(refused(&[ready.clone(), one.clone()]).contains("\"ready\" last"));
+    assert!(refused(&[ready, again]).starts_with("line 10: `ready` is at = \"ready\" already"));
+    assert!(refused(&[one.clone(), one]).starts_with("line 9: two snapshots are named `one`"));
+    assert!(refused(&[point("No Name", "after_step = 1")]).starts_with("line 6: snapshot name"));
+    assert!(refused(&[point("none", "after_step = 0")]).starts_with("line 7: after_step = 0"));
+    assert!(refused(&[point("none", "")]).contains("exactly one of after_step = N and at"));
+    assert!(refused(&[point("both", "after_step = 1\nat = \"ready\"")]).contains("exactly one"));
+    let unserved = "[build]\nsteps = [\"a\"]\n[[snapshot]]\nname = \"r\"\nat = \"ready\"";
+    assert!(refusal(unserved).starts_with("line 5: at = \"ready\" needs a [run] command"));
+}
+
+#[test]
+fn complaints_name_the_line_of_their_key() {
+    assert!(refusal("[root]\n\ndir = \"a\"\ntar = \"b\"").starts_with("line 4: [root] has 2 sources"));
+    assert!(refusal("[root]\npackages = []").starts_with("line 2: packages is empty"));
+    let empty = "[build]\nsteps = [\n  \"a\",\n  \" \",\n]";
+    assert!(refusal(empty).starts_with("line 4: step 2 is empty"));
+    let run = |line: &str| format!("[run]\ncommand = [\"a\"]\n{line}");
+    assert!(refusal(&run("user = \"a b\"")).starts_with("line 3: user"));
+    assert!(refusal(&run("workdir = \"srv\"")).starts_with("line 3: workdir"));
+    assert!(refusal("[run]\ncommand = \"\"").starts_with("line 2: command"));
+    assert!(refusal("name = \"a\"\nmemory = 512").starts_with("line 2"));
+}
+
+#[test]
+fn the_published_schema_is_the_programs() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/smolfile.schema.json");
+    let published = std::fs::read_to_string(path).unwrap();
+    let now = spec::json_schema();
+    assert!(
+        published.trim_end() == now.trim_end(),
+        "docs/smolfile.schema.json is old; `smolvm check --schema` prints the new one"
+    );
     for key in ["packages", "after_restore", "workdir", "timeout"] {
-        assert!(schema.contains(key), "{key}");
+        assert!(now.contains(key), "{key}");
     }
 }

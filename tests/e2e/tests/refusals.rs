@@ -4,30 +4,76 @@ use std::fs;
 
 use e2e::Home;
 
-#[test]
-fn definitions_are_refused_with_line_and_advice() {
+/// A home in which a definition is refused by `verbs`, with all of `needles` said and nothing left.
+fn refused_by(verbs: &[&str], text: &str, needles: &[&str]) {
     let home = Home::new("soft");
-    let refused = |text: &str, needle: &str| {
-        fs::write(home.path("Smolfile"), text).unwrap();
-        for verb in ["check", "build"] {
-            let said = home.fails(&[verb], 125);
-            assert!(said.contains(needle), "{verb}: {said}");
+    fs::write(home.path("Smolfile"), text).unwrap();
+    fs::write(home.path("old.smolmachine"), "old").unwrap();
+    for verb in verbs {
+        let mut args = vec![*verb];
+        if *verb == "build" {
+            args.extend(["-o", "old.smolmachine"]);
         }
-        assert!(!home.path("x.smolmachine").exists());
-    };
-    refused("name = \"x\"\nmemroy = \"1GiB\"\n", "line 2: unknown key `memroy`; did you mean `memory`?");
-    refused("[root]\ndir = \"a\"\ntar = \"b\"\n", "2 sources (dir, tar)");
-    refused("memory = \"0MiB\"\n", "line 1: memory");
-    refused("name = \"x\"\n[root]\ndir = \"missing\"\n", "missing");
-    refused("name = \"x\"\n[root]\nfiles = { \"missing\" = \"/x\" }\n", "missing");
+        let said = home.fails(&args, 125);
+        assert!(said.contains("Smolfile"), "{verb}: {said}");
+        for needle in needles {
+            assert!(said.contains(needle), "{verb}: no {needle:?} in: {said}");
+        }
+    }
+    assert_eq!(fs::read(home.path("old.smolmachine")).unwrap(), b"old");
+    let mut left: Vec<_> = fs::read_dir(home.path("")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    left.retain(|name| name != "Smolfile.lock");
+    assert!(left.len() <= 3, "{left:?}");
+    assert_eq!(home.ok(&["ps", "-a", "-q"]), "");
+    assert_eq!(home.ok(&["images", "--json"]).trim(), "[]");
 }
 
 #[test]
-fn a_machine_larger_than_the_host_is_refused_before_anything_runs() {
-    let home = Home::new("soft");
-    fs::write(home.path("Smolfile"), "name = \"x\"\nmemory = \"900GiB\"\n").unwrap();
-    let said = home.fails(&["build"], 125);
-    assert!(said.contains("this host has"), "{said}");
+fn definitions_are_refused_with_line_and_advice() {
+    let refused = |text: &str, needles: &[&str]| refused_by(&["check", "build"], text, needles);
+    refused("name = \"x\"\nmemroy = \"1GiB\"\n", &["line 2: unknown key `memroy`; did you mean `memory`?"]);
+    refused("[root]\ndir = \"a\"\ntar = \"b\"\n", &["line 3: [root] has 2 sources (dir, tar); keep one"]);
+    refused("memory = \"0MiB\"\n", &["line 1: memory", "64MiB to 1TiB"]);
+    refused("memory = 512\n", &["line 1", "512MiB"]);
+    refused("name = \"x\"\nmemory = \"900GiB\"\n", &["line 2: memory", "this host has", "lower it"]);
+    refused("name = \"Not A Name\"\n", &["line 1: name", "a-z or 0-9"]);
+    refused("name = \"x\"\n[root]\ndir = \"missing\"\n", &["line 3: [root] dir", "missing", "not there"]);
+    refused("[root]\ntar = \"gone.tar\"\n", &["line 2: [root] tar", "gone.tar", "not there"]);
+    refused("[root]\nfiles = { \"a.b\" = \"/x\" }\n", &["line 2: [root] files", "a.b", "not there"]);
+    refused("[root]\nfiles = { \"Smolfile\" = \"x\" }\n", &["line 2: files", "absolute"]);
+    refused("cpus = 17\n", &["line 1: cpus", "1 to 16"]);
+    let step = "[build]\nsteps = [\"true\"]\n[[snapshot]]\nname = \"s\"\n";
+    refused(&format!("{step}after_step = 2\n"), &["line 5: after_step = 2", "has 1 step"]);
+    let twice = format!("{step}after_step = 1\n[[snapshot]]\nname = \"s\"\nafter_step = 1\n");
+    refused(&twice, &["line 7: two snapshots are named `s`"]);
+    refused(&step.replace("\"s\"", "\"S!\""), &["line 4: snapshot name \"S!\" is no name"]);
+    refused("= nonsense\n", &["line 1"]);
+}
+
+#[test]
+fn what_only_a_build_can_tell_names_the_line_too() {
+    let service = "name = \"x\"\nmemory = \"128MiB\"\n[run]\ncommand = [\"sleep\", \"9\"]\n";
+    let refused = |text: &str, needles: &[&str]| refused_by(&["build"], text, needles);
+    refused(
+        &format!("{service}user = \"nobdy\"\n"),
+        &["line 5: [run] user", "nobdy", "/etc/passwd", "useradd"],
+    );
+    refused(&service.replace("sleep", "sleeep"), &["line 4: [run] command", "sleeep", "[root] files"]);
+    refused(&format!("{service}workdir = \"/none\"\n"), &["line 5: [run] workdir", "/none"]);
+    refused("[root]\ntar = \"Smolfile\"\n", &["line 2: [root] tar", "tar"]);
+}
+
+#[test]
+fn a_package_that_does_not_exist_names_its_line() {
+    let apt = std::process::Command::new("apt-cache").args(["show", "python3-minimal"]).output();
+    if !apt.is_ok_and(|shown| shown.status.success()) {
+        return eprintln!("skipped: this host's apt has no package lists");
+    }
+    let text = "[root]\npackages = [\n  \"dash\",\n  \"python3-minimial\",\n]\n";
+    refused_by(&["build"], text, &["line 4: packages", "python3-minimial", "package lists"]);
+    let text = "[root]\npackages = [\"dash=99*\"]\n";
+    refused_by(&["build"], text, &["line 2: packages", "99*", "there is"]);
+    refused_by(&["build"], "[root]\npackages = [\"--force\"]\n", &["line 2: packages", "--force"]);
 }
 
 #[test]
