@@ -62,21 +62,13 @@ fn default_name(dir: &Path) -> String {
 }
 
 fn fits(definition: &Definition) -> Result<(), DefinitionError> {
-    let (asked, have) = (definition.spec.memory >> 20, host_memory_mib());
+    let (asked, have) = (definition.spec.memory >> 20, host::memory_bytes() >> 20);
     if asked <= have {
         return Ok(());
     }
     let what =
         format!("memory = \"{}\" is more than this host has ({have} MiB); lower it", definition.file.memory);
     Err(DefinitionError::placed(&definition.text, &["memory"], what))
-}
-
-/// This host's memory in MiB; without limit where it cannot be told.
-fn host_memory_mib() -> u64 {
-    let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let total = info.lines().find_map(|l| l.strip_prefix("MemTotal:"));
-    let kib = total.and_then(|t| t.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
-    kib.map_or(u64::MAX, |kib| kib >> 10)
 }
 
 /// Whether the host's files that the definition names are there.

@@ -6,5 +6,5 @@ use rustix::system::sysinfo;
 pub fn memory_bytes() -> u64 {
     let info = sysinfo();
     // The unit is 1 where everything fits (sysinfo(2)).
-    u64::from(info.totalram).saturating_mul(info.mem_unit.into())
+    info.totalram.saturating_mul(info.mem_unit.into())
 }
