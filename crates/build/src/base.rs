@@ -1,12 +1,10 @@
 //! A base: specification, kernel, initramfs, root image and lock as an object of the store.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use artifact::{CopyCheck, MachineFile, SectionHead, SectionKind};
-use image::{ErofsOptions, Limits, ReadAt, Tree, read_erofs, write_erofs};
+use image::{ErofsOptions, FileRange, Limits, Tree, read_erofs, write_erofs};
 use instance::{BOOT_ZSTD, io_error};
 use spec::{MachineSpec, SPEC_VERSION};
 use store::{Pin, Store};
@@ -62,27 +60,6 @@ pub(crate) fn tree(base: &Pin) -> Result<Tree, Error> {
     let file = base.open()?;
     let section = file.require(SectionKind::RootImage, 0)?;
     let handle = file.file().try_clone().map_err(io_error("open again", file.path()))?;
-    let image = Range { file: handle, offset: section.offset, len: section.len };
+    let image = FileRange { file: handle, offset: section.offset, len: section.len };
     Ok(read_erofs(Arc::new(image), Limits::default())?)
-}
-
-/// A section of a file.
-struct Range {
-    file: File,
-    offset: u64,
-    len: u64,
-}
-
-impl ReadAt for Range {
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        let end = offset.checked_add(buf.len() as u64);
-        if end.is_none_or(|end| end > self.len) {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        FileExt::read_exact_at(&self.file, buf, self.offset + offset)
-    }
-
-    fn size(&self) -> io::Result<u64> {
-        Ok(self.len)
-    }
 }

@@ -1,5 +1,7 @@
 //! Work inside the machine: maintainer scripts, steps, the way back of what they changed.
 
+use std::path::Path;
+
 use agent_protocol::{Client, ClientError, ExecSpec, Exit, FrameKind, Request};
 use artifact::MachineFileWriter;
 use instance::{DataStream, Vmm};
@@ -78,11 +80,11 @@ pub(crate) fn end_leftovers(vmm: &Vmm) -> Result<(), Error> {
     shell(vmm, "kill -KILL -1", false, &Silent).map(drop)
 }
 
-/// Writes the machine's disk as it is now.
-pub(crate) fn save_disk(vmm: &Vmm, writer: &mut MachineFileWriter) -> Result<(), Error> {
+/// Writes the machine's disk as it is now; `dir` is for what must be kept meanwhile.
+pub(crate) fn save_disk(vmm: &Vmm, writer: &mut MachineFileWriter, dir: &Path) -> Result<(), Error> {
     sync(vmm)?;
     vmm.machine().pause().map_err(instance::Error::from)?;
-    let saved = vmm.machine().save_disk(writer).map_err(instance::Error::from);
+    let saved = vmm.machine().save_disk(writer, dir).map_err(instance::Error::from);
     vmm.machine().resume();
     Ok(saved.map(drop)?)
 }

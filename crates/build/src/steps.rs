@@ -84,7 +84,8 @@ impl<'a> Steps<'a> {
             stage::end_leftovers(&vmm)?;
             done = number;
             self.ran += 1;
-            let disk = self.job.write_object(|writer| stage::save_disk(&vmm, writer))?;
+            let scratch = &self.job.options.cache;
+            let disk = self.job.write_object(|writer| stage::save_disk(&vmm, writer, scratch))?;
             self.job.cache.put(&self.key(Stage::Disk, done), &disk, self.root.epoch);
         }
         Ok(&self.machine.insert((done, vmm)).1)

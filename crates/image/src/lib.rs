@@ -19,7 +19,7 @@ mod source;
 pub mod tree;
 
 pub use archive::ArchiveError;
-pub use content::{Content, Digest, ReadAt, Spool, SpoolError};
+pub use content::{Content, Digest, FileRange, ReadAt, Spool, SpoolError};
 pub use debian::{DebianError, DebianRoot};
 pub use erofs::{ErofsError, ErofsOptions, ImageInfo, ReadError, read_erofs, write_erofs};
 pub use lock::{PackageLock, SourceKind, SourceLock, hex};

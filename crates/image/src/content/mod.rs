@@ -36,6 +36,30 @@ impl ReadAt for File {
     }
 }
 
+/// A part of a file, as if it were alone.
+#[derive(Debug)]
+pub struct FileRange {
+    pub file: File,
+    /// Where it starts, in bytes.
+    pub offset: u64,
+    /// Its length in bytes.
+    pub len: u64,
+}
+
+impl ReadAt for FileRange {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        let inside = offset.checked_add(buf.len() as u64).is_some_and(|end| end <= self.len);
+        match self.offset.checked_add(offset).filter(|_| inside) {
+            Some(at) => FileExt::read_exact_at(&self.file, buf, at),
+            None => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.len)
+    }
+}
+
 impl ReadAt for Vec<u8> {
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         let start = usize::try_from(offset).map_err(|_| io::ErrorKind::UnexpectedEof)?;

@@ -1,8 +1,5 @@
 //! One side of a comparison: definition, files, processes, where its memory is.
 
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,7 +8,7 @@ use agent_protocol::{AGENT_PORT, Reply, Request, Stats};
 use anyhow::{Context, Result, bail};
 use artifact::{Digest, MachineFile, SectionKind};
 use image::tree::Time;
-use image::{Limits, MergeOptions, ReadAt, Spool, Tree, merge_upper, read_erofs};
+use image::{FileRange, Limits, MergeOptions, Spool, Tree, merge_upper, read_erofs};
 use instance::control::{Client, Request as Ask};
 use instance::{DataStream, Instance, Media, Phase, Vmm};
 use spec::MachineSpec;
@@ -107,7 +104,7 @@ impl Side {
         let base = media.base();
         let section = base.require(SectionKind::RootImage, 0)?;
         let file = base.file().try_clone().context("opening the root image again")?;
-        let image = Section { file, offset: section.offset, len: section.len };
+        let image = FileRange { file, offset: section.offset, len: section.len };
         let mut tree = read_erofs(Arc::new(image), Limits::default()).context("reading the root image")?;
         if let Some(upper) = upper {
             // Nothing is newer than that: times stay as they are.
@@ -115,27 +112,6 @@ impl Side {
             tree = merge_upper(tree, upper, spool, &options).context("reading what the machine changed")?;
         }
         Ok(Self { label, spec: media.spec.clone(), root: section.digest, tree, stats, memory })
-    }
-}
-
-/// A part of a file.
-struct Section {
-    file: File,
-    offset: u64,
-    len: u64,
-}
-
-impl ReadAt for Section {
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        let inside = offset.checked_add(buf.len() as u64).is_some_and(|end| end <= self.len);
-        if !inside {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        FileExt::read_exact_at(&self.file, buf, self.offset + offset)
-    }
-
-    fn size(&self) -> io::Result<u64> {
-        Ok(self.len)
     }
 }
 
