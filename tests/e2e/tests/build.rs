@@ -90,6 +90,16 @@ fn an_instance_of_an_earlier_point_lives_on_as_any_other() {
     assert_eq!(names(&shown["snapshots"]), ["migrated"]);
     let resumed = home.run(&["run", "./mine.smolmachine", "--", "sh", "-c", look]);
     assert_eq!(e2e::text(&resumed.stdout), "mine\napp\nmine\n1\n0\n");
+    // What builds on the file builds on that snapshot of it; so does a copy.
+    home.ok(&["run", "-d", "--name", "n", "--snapshot", "migrated", "two"]);
+    home.ok(&["exec", "n", "sh", "-c", "echo mine >/srv/mine; sleep 4242 >/dev/null 2>&1 &"]);
+    home.ok(&["snapshot", "n", "--incremental", "-o", "changes.smolmachine"]);
+    home.ok(&["fork", "n", "--name", "copy"]);
+    let resumed = home.run(&["run", "./changes.smolmachine", "--", "sh", "-c", look]);
+    assert_eq!(e2e::text(&resumed.stdout), "mine\napp\nmine\n1\n0\n");
+    assert_eq!(e2e::text(&home.run(&["exec", "copy", "sh", "-c", look]).stdout), "mine\napp\nmine\n1\n0\n");
+    assert!(e2e::text(&home.run(&["diff", "n"]).stdout).contains("/srv/mine"));
+    home.ok(&["rm", "-f", "n", "copy"]);
     home.ok(&["stop", "-t", "1s", "m"]);
     home.ok(&["start", "m"]);
     let look = "cat /srv/mine; ls /srv; ps | grep -c '[s]leep 100000'";
