@@ -8,6 +8,7 @@ mod alu;
 mod bits;
 mod flags;
 mod flow;
+mod high;
 mod moves;
 pub(super) mod sse;
 
@@ -17,7 +18,7 @@ use iced_x86::{Instruction, Register};
 
 use super::asm::{Asm, Jump, Mem, Rm, cc};
 use super::cc::Desc;
-use super::plan::Plan;
+use super::plan::{Plan, has_high};
 use super::regs::{self, STATE, T0, T1, TMP, field, home, pinned};
 use super::scan::{Item, Unit};
 use crate::decode::{Decoded, Form};
@@ -187,6 +188,9 @@ impl Gen {
         match item.plan {
             Plan::Nop | Plan::Jmp | Plan::Stop => {}
             Plan::Fence => self.a.bytes(&[0x0f, 0xae, 0xf0]),
+            Plan::Alu(operation) if has_high(&item.insn) => self.alu_high(&item, operation),
+            Plan::Mov if has_high(&item.insn) => self.mov_high(&item),
+            Plan::Extend { signed } if has_high(&item.insn) => self.extend_high(&item, signed),
             Plan::Alu(operation) => self.alu(&item, operation),
             Plan::Unary(operation) => self.unary(&item, operation),
             Plan::Shift(operation) => self.shift(&item, operation),
