@@ -248,10 +248,7 @@ fn flow(insn: &Instruction) -> Option<Plan> {
             Plan::JmpIndirect
         }
         M::Call
-            if wide
-                && insn.flow_control() == FlowControl::IndirectCall
-                && !insn.is_call_far_indirect()
-                && insn.memory_base() != Register::RSP =>
+            if wide && insn.flow_control() == FlowControl::IndirectCall && !insn.is_call_far_indirect() =>
         {
             Plan::CallIndirect
         }
