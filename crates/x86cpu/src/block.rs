@@ -90,10 +90,19 @@ pub(crate) const TRANSLATED: u32 = 1 << 31;
 /// [`Block::heat`] of a block that cannot be translated.
 pub(crate) const NEVER: u32 = u32::MAX;
 
+/// Which bytes a block was decoded from: pages (guestmem's index) and their code generations then.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Source {
+    pub(crate) page: u32,
+    pub(crate) generation: u32,
+    /// Where its only instruction goes on.
+    pub(crate) second: Option<(u32, u32)>,
+}
+
 impl Block {
-    /// The page that it was decoded from, when that is only one, and the page's code generation then.
-    pub(crate) fn source(&self) -> (Option<u32>, u32) {
-        ((self.page2 == NO_PAGE).then_some(self.page), self.generation)
+    pub(crate) fn source(&self) -> Source {
+        let second = (self.page2 != NO_PAGE).then_some((self.page2, self.generation2));
+        Source { page: self.page, generation: self.generation, second }
     }
 }
 

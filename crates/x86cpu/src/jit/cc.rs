@@ -94,6 +94,11 @@ impl Desc {
         Desc { op, a, b, over: over::NONE, r: Loc::Slot }
     }
 
+    /// Whether memory does not say it all already.
+    pub fn needs_stores(&self) -> bool {
+        self.op != op::DYNAMIC || !matches!(self.over, over::NONE | over::DYNAMIC)
+    }
+
     /// Puts it into memory: guest registers are in `Cpu::gpr` now.
     pub fn settle(&self, cpu: &mut Cpu) {
         let value = |cpu: &Cpu, loc, old| match loc {

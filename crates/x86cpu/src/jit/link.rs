@@ -16,6 +16,8 @@ pub(super) struct Translation {
     pub at: u32,
     pub flags_dead: bool,
     pub alive: bool,
+    /// Where the map epoch is that its entry asks for.
+    epoch: Option<u32>,
     /// Exits that lead here.
     incoming: Vec<u32>,
 }
@@ -27,6 +29,10 @@ pub(super) struct Made {
     /// guestmem's page index, and its code generation when it was read.
     pub page: u32,
     pub generation: u32,
+    /// The same of the second page that it is in.
+    pub second: Option<(u32, u32)>,
+    /// Offset in its code of the map epoch that its entry asks for.
+    pub epoch: Option<u32>,
     pub flags_dead: bool,
 }
 
@@ -88,17 +94,28 @@ impl Store {
 
     /// Takes in a translation; its code is written at [`Store::used`].
     pub fn add(&mut self, made: Made, code: &[u8]) -> u32 {
-        let Made { rip, block, page, generation, flags_dead } = made;
+        let Made { rip, block, page, generation, second, epoch, flags_dead } = made;
         let at = self.used as u32;
         self.code.write(self.used, code);
         self.used = (self.used + code.len()).next_multiple_of(16);
         self.unserialised = true;
         let number = self.translations.len() as u32;
-        self.translations.push(Translation { rip, block, at, flags_dead, alive: true, incoming: Vec::new() });
-        let entry = self.pages.entry(page).or_insert(Page { generation, translations: Vec::new() });
-        entry.generation = generation;
-        entry.translations.push(number);
+        let epoch = epoch.map(|place| at + place);
+        let incoming = Vec::new();
+        self.translations.push(Translation { rip, block, at, flags_dead, alive: true, epoch, incoming });
+        for (page, generation) in [Some((page, generation)), second].into_iter().flatten() {
+            let entry = self.pages.entry(page).or_insert(Page { generation, translations: Vec::new() });
+            entry.translations.push(number);
+        }
         number
+    }
+
+    /// The dispatcher has found the translation's pages mapped as they were, under this map epoch.
+    pub fn confirm(&mut self, number: u32, epoch: u32) {
+        if let Some(place) = self.translations[number as usize].epoch {
+            self.code.write(place as usize, &epoch.to_le_bytes());
+            self.unserialised = true;
+        }
     }
 
     pub fn add_exit(&mut self, exit: Exit) {

@@ -191,25 +191,36 @@ pub(super) fn operand_size(insn: &Instruction, i: u32) -> u8 {
     }
 }
 
-/// Operands that no template takes: AH to BH, addresses that are not 64 bits wide.
-fn is_awkward(insn: &Instruction) -> bool {
-    let high = |r| matches!(r, Register::AH | Register::CH | Register::DH | Register::BH);
+/// Whether a register is AH, CH, DH or BH.
+pub(super) fn is_high(r: Register) -> bool {
+    matches!(r, Register::AH | Register::CH | Register::DH | Register::BH)
+}
+
+pub(super) fn has_high(insn: &Instruction) -> bool {
+    (0..insn.op_count()).any(|i| insn.op_kind(i) == OpKind::Register && is_high(insn.op_register(i)))
+}
+
+/// Operands that a template does not take: addresses that are not 64 bits wide; AH to BH but in the most
+/// usual places.
+fn is_awkward(insn: &Instruction, plan: Plan) -> bool {
     let narrow = |r: Register| r != Register::None && r != Register::RIP && !r.is_gpr64();
-    let registers =
-        (0..insn.op_count()).any(|i| insn.op_kind(i) == OpKind::Register && high(insn.op_register(i)));
-    registers
+    let takes_high = match plan {
+        Plan::Alu(operation) => operation != alu::ADC && operation != alu::SBB && !insn.has_lock_prefix(),
+        Plan::Mov | Plan::Extend { .. } => true,
+        _ => false,
+    };
+    let plain_disp = insn.memory_base() == Register::None && insn.memory_index() == Register::None;
+    (has_high(insn) && !takes_high)
         || has_memory(insn)
             && (narrow(insn.memory_base())
                 || narrow(insn.memory_index())
-                || insn.memory_displ_size() == 4
-                    && insn.memory_base() == Register::None
-                    && insn.memory_index() == Register::None)
+                || (plain_disp && insn.memory_displ_size() == 4))
 }
 
 /// How to translate an instruction of 64-bit code; `end`: how the interpreter's decoder says that it
 /// ends a block.
 pub(super) fn plan(insn: &Instruction, end: Option<End>) -> Plan {
-    let template = template(insn).filter(|_| !is_awkward(insn));
+    let template = template(insn).filter(|plan| !is_awkward(insn, *plan));
     template.unwrap_or(match end {
         None => Plan::Handler,
         Some(End::Side) => Plan::Stop,
@@ -237,10 +248,7 @@ fn flow(insn: &Instruction) -> Option<Plan> {
             Plan::JmpIndirect
         }
         M::Call
-            if wide
-                && insn.flow_control() == FlowControl::IndirectCall
-                && !insn.is_call_far_indirect()
-                && insn.memory_base() != Register::RSP =>
+            if wide && insn.flow_control() == FlowControl::IndirectCall && !insn.is_call_far_indirect() =>
         {
             Plan::CallIndirect
         }

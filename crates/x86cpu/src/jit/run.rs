@@ -13,7 +13,7 @@ use super::scan::unit;
 use super::state::{EMPTY_JUMPS, JumpEntry};
 use super::thunks::{self, Helpers};
 use super::{Engine, JIT_TICK, JitCounters, Turn};
-use crate::block::{CodeCache, NEVER, TRANSLATED};
+use crate::block::{CodeCache, NEVER, Source, TRANSLATED};
 use crate::cpu::{Cpu, Mode};
 use crate::decode::Decoded;
 use crate::op::REG_START;
@@ -150,15 +150,24 @@ impl Jit {
     }
 
     /// Translates what is at `rip` in a page that was read under a code generation.
-    fn make(&mut self, cpu: &mut Cpu, block: u32, page: u32, generation: u32) -> Option<u32> {
+    fn make(&mut self, cpu: &mut Cpu, block: u32, source: Source) -> Option<u32> {
+        let Source { page, generation, second } = source;
         let (_, longest) = self.limits();
         let rip = cpu.rip;
         let mut bytes = [0; 4096];
         cpu.memory.read_page(page as usize, &mut bytes);
-        if cpu.memory.code_generation(page as usize) != generation {
+        let mut beyond = None;
+        if let Some((next, _)) = second {
+            let mut head = [0; 15];
+            cpu.memory.read(cpu.memory.page_gpa(next as usize), &mut head).ok()?;
+            beyond = Some(head);
+        }
+        // Only now: whoever writes changes them first.
+        let same = |(page, generation)| cpu.memory.code_generation(page as usize) == generation;
+        if !same((page, generation)) || !second.is_none_or(same) {
             return None;
         }
-        let unit = unit(&bytes, rip, usize::from(longest))?;
+        let unit = unit(&bytes, beyond, rip, usize::from(longest))?;
         let full = self.store().is_some_and(|s| {
             s.used + ROOM > s.code.len() || s.sites.len().max(s.exits.len()).max(s.ops.len()) > MAX_PARTS
         });
@@ -173,6 +182,7 @@ impl Jit {
             first_exit: store.exits.len() as u32,
             first_op: store.ops.len() as u32,
             user: cpu.cpl == 3,
+            epoch: second.map(|_| cpu.mmu.map_epoch),
         };
         let flags_dead = unit.flags_dead;
         let made = translate(unit, place);
@@ -190,7 +200,8 @@ impl Jit {
             e.epoch = e.epoch.map(|at| at + base);
             store.add_exit(e);
         }
-        let number = store.add(Made { rip, block, page, generation, flags_dead }, &made.a.buf);
+        let number = store
+            .add(Made { rip, block, page, generation, second, epoch: made.epoch, flags_dead }, &made.a.buf);
         self.counters.translations += 1;
         self.counters.code_bytes += made.a.buf.len() as u64;
         self.by_place.insert((block, rip), number);
@@ -238,13 +249,8 @@ impl Cpu {
         let number = match known {
             Some(n) => n,
             None => {
-                let (page, generation) = block.source();
                 let long = self.mode == Mode::Long64;
-                let made = if long && page.is_some() {
-                    code.jit.make(self, index, page.unwrap_or(0), generation)
-                } else {
-                    None
-                };
+                let made = if long { code.jit.make(self, index, block.source()) } else { None };
                 let Some(n) = made else {
                     code.set_heat(index, NEVER);
                     return Turn::Interpret;
@@ -265,6 +271,7 @@ impl Cpu {
         {
             store.link(exit, number, self.jx.map_epoch);
         }
+        store.confirm(number, self.jx.map_epoch);
         let at = store.translations[number as usize].at as usize;
         let base = store.code.base().as_ptr() as usize;
         let slot = flow_jump_slot(self.rip);
@@ -317,8 +324,12 @@ impl Cpu {
                 } else {
                     site.desc.settle(self);
                     self.rip = site.rip;
-                    turn = if kind == leave::INTERPRET { Turn::Block } else { Turn::Single };
-                    jit.counters.steps += 1;
+                    turn = match kind {
+                        leave::AGAIN => Turn::Next,
+                        leave::INTERPRET => Turn::Block,
+                        _ => Turn::Single,
+                    };
+                    jit.counters.steps += u64::from(kind == leave::STEP);
                 }
                 self.insn_count += done;
                 jit.counters.instructions += done;

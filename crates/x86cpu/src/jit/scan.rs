@@ -38,11 +38,26 @@ pub(super) struct Unit {
     pub uses_sse: bool,
 }
 
-/// Reads the instructions at `rip` in the page with these bytes; at most `longest`.
-pub(super) fn unit(page: &[u8; PAGE], rip: u64, longest: usize) -> Option<Unit> {
+/// Reads the instructions at `rip` in the page with these bytes; at most `longest`. `beyond`: the first
+/// bytes of the page after it, where the first instruction goes on in it: then that is all.
+pub(super) fn unit(page: &[u8; PAGE], beyond: Option<[u8; 15]>, rip: u64, longest: usize) -> Option<Unit> {
     let base = rip & !(PAGE as u64 - 1);
     let mut unit = Unit { rip, items: Vec::new(), next: None, flags_dead: false, uses_sse: false };
     let (mut at, mut sides) = (rip, 0);
+    if let Some(beyond) = beyond {
+        let first = crossing(page, &beyond, rip)?;
+        at = first.insn.next_ip();
+        unit.uses_sse = first.plan == Plan::Sse;
+        unit.next = match first.plan {
+            Plan::Stop => return None,
+            Plan::Jmp => Some(first.insn.near_branch_target()),
+            Plan::Call | Plan::Ret | Plan::JmpIndirect | Plan::CallIndirect | Plan::HandlerEnd => None,
+            _ => Some(at),
+        };
+        unit.items.push(first);
+        analyse(&mut unit);
+        return Some(unit);
+    }
     loop {
         unit.next = Some(at);
         if at & !(PAGE as u64 - 1) != base || unit.items.len() >= longest {
@@ -85,6 +100,17 @@ pub(super) fn unit(page: &[u8; PAGE], rip: u64, longest: usize) -> Option<Unit> 
     }
     analyse(&mut unit);
     Some(unit)
+}
+
+/// The instruction at the end of a page that goes on in the next.
+fn crossing(page: &[u8; PAGE], beyond: &[u8; 15], rip: u64) -> Option<Item> {
+    let head = &page[(rip & (PAGE as u64 - 1)) as usize..];
+    if head.len() >= 15 {
+        return None;
+    }
+    let mut bytes = head.to_vec();
+    bytes.extend(beyond);
+    decode(&bytes, rip)
 }
 
 fn decode(bytes: &[u8], ip: u64) -> Option<Item> {

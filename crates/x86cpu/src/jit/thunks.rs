@@ -3,6 +3,7 @@
 //! The host's stack is aligned to 16 bytes while translations run.
 
 use super::asm::{Asm, Mem, Rm, cc};
+use super::cc::op;
 use super::lower::Thunks;
 use super::regs::{self, CALLER_SAVED, CPU, PAIRS, STATE, T0, T1, field, home};
 
@@ -176,6 +177,9 @@ fn handler(a: &mut Asm, function: usize, bare: usize) {
 
 /// Evaluates the flags; with `host`, leaves them in the host's.
 fn flags(a: &mut Asm, function: usize, host: bool) {
+    if host {
+        usual_flags(a);
+    }
     spill(a, &CALLER_SAVED);
     save_xmm(a);
     call(a, function);
@@ -187,6 +191,26 @@ fn flags(a: &mut Asm, function: usize, host: bool) {
         a.byte(0x9d);
     }
     a.byte(0xc3);
+}
+
+/// The usual descriptions, without Rust: their operation is done again.
+fn usual_flags(a: &mut Asm) {
+    const CMP: u8 = 7;
+    let usual: [(u8, u8); 4] = [(op::CMP, 8), (op::CMP, 4), (op::LOGIC, 8), (op::LOGIC, 4)];
+    for (operation, size) in usual {
+        // Nothing over it: the byte above is zero.
+        a.group(2, 0x80, CMP, field(regs::CC_OP));
+        a.imm(2, i32::from(operation | size.trailing_zeros() as u8));
+        let other = a.jcc(cc::NE);
+        a.load(size, T0, field(regs::CC_A));
+        if operation == op::CMP {
+            a.alu(size, CMP, T0, field(regs::CC_B));
+        } else {
+            a.sized(size, 0x84, T0, Rm::Reg(T0));
+        }
+        a.byte(0xc3);
+        a.bind(other);
+    }
 }
 
 /// Called with a way to leave in T1, which is taken where SSE cannot be used.

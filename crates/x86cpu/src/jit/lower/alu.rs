@@ -350,7 +350,8 @@ impl Gen {
     }
 }
 
-fn described(operation: u8) -> u8 {
+/// What `cc` calls an operation.
+pub(super) fn described(operation: u8) -> u8 {
     match operation {
         ADD => op::ADD,
         SUB => op::SUB,

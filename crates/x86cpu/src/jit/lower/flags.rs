@@ -68,7 +68,8 @@ impl Gen {
         let replaces = |old: u8| match kind & !3 {
             over::INC | over::DEC => old != over::NONE && old & !3 < over::CF,
             over::CF => old & !3 == over::CF,
-            _ => false,
+            // CF and OF: all that these change.
+            _ => old & !3 >= over::CF,
         };
         match before.over {
             over::NONE => {}
@@ -81,12 +82,20 @@ impl Gen {
         }
     }
 
-    /// Unless nothing that `kind` does not replace is over the flags in memory: bring them together.
+    /// Where something that `kind` does not replace is over the flags in memory: bring them together.
     fn collapse_if_other(&mut self, kind: u8) {
-        let counts = kind & !3 < over::CF;
-        let limit = if counts { over::CF } else { 1 };
-        self.a.alu_imm(1, CMP, field(regs::CC_OVER), i32::from(limit));
-        let from = self.a.jcc(cc::AE);
+        let place = field(regs::CC_OVER);
+        let from = if kind & !3 < over::CF {
+            self.a.alu_imm(1, CMP, place, i32::from(over::CF));
+            self.a.jcc(cc::AE)
+        } else {
+            self.a.alu_imm(1, CMP, place, i32::from(over::NONE));
+            let fine = self.a.jcc(cc::E);
+            self.a.alu_imm(1, CMP, place, i32::from(over::CF));
+            let from = self.a.jcc(if kind & !3 == over::CF { cc::NE } else { cc::B });
+            self.a.bind(fine);
+            from
+        };
         self.stubs.push(Stub::Collapse { from, back: self.a.pos() });
         self.desc = Desc::UNKNOWN;
         self.host = Host::Nothing;

@@ -53,7 +53,7 @@ impl Gen {
         self.a.mov(T0, regs::SP);
         let m = Rm::Mem(self.lookup(8, false, false));
         self.a.load(8, T0, m);
-        self.leave_for_t0(8 + extra);
+        self.leave_for_t0(8 + extra, None);
     }
 
     /// JMP and CALL through a register or memory.
@@ -75,16 +75,34 @@ impl Gen {
             }
         }
         if calls {
-            let m = self.below_stack();
-            self.store_return(item, m);
+            self.below_stack();
+            self.a.store(8, T0, field(TMP2));
             self.a.load(8, T0, field(TMP));
         }
-        self.leave_for_t0(if calls { -8 } else { 0 });
+        self.leave_for_t0(if calls { -8 } else { 0 }, calls.then_some(item));
+    }
+
+    /// The return address of a call, to the host address in TMP2. Only now: what a call stores may lie
+    /// over what its target was read from, and the interpreter would do it again. T0 stays, and T1.
+    fn store_return_late(&mut self, item: &Item) {
+        self.a.store(8, T1, field(regs::LIN));
+        self.a.load(8, T1, field(TMP2));
+        let m = Rm::Mem(Mem::at(T1, 0));
+        let next = item.insn.next_ip();
+        match i32::try_from(next as i64) {
+            Ok(v) => self.a.store_imm(8, m, v),
+            Err(_) => {
+                self.a.mov_imm(T0, next);
+                self.a.store(8, T0, m);
+                self.a.load(8, T0, field(TMP));
+            }
+        }
+        self.a.load(8, T1, field(regs::LIN));
     }
 
     /// Goes to the translation of the address in T0, moving the stack pointer. When it is not known the
     /// interpreter does the instruction.
-    fn leave_for_t0(&mut self, sp: i32) {
+    fn leave_for_t0(&mut self, sp: i32, call: Option<&Item>) {
         let disp = regs::JUMPS + if self.place.user { 0 } else { (JUMPS * size_of::<JumpEntry>()) as i32 };
         let entry = |disp| Rm::Mem(Mem { base: STATE, index: Some((T1, 3)), disp });
         self.a.load(4, T1, Rm::Reg(T0));
@@ -94,13 +112,18 @@ impl Gen {
         self.a.alu_imm(4, 4, Rm::Reg(T1), JUMP_MASK as i32);
         self.a.alu(8, 7, T0, entry(disp));
         self.step_if(cc::NE);
+        if let Some(item) = call {
+            self.store_return_late(item);
+        }
         if sp != 0 {
             self.move_sp(sp);
         }
         // (T1 is needed for the stores of the flags.)
-        self.a.store(8, T1, field(TMP2));
-        self.store_desc(self.desc);
-        self.a.load(8, T1, field(TMP2));
+        if self.desc.needs_stores() {
+            self.a.store(8, T1, field(TMP2));
+            self.store_desc(self.desc);
+            self.a.load(8, T1, field(TMP2));
+        }
         self.a.alu_imm(8, 5, field(regs::BUDGET), i32::from(self.done) + 1);
         let out = self.a.jcc(cc::S);
         // jmp [entry + 8]

@@ -8,6 +8,7 @@ mod alu;
 mod bits;
 mod flags;
 mod flow;
+mod high;
 mod moves;
 pub(super) mod sse;
 
@@ -17,7 +18,7 @@ use iced_x86::{Instruction, Register};
 
 use super::asm::{Asm, Jump, Mem, Rm, cc};
 use super::cc::Desc;
-use super::plan::Plan;
+use super::plan::{Plan, has_high};
 use super::regs::{self, STATE, T0, T1, TMP, field, home, pinned};
 use super::scan::{Item, Unit};
 use crate::decode::{Decoded, Form};
@@ -77,10 +78,11 @@ enum Stub {
         tag: i32,
         site: u32,
     },
-    /// The interpreter does this instruction.
-    Step {
+    /// The dispatcher is asked, by one of the numbers of [`leave`].
+    Leave {
         from: Jump,
         site: u32,
+        how: u32,
     },
     /// Bring flags into one piece, go back.
     Collapse {
@@ -116,6 +118,8 @@ pub(super) struct Place {
     pub first_exit: u32,
     pub first_op: u32,
     pub user: bool,
+    /// Its code is in two pages: it holds under this map epoch.
+    pub epoch: Option<u32>,
 }
 
 /// What leaves a translation in T1 (and arrives in [`super::run`]): a number and one of these.
@@ -129,6 +133,8 @@ pub(super) mod leave {
     pub const RIP: u32 = 3;
     /// A handler was called at the site, all is done.
     pub const DONE: u32 = 4;
+    /// The dispatcher looks again at the site.
+    pub const AGAIN: u32 = 5;
     pub const BITS: u32 = 3;
 }
 
@@ -139,6 +145,8 @@ pub(super) struct Gen {
     pub exits: Vec<Exit>,
     /// For sites whose instruction is the interpreter's.
     pub ops: Vec<Decoded>,
+    /// Position of the map epoch that the entry asks for.
+    pub epoch: Option<u32>,
     place: Place,
     stubs: Vec<Stub>,
     desc: Desc,
@@ -156,6 +164,7 @@ pub(super) fn translate(unit: Unit, place: Place) -> Gen {
         sites: Vec::new(),
         exits: Vec::new(),
         ops: Vec::new(),
+        epoch: None,
         place,
         stubs: Vec::new(),
         desc: Desc::UNKNOWN,
@@ -164,6 +173,9 @@ pub(super) fn translate(unit: Unit, place: Place) -> Gen {
         rip: unit.rip,
         done: 0,
     };
+    if let Some(epoch) = place.epoch {
+        g.need_epoch(epoch);
+    }
     if unit.uses_sse {
         g.need_xmm();
     }
@@ -187,6 +199,9 @@ impl Gen {
         match item.plan {
             Plan::Nop | Plan::Jmp | Plan::Stop => {}
             Plan::Fence => self.a.bytes(&[0x0f, 0xae, 0xf0]),
+            Plan::Alu(operation) if has_high(&item.insn) => self.alu_high(&item, operation),
+            Plan::Mov if has_high(&item.insn) => self.mov_high(&item),
+            Plan::Extend { signed } if has_high(&item.insn) => self.extend_high(&item, signed),
             Plan::Alu(operation) => self.alu(&item, operation),
             Plan::Unary(operation) => self.unary(&item, operation),
             Plan::Shift(operation) => self.shift(&item, operation),
@@ -247,7 +262,17 @@ impl Gen {
     fn step_if(&mut self, cc: u8) {
         let from = self.a.jcc(cc);
         let site = self.new_site(0, false);
-        self.stubs.push(Stub::Step { from, site });
+        self.stubs.push(Stub::Leave { from, site, how: leave::STEP });
+    }
+
+    /// The second page of the code is still the one that was translated.
+    fn need_epoch(&mut self, epoch: u32) {
+        self.a.group(4, 0x80, 7, field(regs::MAP_EPOCH));
+        self.epoch = Some(self.a.pos() as u32);
+        self.a.imm32(epoch as i32);
+        let from = self.a.jcc(cc::NE);
+        let site = self.new_site(0, false);
+        self.stubs.push(Stub::Leave { from, site, how: leave::AGAIN });
     }
 
     /// SSE registers are in the host's from here on.
@@ -355,7 +380,7 @@ impl Gen {
             self.a.group(4, 0xf6, 0, Rm::Reg(T0));
             self.a.imm32(i32::from(size) - 1);
             let from = self.a.jcc(cc::NE);
-            self.stubs.push(Stub::Step { from, site });
+            self.stubs.push(Stub::Leave { from, site, how: leave::STEP });
         }
         self.a.alu(8, 0, T0, slot(host));
         self.host = Host::Nothing;
@@ -429,9 +454,9 @@ impl Gen {
                     let back = self.a.jmp();
                     self.a.bind_to(back, again as i64);
                 }
-                Stub::Step { from, site } => {
+                Stub::Leave { from, site, how } => {
                     self.a.bind(from);
-                    let code = (self.place.first_site + site) << leave::BITS | leave::STEP;
+                    let code = (self.place.first_site + site) << leave::BITS | how;
                     self.a.mov_imm(T1, u64::from(code));
                     let out = self.a.jmp();
                     self.to_thunk(out, self.place.thunks.leave);
