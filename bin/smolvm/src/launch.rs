@@ -110,6 +110,7 @@ pub fn vmm_options(plan: &Plan, scratch_dir: PathBuf, kernel_log: Option<PathBuf
         boot_timeout: BOOT_TIMEOUT,
         command_line: String::new(),
         hostname: None,
+        gate: None,
     })
 }
 
@@ -118,13 +119,14 @@ pub fn bind_ports(ports: &[Publish]) -> Result<Vec<Bound>> {
     Ok(ports.iter().map(|p| forward::bind(*p)).collect::<Result<_, _>>()?)
 }
 
-/// Starts the machine.
+/// Starts the machine. `gate`: called when a copy of a machine is whole and has not run yet.
 pub fn start(
     instance: &Instance,
     pin: Pin,
     store: &Store,
     plan: &Plan,
     bound: Vec<Bound>,
+    gate: Option<fn()>,
 ) -> Result<Running> {
     let mut options = vmm_options(plan, instance.path(""), Some(instance.path("kernel.log")))?;
     let mut media = Media::open_in(store, pin)?;
@@ -142,7 +144,7 @@ pub fn start(
         Mode::Frozen => resume(&media, &saved()?, RestoreReason::Resume, options)?,
         Mode::Forked => {
             // A copy has a name of its own in the guest, too.
-            options.hostname = Some(instance.name().to_owned());
+            (options.hostname, options.gate) = (Some(instance.name().to_owned()), gate);
             resume(&media, &origin()?, RestoreReason::Fork, options)?
         }
     };

@@ -38,6 +38,8 @@ pub struct VmmOptions {
     pub command_line: String,
     /// A host name for the machine when it is resumed, and a new machine id with it.
     pub hostname: Option<String>,
+    /// Called when a restored machine is whole and has not run yet: waits for the moment to start.
+    pub gate: Option<fn()>,
 }
 
 /// A machine that runs in this process.
@@ -122,6 +124,9 @@ impl Vmm {
         let begun = Instant::now();
         let vmm = Self::restore(media, from, options)?;
         let generation = vmm.machine.new_generation()?;
+        if let Some(gate) = vmm.options.gate {
+            gate();
+        }
         vmm.machine.resume();
         let first_instruction_us = us(begun);
         let report = vmm.restored(reason, generation)?;

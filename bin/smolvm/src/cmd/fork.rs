@@ -4,7 +4,7 @@
 //! machine file that it came from. Then each copy is a process of its own that maps both: they share
 //! every page until they write it.
 
-use std::io::{BufRead, BufReader};
+use std::io::PipeReader;
 use std::process::Child;
 use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -17,7 +17,7 @@ use store::Pin;
 
 use crate::args::{Fork, Global};
 use crate::cmd::end::end_now;
-use crate::cmd::vmm::{self, Word};
+use crate::cmd::vmm::{self, Word, Words};
 use crate::interrupt;
 use crate::launch::{Home, Mode, Plan};
 use crate::ui;
@@ -26,7 +26,7 @@ use crate::ui;
 const STARTERS: usize = 2;
 
 pub fn fork(fork: &Fork, global: &Global, home: &Home) -> Result<u8> {
-    let begun = Instant::now();
+    let (begun, begun_ns) = (Instant::now(), now_ns());
     let source = Instance::open(&home.dirs, &fork.name)?;
     let client = Client::new(&source)?;
     let record = source.record()?;
@@ -52,8 +52,7 @@ pub fn fork(fork: &Fork, global: &Global, home: &Home) -> Result<u8> {
         let report = client.call(&Request::Fork { path });
         (report, others.join().unwrap_or_else(|_| Err(anyhow!("making the copies' directories failed"))))
     });
-    let linked = others.and_then(|()| names.iter().skip(1).try_for_each(|name| copies.link(name, first)));
-    let report = match (report, linked) {
+    let report = match (report, others) {
         (Ok(report), Ok(())) => report,
         (Err(e), _) => {
             undo(&made);
@@ -65,11 +64,12 @@ pub fn fork(fork: &Fork, global: &Global, home: &Home) -> Result<u8> {
         }
     };
     let engine = report.get("engine").and_then(Value::as_str).unwrap_or("soft");
-    names.iter().try_for_each(|name| copies.plan(name, engine))?;
     let written_us = begun.elapsed().as_micros() as u64;
-    let ups = start_all(&names, home)?;
+    let ups = start_all(&names, &copies, engine)?;
     let total_us = begun.elapsed().as_micros() as u64;
-    let told = Told { report, written_us, total_us };
+    let last_ns = ups.iter().flatten().map(|up| up.first_run_ns).max().unwrap_or(begun_ns);
+    let running_us = last_ns.saturating_sub(begun_ns) / 1000;
+    let told = Told { report, written_us, running_us, total_us };
     tell(&fork.name, &names, &ups, &told, global)
 }
 
@@ -129,19 +129,21 @@ impl Copies<'_> {
         }
     }
 
-    /// One file, as many names as copies: the last one that goes takes it with it.
-    fn link(&self, name: &str, first: &str) -> Result<()> {
-        let from = Instance::open(&self.home.dirs, first)?.origin();
-        let to = Instance::open(&self.home.dirs, name)?.origin();
-        std::fs::hard_link(&from, &to).with_context(|| format!("naming {} {}", from.display(), to.display()))
-    }
-
-    fn plan(&self, name: &str, engine: &str) -> Result<()> {
+    /// Starts a copy's process. One file has as many names as copies: the last one that goes takes it
+    /// with it.
+    fn start(&self, name: &str, first: &str, engine: &str, start: &PipeReader) -> Result<Child> {
+        let instance = Instance::open(&self.home.dirs, name)?;
+        if name != first {
+            let from = Instance::open(&self.home.dirs, first)?.origin();
+            std::fs::hard_link(&from, instance.origin())
+                .with_context(|| format!("naming {}", from.display()))?;
+        }
         let mut plan = self.plan.clone();
         (plan.mode, plan.engine) = (Mode::Forked, engine.to_owned());
         // The command of the source's start is among the copied processes.
         (plan.command, plan.ports) = (None, Vec::new());
-        vmm::write_plan(&Instance::open(&self.home.dirs, name)?, &plan)
+        vmm::write_plan(&instance, &plan)?;
+        vmm::spawn(name, &instance.path("vmm.log"), start.try_clone()?.into())
     }
 }
 
@@ -160,66 +162,112 @@ fn undo(made: &Made) {
     }
 }
 
-/// How a copy's start went: times in µs, or why it failed.
-type Up = Result<(u64, u64), String>;
+/// A copy's start, in µs of its own process, and CLOCK_MONOTONIC at its first guest instruction.
+struct Up {
+    first_instruction_us: u64,
+    agent_us: u64,
+    first_run_ns: u64,
+}
 
-/// Starts a process for each copy and waits until each is up.
-fn start_all(names: &[String], home: &Home) -> Result<Vec<Up>> {
+/// Gives each copy its file and plan and starts its process; when all are whole they begin to run
+/// together, so that the first ones do not take the processor from those that are still made.
+fn start_all(names: &[String], copies: &Copies<'_>, engine: &str) -> Result<Vec<Result<Up, String>>> {
+    let first = names.first().context("no name")?;
+    let (start, begin) = std::io::pipe().context("making a pipe")?;
     let next = Mutex::new(names.iter().enumerate());
     let started: Mutex<Vec<(usize, Result<Child>)>> = Mutex::default();
-    let start = || {
+    let work = || {
         loop {
             let Some((at, name)) = next.lock().unwrap_or_else(|e| e.into_inner()).next() else { break };
-            let child = Instance::open(&home.dirs, name)
-                .map_err(anyhow::Error::from)
-                .and_then(|instance| vmm::spawn(name, &instance.path("vmm.log")));
+            let child = copies.start(name, first, engine, &start);
             started.lock().unwrap_or_else(|e| e.into_inner()).push((at, child));
         }
     };
     std::thread::scope(|scope| {
-        (0..STARTERS.min(names.len())).for_each(|_| drop(scope.spawn(start)));
+        (0..STARTERS.min(names.len())).for_each(|_| drop(scope.spawn(work)));
     });
     let mut children = started.into_inner().unwrap_or_else(|e| e.into_inner());
     children.sort_by_key(|(at, _)| *at);
-    Ok(children.into_iter().map(|(_, child)| up(child)).collect())
+    let mut waiting: Vec<_> = children.into_iter().map(|(_, child)| Waiting::new(child)).collect();
+    waiting.iter_mut().for_each(Waiting::whole);
+    drop((start, begin));
+    Ok(waiting.into_iter().map(Waiting::up).collect())
 }
 
-fn up(child: Result<Child>) -> Up {
-    let mut child = child.map_err(|e| ui::told(&e))?;
-    let mut line = String::new();
-    if let Some(out) = child.stdout.take() {
-        let _ = BufReader::new(out).read_line(&mut line);
+/// A copy's process.
+struct Waiting(Result<(Child, Words), String>);
+
+const LOST: &str = "its process ended before it was up; see vmm.log in its directory";
+
+impl Waiting {
+    fn new(child: Result<Child>) -> Self {
+        Self(child.map_err(|e| ui::told(&e)).map(|mut child| {
+            let words = Words::of(&mut child);
+            (child, words)
+        }))
     }
-    match serde_json::from_str(&line) {
-        Ok(Word::Up { first_instruction_us, agent_us }) => Ok((first_instruction_us, agent_us)),
-        Ok(Word::Failed { text, .. }) => {
-            let _ = child.wait();
-            Err(text)
-        }
-        Err(_) => {
-            let _ = child.wait();
-            Err("its process ended before it was up; see vmm.log in its directory".to_owned())
-        }
+
+    /// Waits until it could run.
+    fn whole(&mut self) {
+        let Ok((child, words)) = &mut self.0 else { return };
+        let failed = match words.next() {
+            Some(Word::Whole) => return,
+            Some(Word::Failed { text, .. }) => text,
+            Some(Word::Up { .. }) | None => LOST.to_owned(),
+        };
+        let _ = child.wait();
+        self.0 = Err(failed);
     }
+
+    /// Waits until its agent has answered.
+    fn up(self) -> Result<Up, String> {
+        let (mut child, mut words) = self.0?;
+        let failed = match words.next() {
+            Some(Word::Up { first_instruction_us, agent_us, first_run_ns }) => {
+                return Ok(Up { first_instruction_us, agent_us, first_run_ns });
+            }
+            Some(Word::Failed { text, .. }) => text,
+            Some(Word::Whole) | None => LOST.to_owned(),
+        };
+        let _ = child.wait();
+        Err(failed)
+    }
+}
+
+fn now_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 struct Told {
     report: Value,
+    /// Until the copies' file was written.
     written_us: u64,
+    /// Until every copy had executed its first instruction.
+    running_us: u64,
+    /// Until every copy's agent had answered.
     total_us: u64,
 }
 
-fn tell(source: &str, names: &[String], ups: &[Up], told: &Told, global: &Global) -> Result<u8> {
+fn tell(
+    source: &str,
+    names: &[String],
+    ups: &[Result<Up, String>],
+    told: &Told,
+    global: &Global,
+) -> Result<u8> {
     let number = |key: &str| told.report.get(key).and_then(Value::as_u64).unwrap_or(0);
     let mut failed = 0;
     let mut rows = Vec::new();
     for (name, up) in names.iter().zip(ups) {
         match up {
-            Ok((first, agent)) => {
+            Ok(up) => {
                 if !global.json {
                     println!("{name}");
                 }
-                rows.push(json!({ "name": name, "first_instruction_us": first, "agent_us": agent }));
+                rows.push(json!({
+                    "name": name, "first_instruction_us": up.first_instruction_us, "agent_us": up.agent_us,
+                }));
             }
             Err(text) => {
                 failed += 1;
@@ -232,7 +280,7 @@ fn tell(source: &str, names: &[String], ups: &[Up], told: &Told, global: &Global
     if global.json {
         ui::json(&json!({
             "source": source, "copies": rows, "source_report": told.report,
-            "written_us": told.written_us, "total_us": told.total_us,
+            "written_us": told.written_us, "running_us": told.running_us, "total_us": told.total_us,
         }))?;
     } else if !global.quiet {
         let ms = |us: u64| us as f64 / 1000.0;

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 
 use agent_protocol::SERVICE_SESSION;
@@ -20,8 +20,18 @@ use crate::launch::{self, Control, Ending, Home, Plan};
 /// What the child says on its standard output, once.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Word {
-    Up { first_instruction_us: u64, agent_us: u64 },
-    Failed { text: String, code: u8 },
+    /// A copy is whole; it runs when standard input ends.
+    Whole,
+    /// `first_run_ns`: CLOCK_MONOTONIC at the first guest instruction.
+    Up {
+        first_instruction_us: u64,
+        agent_us: u64,
+        first_run_ns: u64,
+    },
+    Failed {
+        text: String,
+        code: u8,
+    },
 }
 
 /// Keeps how to start in the instance's directory.
@@ -38,18 +48,36 @@ pub fn read_plan(instance: &Instance) -> Result<Plan> {
 }
 
 /// Starts the child for an instance; it says a [`Word`] on its standard output.
-pub fn spawn(name: &str, log: &Path) -> Result<Child> {
+/// A copy waits for the end of `start`, so that many begin together.
+pub fn spawn(name: &str, log: &Path, start: Stdio) -> Result<Child> {
     let stderr = File::create(log).with_context(|| format!("making {}", log.display()))?;
     let exe = std::env::current_exe().context("finding this program")?;
     Command::new(exe)
         .args(["__vmm", name])
-        .stdin(Stdio::null())
+        .stdin(start)
         .stdout(Stdio::piped())
         .stderr(stderr)
         // A process group of its own: the terminal's Ctrl-C is not for it.
         .process_group(0)
         .spawn()
         .context("starting the machine's process")
+}
+
+/// What a child says.
+pub struct Words(Option<BufReader<ChildStdout>>);
+
+impl Words {
+    /// To be taken once.
+    pub fn of(child: &mut Child) -> Self {
+        Self(child.stdout.take().map(BufReader::new))
+    }
+
+    /// The next word; nothing when the child ended or said something else.
+    pub fn next(&mut self) -> Option<Word> {
+        let mut line = String::new();
+        self.0.as_mut()?.read_line(&mut line).ok()?;
+        serde_json::from_str(&line).ok()
+    }
 }
 
 /// Starts the child for an instance, waits until its machine is up, prints the name. With `undo`, a
@@ -69,13 +97,14 @@ pub fn detach(instance: Arc<Instance>, global: &Global, undo: Option<Undo>) -> R
             }
         }
     };
-    let (mut child, _end) = interrupt::making(|| spawn(&name, &log), ended)?;
-    let mut line = String::new();
-    if let Some(out) = child.stdout.take() {
-        BufReader::new(out).read_line(&mut line)?;
+    let (mut child, _end) = interrupt::making(|| spawn(&name, &log, Stdio::null()), ended)?;
+    let mut words = Words::of(&mut child);
+    let mut word = words.next();
+    if matches!(word, Some(Word::Whole)) {
+        word = words.next();
     }
-    match serde_json::from_str(&line) {
-        Ok(Word::Up { first_instruction_us, agent_us }) => {
+    match word {
+        Some(Word::Up { first_instruction_us, agent_us, .. }) => {
             if global.json {
                 crate::ui::json(&serde_json::json!({
                     "name": name, "first_instruction_us": first_instruction_us, "agent_us": agent_us
@@ -85,7 +114,7 @@ pub fn detach(instance: Arc<Instance>, global: &Global, undo: Option<Undo>) -> R
             }
             Ok(0)
         }
-        Ok(Word::Failed { text, code }) => {
+        Some(Word::Failed { text, code }) => {
             let _ = child.wait();
             if !kept || code != 125 {
                 forget(&name);
@@ -93,7 +122,7 @@ pub fn detach(instance: Arc<Instance>, global: &Global, undo: Option<Undo>) -> R
             eprintln!("smolvm: {text}");
             Ok(code)
         }
-        Err(_) => {
+        Some(Word::Whole) | None => {
             let _ = child.wait();
             let said = fs::read_to_string(&log).unwrap_or_default();
             Err(anyhow!("the machine's process ended before its machine was up:\n{}", said.trim_end()))
@@ -145,7 +174,7 @@ fn up(instance: &Arc<Instance>, home: &Home) -> Result<Up> {
     instance.update(|r| {
         (r.phase, r.pid, r.exit_code) = (Phase::Running, std::process::id(), None);
     })?;
-    let running = launch::start(instance, pin, &home.store, &plan, bound)?;
+    let running = launch::start(instance, pin, &home.store, &plan, bound, Some(wait_for_start))?;
     let ending = Arc::new(Ending::default());
     let control = Control { vmm: running.vmm.clone(), instance: instance.clone(), ending: ending.clone() };
     let server = launch::serve(control)?;
@@ -163,7 +192,9 @@ fn up(instance: &Arc<Instance>, home: &Home) -> Result<Up> {
 /// Waits for the end: of the command, of the service, or of the machine.
 fn live(instance: &Arc<Instance>, up: Up) -> Result<u8> {
     let report = up.running.report;
-    say(&Word::Up { first_instruction_us: report.first_instruction_us, agent_us: report.agent_us })?;
+    let first_run_ns = up.running.vmm.machine().first_run_ns().unwrap_or(0);
+    let (first_instruction_us, agent_us) = (report.first_instruction_us, report.agent_us);
+    say(&Word::Up { first_instruction_us, agent_us, first_run_ns })?;
     let vmm = up.running.vmm.clone();
     let watched = vmm.clone();
     let session = up.session;
@@ -195,6 +226,12 @@ fn live(instance: &Arc<Instance>, up: Up) -> Result<u8> {
 fn service_exit(vmm: &instance::Vmm) -> Option<u8> {
     let client = agent_protocol::Client::new(vmm.connect().ok()?);
     client.wait(SERVICE_SESSION).ok().map(|e| e.code())
+}
+
+/// Says that the copy is whole and waits until it may run.
+fn wait_for_start() {
+    let _ = say(&Word::Whole);
+    let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
 }
 
 fn say(word: &Word) -> Result<()> {
