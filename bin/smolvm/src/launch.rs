@@ -126,7 +126,7 @@ pub fn start(
     store: &Store,
     plan: &Plan,
     bound: Vec<Bound>,
-    gate: Option<fn()>,
+    gate: Option<fn(&str)>,
 ) -> Result<Running> {
     let mut options = vmm_options(plan, instance.path(""), Some(instance.path("kernel.log")))?;
     let mut media = Media::open_in(store, pin)?;

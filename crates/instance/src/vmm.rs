@@ -38,8 +38,9 @@ pub struct VmmOptions {
     pub command_line: String,
     /// A host name for the machine when it is resumed, and a new machine id with it.
     pub hostname: Option<String>,
-    /// Called when a restored machine is whole and has not run yet: waits for the moment to start.
-    pub gate: Option<fn()>,
+    /// Called with the host name when a restored machine is whole and has not run yet: waits for the
+    /// moment to start.
+    pub gate: Option<fn(&str)>,
 }
 
 /// A machine that runs in this process.
@@ -125,7 +126,7 @@ impl Vmm {
         let vmm = Self::restore(media, from, options)?;
         let generation = vmm.machine.new_generation()?;
         if let Some(gate) = vmm.options.gate {
-            gate();
+            gate(vmm.options.hostname.as_deref().unwrap_or_default());
         }
         vmm.machine.resume();
         let first_instruction_us = us(begun);

@@ -1,10 +1,10 @@
 //! `fork`: running copies of a running machine; it goes on.
 //!
 //! The machine's own process writes once what the copies need: its state, and what differs from the
-//! machine file that it came from. Then each copy is a process of its own that maps both: they share
-//! every page until they write it.
+//! machine file that it came from. Then each copy is a process of its own that maps both
+//! (`copies.rs`): they share every page until they write it.
 
-use std::io::PipeReader;
+use std::collections::HashMap;
 use std::process::Child;
 use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -17,13 +17,10 @@ use store::Pin;
 
 use crate::args::{Fork, Global};
 use crate::cmd::end::end_now;
-use crate::cmd::vmm::{self, Word, Words};
+use crate::cmd::vmm::{self, Said, Word, Words};
 use crate::interrupt;
 use crate::launch::{Home, Mode, Plan};
 use crate::ui;
-
-/// Threads that start the copies' processes: starting one costs a process's page tables.
-const STARTERS: usize = 2;
 
 pub fn fork(fork: &Fork, global: &Global, home: &Home) -> Result<u8> {
     let (begun, begun_ns) = (Instant::now(), now_ns());
@@ -109,7 +106,8 @@ impl Copies<'_> {
             name: name.to_owned(),
             created_ms: now.as_millis() as u64,
             phase: Phase::Dead,
-            pid: std::process::id(),
+            // Nobody's yet.
+            pid: 0,
             kept: true,
             // Published ports are the source's.
             ports: Vec::new(),
@@ -129,9 +127,9 @@ impl Copies<'_> {
         }
     }
 
-    /// Starts a copy's process. One file has as many names as copies: the last one that goes takes it
-    /// with it.
-    fn start(&self, name: &str, first: &str, engine: &str, start: &PipeReader) -> Result<Child> {
+    /// Readies a copy for its process. One file has as many names as copies: the last one that goes
+    /// takes it with it.
+    fn ready(&self, name: &str, first: &str, engine: &str) -> Result<()> {
         let instance = Instance::open(&self.home.dirs, name)?;
         if name != first {
             let from = Instance::open(&self.home.dirs, first)?.origin();
@@ -142,8 +140,7 @@ impl Copies<'_> {
         (plan.mode, plan.engine) = (Mode::Forked, engine.to_owned());
         // The command of the source's start is among the copied processes.
         (plan.command, plan.ports) = (None, Vec::new());
-        vmm::write_plan(&instance, &plan)?;
-        vmm::spawn(name, &instance.path("vmm.log"), start.try_clone()?.into())
+        vmm::write_plan(&instance, &plan)
     }
 }
 
@@ -169,68 +166,62 @@ struct Up {
     first_run_ns: u64,
 }
 
-/// Gives each copy its file and plan and starts its process; when all are whole they begin to run
+/// Gives each copy its file and plan and starts their processes; when all are whole they begin to run
 /// together, so that the first ones do not take the processor from those that are still made.
 fn start_all(names: &[String], copies: &Copies<'_>, engine: &str) -> Result<Vec<Result<Up, String>>> {
     let first = names.first().context("no name")?;
+    names.iter().try_for_each(|name| copies.ready(name, first, engine))?;
     let (start, begin) = std::io::pipe().context("making a pipe")?;
-    let next = Mutex::new(names.iter().enumerate());
-    let started: Mutex<Vec<(usize, Result<Child>)>> = Mutex::default();
-    let work = || {
-        loop {
-            let Some((at, name)) = next.lock().unwrap_or_else(|e| e.into_inner()).next() else { break };
-            let child = copies.start(name, first, engine, &start);
-            started.lock().unwrap_or_else(|e| e.into_inner()).push((at, child));
-        }
+    let args: Vec<&str> = ["__copies"].into_iter().chain(names.iter().map(String::as_str)).collect();
+    let log = Instance::open(&copies.home.dirs, first)?.path("vmm.log");
+    let ended = |child: &Child| {
+        let pid = child.id();
+        move || interrupt::end_process(pid)
     };
-    std::thread::scope(|scope| {
-        (0..STARTERS.min(names.len())).for_each(|_| drop(scope.spawn(work)));
+    let (mut parent, _end) = interrupt::making(|| vmm::spawn(&args, &log, start.into()), ended)?;
+    let mut words = Words::of(&mut parent);
+    let mut lost: HashMap<String, String> = HashMap::new();
+    let mut up = HashMap::new();
+    collect(&mut words, names.len(), &mut lost, |_, word| matches!(word, Word::Whole));
+    drop(begin);
+    let living = names.len() - lost.len();
+    collect(&mut words, living, &mut lost, |name, word| {
+        let Word::Up { first_instruction_us, agent_us, first_run_ns } = word else { return false };
+        up.insert(name.to_owned(), Up { first_instruction_us, agent_us, first_run_ns });
+        true
     });
-    let mut children = started.into_inner().unwrap_or_else(|e| e.into_inner());
-    children.sort_by_key(|(at, _)| *at);
-    let mut waiting: Vec<_> = children.into_iter().map(|(_, child)| Waiting::new(child)).collect();
-    waiting.iter_mut().for_each(Waiting::whole);
-    drop((start, begin));
-    Ok(waiting.into_iter().map(Waiting::up).collect())
+    // The copies are not its children any longer: they are whose they would be without `fork`.
+    parent.kill()?;
+    parent.wait()?;
+    let missing = || "its process ended before it was up; see vmm.log in its directory".to_owned();
+    let result = |name: &String| up.remove(name).ok_or_else(|| lost.remove(name).unwrap_or_else(missing));
+    Ok(names.iter().map(result).collect())
 }
 
-/// A copy's process.
-struct Waiting(Result<(Child, Words), String>);
-
-const LOST: &str = "its process ended before it was up; see vmm.log in its directory";
-
-impl Waiting {
-    fn new(child: Result<Child>) -> Self {
-        Self(child.map_err(|e| ui::told(&e)).map(|mut child| {
-            let words = Words::of(&mut child);
-            (child, words)
-        }))
-    }
-
-    /// Waits until it could run.
-    fn whole(&mut self) {
-        let Ok((child, words)) = &mut self.0 else { return };
-        let failed = match words.next() {
-            Some(Word::Whole) => return,
-            Some(Word::Failed { text, .. }) => text,
-            Some(Word::Up { .. }) | None => LOST.to_owned(),
-        };
-        let _ = child.wait();
-        self.0 = Err(failed);
-    }
-
-    /// Waits until its agent has answered.
-    fn up(self) -> Result<Up, String> {
-        let (mut child, mut words) = self.0?;
-        let failed = match words.next() {
-            Some(Word::Up { first_instruction_us, agent_us, first_run_ns }) => {
-                return Ok(Up { first_instruction_us, agent_us, first_run_ns });
+/// Takes words until `count` copies have said what is `wanted`, or are lost; notes why.
+fn collect(
+    words: &mut Words,
+    count: usize,
+    lost: &mut HashMap<String, String>,
+    mut wanted: impl FnMut(&str, Word) -> bool,
+) {
+    let mut left = count;
+    while left > 0 {
+        let Some(Said { name, word }) = words.next() else { return };
+        match word {
+            // Said once by the copy, and once more by its parent when it has ended.
+            Word::Failed { text, .. } => {
+                left -= usize::from(lost.insert(name, text).is_none());
             }
-            Some(Word::Failed { text, .. }) => text,
-            Some(Word::Whole) | None => LOST.to_owned(),
-        };
-        let _ = child.wait();
-        Err(failed)
+            Word::Lost => {
+                if !lost.contains_key(&name) {
+                    let text = "its process ended before it was up; see vmm.log in its directory";
+                    lost.insert(name, text.to_owned());
+                    left -= 1;
+                }
+            }
+            word => left -= usize::from(wanted(&name, word)),
+        }
     }
 }
 

@@ -17,7 +17,14 @@ use crate::args::Global;
 use crate::interrupt::{self, Undo};
 use crate::launch::{self, Control, Ending, Home, Plan};
 
-/// What the child says on its standard output, once.
+/// What a child says on its standard output: who it is, and how it went.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Said {
+    pub name: String,
+    pub word: Word,
+}
+
+/// How it went.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Word {
     /// A copy is whole; it runs when standard input ends.
@@ -32,6 +39,8 @@ pub enum Word {
         text: String,
         code: u8,
     },
+    /// A copy's process ended, which its parent says.
+    Lost,
 }
 
 /// Keeps how to start in the instance's directory.
@@ -47,14 +56,14 @@ pub fn read_plan(instance: &Instance) -> Result<Plan> {
     serde_json::from_slice(&text).with_context(|| format!("reading {}", path.display()))
 }
 
-/// Starts the child for an instance; it says a [`Word`] on its standard output.
-/// A copy waits for the end of `start`, so that many begin together.
-pub fn spawn(name: &str, log: &Path, start: Stdio) -> Result<Child> {
+/// Starts a child that is to outlive this process, with this program's hidden verb `args`. It reads `input` and
+/// says [`Said`] lines on its standard output.
+pub fn spawn(args: &[&str], log: &Path, input: Stdio) -> Result<Child> {
     let stderr = File::create(log).with_context(|| format!("making {}", log.display()))?;
     let exe = std::env::current_exe().context("finding this program")?;
     Command::new(exe)
-        .args(["__vmm", name])
-        .stdin(start)
+        .args(args)
+        .stdin(input)
         .stdout(Stdio::piped())
         .stderr(stderr)
         // A process group of its own: the terminal's Ctrl-C is not for it.
@@ -72,8 +81,8 @@ impl Words {
         Self(child.stdout.take().map(BufReader::new))
     }
 
-    /// The next word; nothing when the child ended or said something else.
-    pub fn next(&mut self) -> Option<Word> {
+    /// The next line; nothing when the child ended or said something else.
+    pub fn next(&mut self) -> Option<Said> {
         let mut line = String::new();
         self.0.as_mut()?.read_line(&mut line).ok()?;
         serde_json::from_str(&line).ok()
@@ -97,11 +106,11 @@ pub fn detach(instance: Arc<Instance>, global: &Global, undo: Option<Undo>) -> R
             }
         }
     };
-    let (mut child, _end) = interrupt::making(|| spawn(&name, &log, Stdio::null()), ended)?;
+    let (mut child, _end) = interrupt::making(|| spawn(&["__vmm", &name], &log, Stdio::null()), ended)?;
     let mut words = Words::of(&mut child);
-    let mut word = words.next();
+    let mut word = words.next().map(|said| said.word);
     if matches!(word, Some(Word::Whole)) {
-        word = words.next();
+        word = words.next().map(|said| said.word);
     }
     match word {
         Some(Word::Up { first_instruction_us, agent_us, .. }) => {
@@ -122,7 +131,7 @@ pub fn detach(instance: Arc<Instance>, global: &Global, undo: Option<Undo>) -> R
             eprintln!("smolvm: {text}");
             Ok(code)
         }
-        Some(Word::Whole) | None => {
+        Some(Word::Whole | Word::Lost) | None => {
             let _ = child.wait();
             let said = fs::read_to_string(&log).unwrap_or_default();
             Err(anyhow!("the machine's process ended before its machine was up:\n{}", said.trim_end()))
@@ -151,7 +160,7 @@ pub fn vmm(name: &str, home: &Home) -> Result<u8> {
                 instance::Error::Agent(client) => client.kind().exit_code(),
                 _ => 125,
             });
-            say(&Word::Failed { text: crate::ui::told(&e), code })?;
+            say(name, Word::Failed { text: crate::ui::told(&e), code })?;
             instance.update(|r| r.phase = Phase::Dead)?;
             Ok(code)
         }
@@ -194,7 +203,7 @@ fn live(instance: &Arc<Instance>, up: Up) -> Result<u8> {
     let report = up.running.report;
     let first_run_ns = up.running.vmm.machine().first_run_ns().unwrap_or(0);
     let (first_instruction_us, agent_us) = (report.first_instruction_us, report.agent_us);
-    say(&Word::Up { first_instruction_us, agent_us, first_run_ns })?;
+    say(instance.name(), Word::Up { first_instruction_us, agent_us, first_run_ns })?;
     let vmm = up.running.vmm.clone();
     let watched = vmm.clone();
     let session = up.session;
@@ -229,13 +238,17 @@ fn service_exit(vmm: &instance::Vmm) -> Option<u8> {
 }
 
 /// Says that the copy is whole and waits until it may run.
-fn wait_for_start() {
-    let _ = say(&Word::Whole);
+fn wait_for_start(name: &str) {
+    let _ = say(name, Word::Whole);
     let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
 }
 
-fn say(word: &Word) -> Result<()> {
+/// One write: lines of copies that share a pipe stay whole (pipe(7), PIPE_BUF).
+pub fn say(name: &str, word: Word) -> Result<()> {
+    let said = Said { name: name.to_owned(), word };
+    let mut line = serde_json::to_vec(&said)?;
+    line.push(b'\n');
     let mut out = std::io::stdout();
-    writeln!(out, "{}", serde_json::to_string(word)?)?;
+    out.write_all(&line)?;
     Ok(out.flush()?)
 }
