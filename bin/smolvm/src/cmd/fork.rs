@@ -5,6 +5,7 @@
 //! (`copies.rs`): they share every page until they write it.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::process::Child;
 use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -193,10 +194,12 @@ fn start_all(names: &[String], copies: &Copies<'_>, engine: &str) -> Result<Vec<
     // The copies are not its children any longer: they are whose they would be without `fork`.
     parent.kill()?;
     parent.wait()?;
-    let missing = || "its process ended before it was up; see vmm.log in its directory".to_owned();
-    let result = |name: &String| up.remove(name).ok_or_else(|| lost.remove(name).unwrap_or_else(missing));
+    let mut why = |name: &String| lost.remove(name).unwrap_or_else(|| LOST.to_owned());
+    let result = |name: &String| up.remove(name).ok_or_else(|| why(name));
     Ok(names.iter().map(result).collect())
 }
+
+const LOST: &str = "its process ended before it was up; see vmm.log in its directory";
 
 /// Takes words until `count` copies have said what is `wanted`, or are lost; notes why.
 fn collect(
@@ -214,9 +217,8 @@ fn collect(
                 left -= usize::from(lost.insert(name, text).is_none());
             }
             Word::Lost => {
-                if !lost.contains_key(&name) {
-                    let text = "its process ended before it was up; see vmm.log in its directory";
-                    lost.insert(name, text.to_owned());
+                if let Entry::Vacant(entry) = lost.entry(name) {
+                    entry.insert(LOST.to_owned());
                     left -= 1;
                 }
             }
