@@ -243,7 +243,10 @@ impl Control {
         let wanted = || !asker.is_gone();
         match request {
             Request::Ping => Ok((done, None)),
-            Request::Connect { port } => Ok((done, Some(self.vmm.connect_port(port)?))),
+            Request::Connect { port } => {
+                self.vmm.wait_while_standing();
+                Ok((done, Some(self.vmm.connect_port(port)?)))
+            }
             Request::Stop { grace_ms } => {
                 self.vmm.stop(grace_ms, Some(&self.instance.saved()))?;
                 self.instance.update(|r| r.phase = Phase::Stopped)?;

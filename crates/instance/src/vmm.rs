@@ -2,7 +2,7 @@
 
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use agent_protocol::{
@@ -55,6 +55,8 @@ pub struct Vmm {
     parent: Option<Digest>,
     /// One snapshot at a time.
     saving: Mutex<()>,
+    /// Held for writing while the guest's tasks stand still for a snapshot.
+    standing: RwLock<()>,
 }
 
 /// What starting took.
@@ -164,7 +166,16 @@ impl Vmm {
     ) -> Result<Self, Error> {
         let base = media.base().again()?;
         let (machine, spec) = (Arc::new(machine), media.spec.clone());
-        Ok(Self { machine, spec, console, options, base, parent, saving: Mutex::default() })
+        Ok(Self {
+            machine,
+            spec,
+            console,
+            options,
+            base,
+            parent,
+            saving: Mutex::default(),
+            standing: RwLock::default(),
+        })
     }
 
     pub fn machine(&self) -> &Arc<Machine> {
@@ -194,6 +205,12 @@ impl Vmm {
     /// As [`Vmm::connect`].
     pub fn connect_port(&self, port: u32) -> Result<UnixStream, Error> {
         self.machine.connect(port).map_err(|e| agent_protocol::ClientError::Io(e).into())
+    }
+
+    /// Waits while the guest's tasks stand still for a snapshot: the agent would refuse what it is
+    /// asked for then.
+    pub fn wait_while_standing(&self) {
+        drop(self.standing.read().unwrap_or_else(PoisonError::into_inner));
     }
 
     fn agent(&self) -> Result<Client<UnixStream>, Error> {
