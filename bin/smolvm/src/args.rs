@@ -100,6 +100,9 @@ pub enum Verb {
     /// The VMM of a detached machine (started by `run -d` and `start`)
     #[command(name = "__vmm", hide = true)]
     Vmm { name: String },
+    /// The VMMs of copies made at once (started by `fork`)
+    #[command(name = "__copies", hide = true)]
+    Copies { names: Vec<String> },
 }
 
 impl Verb {

@@ -114,6 +114,7 @@ pub fn vmm_options(plan: &Plan, scratch_dir: PathBuf, kernel_log: Option<PathBuf
         boot_timeout: BOOT_TIMEOUT,
         command_line: String::new(),
         hostname: None,
+        gate: None,
     })
 }
 
@@ -130,13 +131,14 @@ pub fn media(plan: &Plan, store: &Store, pin: Pin) -> Result<Media, instance::Er
     }
 }
 
-/// Starts the machine.
+/// Starts the machine. `gate`: called when a copy of a machine is whole and has not run yet.
 pub fn start(
     instance: &Instance,
     pin: Pin,
     store: &Store,
     plan: &Plan,
     bound: Vec<Bound>,
+    gate: Option<fn(&str)>,
 ) -> Result<Running> {
     let mut options = vmm_options(plan, instance.path(""), Some(instance.path("kernel.log")))?;
     let mut media = media(plan, store, pin)?;
@@ -154,7 +156,7 @@ pub fn start(
         Mode::Frozen => resume(&media, &saved()?, RestoreReason::Resume, options)?,
         Mode::Forked => {
             // A copy has a name of its own in the guest, too.
-            options.hostname = Some(instance.name().to_owned());
+            (options.hostname, options.gate) = (Some(instance.name().to_owned()), gate);
             resume(&media, &origin()?, RestoreReason::Fork, options)?
         }
     };
@@ -253,7 +255,10 @@ impl Control {
         let wanted = || !asker.is_gone();
         match request {
             Request::Ping => Ok((done, None)),
-            Request::Connect { port } => Ok((done, Some(self.vmm.connect_port(port)?))),
+            Request::Connect { port } => {
+                self.vmm.wait_while_standing();
+                Ok((done, Some(self.vmm.connect_port(port)?)))
+            }
             Request::Stop { grace_ms } => {
                 self.vmm.stop(grace_ms, Some(&self.instance.saved()))?;
                 self.instance.update(|r| r.phase = Phase::Stopped)?;

@@ -121,3 +121,46 @@ fn places_in_another_order_are_right_and_lies_are_refused() {
     }
     assert!(ExtentMap::parse(&bytes, (pages + 1) * 4096).is_err());
 }
+
+#[test]
+fn sets_are_made_of_words_and_runs() {
+    let mut set = PageSet::new(200);
+    set.insert_run(10, 5);
+    set.insert_run(60, 70);
+    set.insert_run(190, 100);
+    let members = (10..15).chain(60..130).chain(190..200);
+    assert_eq!(set, self::set(200, members));
+    assert_eq!(PageSet::from_words(set.words().to_vec(), 200), set);
+    assert_eq!(PageSet::from_words(vec![u64::MAX; 9], 70), self::set(70, 0..70));
+    let mut other = PageSet::new(200);
+    other.insert_run(14, 2);
+    other.unite(&set);
+    assert_eq!(other, self::set(200, (10..16).chain(60..130).chain(190..200)));
+}
+
+#[test]
+fn what_lies_above_hides_what_lies_below() {
+    let extent = |start, pages, file_page| Extent { start, pages, file_page };
+    let map = |extents: Vec<Extent>| ExtentMap { bound: 100, extents };
+    let below = map(vec![extent(0, 10, 0), extent(20, 10, 10), extent(40, 10, 20), extent(60, 1, 30)]);
+    let above = map(vec![extent(0, 2, 0), extent(4, 1, 2), extent(8, 20, 3), extent(45, 30, 23)]);
+    let parts = [extent(2, 2, 2), extent(5, 3, 5), extent(28, 2, 18), extent(40, 5, 20)];
+    assert_eq!(below.uncovered(&above), parts);
+    assert_eq!(below.uncovered(&map(vec![])), below.extents);
+    assert_eq!(map(vec![]).uncovered(&above), []);
+    // Against the sets, for every pattern of eight pages over three extents.
+    for pattern in 0..256u64 {
+        let pages = set(100, (0..8).filter(|bit| pattern >> bit & 1 != 0).map(|bit| bit * 8));
+        let above = map(plan_extents(&pages, &[], 96, 0));
+        let mut all = PageSet::new(100);
+        for part in below.uncovered(&above) {
+            let under = below.find(part.start).unwrap();
+            assert_eq!(part.start - under.start, part.file_page - under.file_page);
+            all.insert_run(part.start, part.pages);
+        }
+        for page in 0..100 {
+            let shown = below.find(page).is_some() && !pages.contains(page);
+            assert_eq!(all.contains(page), shown, "{pattern:b} {page}");
+        }
+    }
+}

@@ -9,4 +9,5 @@ pub use sys::entropy::fill_random;
 pub use sys::event::Event;
 pub use sys::mapping::Mapping;
 pub use sys::poller::{Interest, Poller, Ready};
+pub use sys::process::{Side, split};
 pub use sys::timer::Timer;

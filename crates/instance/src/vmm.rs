@@ -2,7 +2,7 @@
 
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use agent_protocol::{
@@ -39,6 +39,9 @@ pub struct VmmOptions {
     pub command_line: String,
     /// A host name for the machine when it is resumed, and a new machine id with it.
     pub hostname: Option<String>,
+    /// Called with the host name when a restored machine is whole and has not run yet: waits for the
+    /// moment to start.
+    pub gate: Option<fn(&str)>,
 }
 
 /// A machine that runs in this process.
@@ -55,6 +58,8 @@ pub struct Vmm {
     saving: Mutex<()>,
     /// What its state is called in a file.
     info: Option<SnapshotInfo>,
+    /// Held for writing while the guest's tasks stand still for a snapshot.
+    standing: RwLock<()>,
 }
 
 /// What starting took.
@@ -125,6 +130,9 @@ impl Vmm {
         let begun = Instant::now();
         let vmm = Self::restore(media, from, options)?;
         let generation = vmm.machine.new_generation()?;
+        if let Some(gate) = vmm.options.gate {
+            gate(vmm.options.hostname.as_deref().unwrap_or_default());
+        }
         vmm.machine.resume();
         let first_instruction_us = us(begun);
         let report = vmm.restored(reason, generation)?;
@@ -162,7 +170,17 @@ impl Vmm {
         let base = media.base().again()?;
         let info = media.snapshot.as_ref().map(|point| SnapshotInfo { root: 0, ..point.info.clone() });
         let (machine, spec) = (Arc::new(machine), media.spec.clone());
-        Ok(Self { machine, spec, console, options, base, parent, info, saving: Mutex::default() })
+        Ok(Self {
+            machine,
+            spec,
+            console,
+            options,
+            base,
+            parent,
+            info,
+            saving: Mutex::default(),
+            standing: RwLock::default(),
+        })
     }
 
     pub fn machine(&self) -> &Arc<Machine> {
@@ -192,6 +210,12 @@ impl Vmm {
     /// As [`Vmm::connect`].
     pub fn connect_port(&self, port: u32) -> Result<UnixStream, Error> {
         self.machine.connect(port).map_err(|e| agent_protocol::ClientError::Io(e).into())
+    }
+
+    /// Waits while the guest's tasks stand still for a snapshot: the agent would refuse what it is
+    /// asked for then.
+    pub fn wait_while_standing(&self) {
+        drop(self.standing.read().unwrap_or_else(PoisonError::into_inner));
     }
 
     fn agent(&self) -> Result<Client<UnixStream>, Error> {

@@ -13,8 +13,10 @@ use crate::still::StillMemory;
 const PAGES_VERSION: u32 = 1;
 /// Largest map that is read: two million extents.
 const MAP_CAP: u64 = 64 << 20;
-/// Pages that did not change, stored to join extents of changes, in thousandths of the changed ones.
-const CHANGES_OVERHEAD_PERMILLE: u32 = 500;
+/// Pages that did not change, stored to join extents of changes, in thousandths of the changed ones,
+/// and the extents to aim for: each costs up to three mappings, for it divides the parent's.
+const CHANGES_OVERHEAD_PERMILLE: u32 = 2000;
+const CHANGES_EXTENTS: usize = 32;
 
 /// What was written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,15 +41,16 @@ pub enum Pages<'a> {
 }
 
 impl Pages<'_> {
-    /// The pages to store, and how many zeros-in-thousandths may join them.
-    fn plan(self, still: &StillMemory) -> std::io::Result<(PageSet, u32)> {
+    /// The pages to store, and by how many others, in thousandths, they may be joined
+    /// to how many extents.
+    fn plan(self, still: &StillMemory) -> std::io::Result<(PageSet, usize, u32)> {
         let mut store = PageSet::new(still.page_count() as u64);
-        let (candidates, parent, overhead) = match self {
-            Pages::All => (still.wanted().clone(), None, USUAL_OVERHEAD_PERMILLE),
+        let (candidates, parent, most, overhead) = match self {
+            Pages::All => (still.wanted().clone(), None, USUAL_EXTENTS, USUAL_OVERHEAD_PERMILLE),
             Pages::Changes { parent, above } => {
                 let mut changed = still.dirty().clone();
                 changed.unite(above);
-                (changed, Some(parent), CHANGES_OVERHEAD_PERMILLE)
+                (changed, Some(parent), CHANGES_EXTENTS, CHANGES_OVERHEAD_PERMILLE)
             }
         };
         for (start, pages) in candidates.runs() {
@@ -58,7 +61,7 @@ impl Pages<'_> {
                 }
             }
         }
-        Ok((store, overhead))
+        Ok((store, most, overhead))
     }
 }
 
@@ -71,10 +74,9 @@ pub fn write_memory(
     still: StillMemory,
     pages: Pages<'_>,
 ) -> Result<MemoryStats, Error> {
-    let planned = pages.plan(&still).map_err(Error::Keep)?;
-    let (store, overhead) = planned;
+    let (store, most, overhead) = pages.plan(&still).map_err(Error::Keep)?;
     let barrier = [MMIO_HOLE_START / PAGE_SIZE];
-    let extents = plan_extents(&store, &barrier, USUAL_EXTENTS, overhead);
+    let extents = plan_extents(&store, &barrier, most, overhead);
     let map = ExtentMap { bound: still.page_count() as u64, extents };
     let head = SectionHead::new(SectionKind::MemoryMap, ExtentMap::VERSION);
     writer.add_bytes(head, &map.encode())?;

@@ -143,3 +143,26 @@ fn what_does_not_run_is_not_copied() {
     home.fails(&["fork", "m", "--count", "0"], 125);
     assert_eq!(home.ok(&["ps", "-a", "-q"]), "m\n");
 }
+
+#[test]
+fn killed_at_any_instant_a_fork_harms_nobody() {
+    let home = Home::new("soft");
+    started(&home, "m");
+    let mut seed = 777u64;
+    for _ in 0..8 {
+        let mut child = home.command(&["fork", "-q", "m", "--count", "4"]).spawn().unwrap();
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        // Where the instant falls is the point of it; nothing is waited for.
+        std::thread::sleep(std::time::Duration::from_micros(seed >> 33 & 0xffff));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        counts_on(&home, "m");
+        // Whatever is there of the copies is listed, and can be removed.
+        for name in home.ok(&["ps", "-a", "-q"]).lines().filter(|name| *name != "m") {
+            home.ok(&["rm", "-f", name]);
+        }
+    }
+    assert_eq!(home.ok(&["ps", "-a", "-q"]), "m\n");
+    home.ok(&["fork", "-q", "m"]);
+    counts_on(&home, "m-1");
+}

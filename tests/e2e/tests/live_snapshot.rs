@@ -17,6 +17,10 @@ const DISK: &str = "i=0; while :; do i=$((i+1)); echo $i >>/root/log; sync; \
 
 fn started(home: &Home) {
     home.ok(&["run", "-d", "--name", "m"]);
+    write_everywhere(home);
+}
+
+fn write_everywhere(home: &Home) {
     for (name, script) in [("everywhere", EVERYWHERE), ("disk", DISK)] {
         fs::write(home.path(name), script).unwrap();
         home.ok(&["cp", name, &format!("m:/root/{name}")]);
@@ -52,6 +56,35 @@ fn a_file_is_one_instant_although_memory_and_disk_are_written_meanwhile() {
         home.ok(&["rm", "-f", "back"]);
     }
     goes_on_whole(&home, "m");
+}
+
+#[test]
+fn two_processors_stop_at_the_same_instant() {
+    let home = Home::new("soft");
+    fs::write(home.path("Smolfile"), "name = \"x\"\nmemory = \"128MiB\"\ncpus = 2\n").unwrap();
+    home.ok(&["build", "-q"]);
+    home.ok(&["run", "-d", "--name", "m", "./x.smolmachine"]);
+    write_everywhere(&home);
+    snapshot(&home, &["-o", "s.smolmachine"]);
+    home.ok(&["run", "-d", "--name", "back", "./s.smolmachine"]);
+    goes_on_whole(&home, "back");
+    goes_on_whole(&home, "m");
+}
+
+#[test]
+fn commands_are_not_refused_while_snapshots_are_taken() {
+    let home = Home::new("soft");
+    home.ok(&["run", "-d", "--name", "m"]);
+    std::thread::scope(|scope| {
+        let snapshots = scope.spawn(|| {
+            for _ in 0..25 {
+                home.ok(&["snapshot", "-q", "m", "-o", "s.smolmachine"]);
+            }
+        });
+        while !snapshots.is_finished() {
+            assert_eq!(home.ok(&["exec", "m", "echo", "here"]), "here\n");
+        }
+    });
 }
 
 #[test]

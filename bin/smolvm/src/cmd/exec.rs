@@ -1,9 +1,10 @@
 //! `exec` and `shell`.
 
+use agent_protocol::ErrorKind;
 use anyhow::{Result, bail};
 use instance::control::Client;
 use instance::session::{self, Target};
-use instance::{Instance, Phase};
+use instance::{Error, Instance, Phase};
 
 use crate::args::{Exec, Process, Shell};
 use crate::launch::Home;
@@ -15,9 +16,23 @@ pub fn agent(name: &str, home: &Home) -> Result<std::os::unix::net::UnixStream> 
     Ok(Client::new(&instance)?.connect(agent_protocol::AGENT_PORT)?)
 }
 
+/// How often a session is asked for again.
+const ATTEMPTS: usize = 5;
+
 /// Carries a session to its end; a machine that was frozen or stopped meanwhile is named.
 pub fn carry(name: &str, target: &Target, home: &Home) -> Result<u8> {
-    match session::attach(agent(name, home)?, target) {
+    let mut attached = session::attach(agent(name, home)?, target);
+    for _ in 0..ATTEMPTS {
+        // Refused, having started nothing, because the machine stood still for a snapshot at that
+        // moment: connecting waits until it goes on.
+        match &attached {
+            Err(Error::Agent(error)) if error.kind() == ErrorKind::Busy => {
+                attached = session::attach(agent(name, home)?, target);
+            }
+            _ => break,
+        }
+    }
+    match attached {
         Ok(ending) => Ok(ending.code()),
         Err(error) => {
             let instance = Instance::open(&home.dirs, name)?;

@@ -1,10 +1,11 @@
 //! `fork`: running copies of a running machine; it goes on.
 //!
 //! The machine's own process writes once what the copies need: its state, and what differs from the
-//! machine file that it came from. Then each copy is a process of its own that maps both: they share
-//! every page until they write it.
+//! machine file that it came from. Then each copy is a process of its own that maps both
+//! (`copies.rs`): they share every page until they write it.
 
-use std::io::{BufRead, BufReader};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::process::Child;
 use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -17,16 +18,13 @@ use store::Pin;
 
 use crate::args::{Fork, Global};
 use crate::cmd::end::end_now;
-use crate::cmd::vmm::{self, Word};
+use crate::cmd::vmm::{self, Said, Word, Words};
 use crate::interrupt;
 use crate::launch::{Home, Mode, Plan};
 use crate::ui;
 
-/// Threads that start the copies' processes: starting one costs a process's page tables.
-const STARTERS: usize = 2;
-
 pub fn fork(fork: &Fork, global: &Global, home: &Home) -> Result<u8> {
-    let begun = Instant::now();
+    let (begun, begun_ns) = (Instant::now(), now_ns());
     let source = Instance::open(&home.dirs, &fork.name)?;
     let client = Client::new(&source)?;
     let record = source.record()?;
@@ -52,8 +50,7 @@ pub fn fork(fork: &Fork, global: &Global, home: &Home) -> Result<u8> {
         let report = client.call(&Request::Fork { path });
         (report, others.join().unwrap_or_else(|_| Err(anyhow!("making the copies' directories failed"))))
     });
-    let linked = others.and_then(|()| names.iter().skip(1).try_for_each(|name| copies.link(name, first)));
-    let report = match (report, linked) {
+    let report = match (report, others) {
         (Ok(report), Ok(())) => report,
         (Err(e), _) => {
             undo(&made);
@@ -65,11 +62,12 @@ pub fn fork(fork: &Fork, global: &Global, home: &Home) -> Result<u8> {
         }
     };
     let engine = report.get("engine").and_then(Value::as_str).unwrap_or("soft");
-    names.iter().try_for_each(|name| copies.plan(name, engine))?;
     let written_us = begun.elapsed().as_micros() as u64;
-    let ups = start_all(&names, home)?;
+    let ups = start_all(&names, &copies, engine)?;
     let total_us = begun.elapsed().as_micros() as u64;
-    let told = Told { report, written_us, total_us };
+    let last_ns = ups.iter().flatten().map(|up| up.first_run_ns).max().unwrap_or(begun_ns);
+    let running_us = last_ns.saturating_sub(begun_ns) / 1000;
+    let told = Told { report, written_us, running_us, total_us };
     tell(&fork.name, &names, &ups, &told, global)
 }
 
@@ -109,7 +107,8 @@ impl Copies<'_> {
             name: name.to_owned(),
             created_ms: now.as_millis() as u64,
             phase: Phase::Dead,
-            pid: std::process::id(),
+            // Nobody's yet.
+            pid: 0,
             kept: true,
             // Published ports are the source's.
             ports: Vec::new(),
@@ -129,19 +128,20 @@ impl Copies<'_> {
         }
     }
 
-    /// One file, as many names as copies: the last one that goes takes it with it.
-    fn link(&self, name: &str, first: &str) -> Result<()> {
-        let from = Instance::open(&self.home.dirs, first)?.origin();
-        let to = Instance::open(&self.home.dirs, name)?.origin();
-        std::fs::hard_link(&from, &to).with_context(|| format!("naming {} {}", from.display(), to.display()))
-    }
-
-    fn plan(&self, name: &str, engine: &str) -> Result<()> {
+    /// Readies a copy for its process. One file has as many names as copies: the last one that goes
+    /// takes it with it.
+    fn ready(&self, name: &str, first: &str, engine: &str) -> Result<()> {
+        let instance = Instance::open(&self.home.dirs, name)?;
+        if name != first {
+            let from = Instance::open(&self.home.dirs, first)?.origin();
+            std::fs::hard_link(&from, instance.origin())
+                .with_context(|| format!("naming {}", from.display()))?;
+        }
         let mut plan = self.plan.clone();
         (plan.mode, plan.engine) = (Mode::Forked, engine.to_owned());
         // The command of the source's start is among the copied processes.
         (plan.command, plan.ports) = (None, Vec::new());
-        vmm::write_plan(&Instance::open(&self.home.dirs, name)?, &plan)
+        vmm::write_plan(&instance, &plan)
     }
 }
 
@@ -160,66 +160,107 @@ fn undo(made: &Made) {
     }
 }
 
-/// How a copy's start went: times in µs, or why it failed.
-type Up = Result<(u64, u64), String>;
-
-/// Starts a process for each copy and waits until each is up.
-fn start_all(names: &[String], home: &Home) -> Result<Vec<Up>> {
-    let next = Mutex::new(names.iter().enumerate());
-    let started: Mutex<Vec<(usize, Result<Child>)>> = Mutex::default();
-    let start = || {
-        loop {
-            let Some((at, name)) = next.lock().unwrap_or_else(|e| e.into_inner()).next() else { break };
-            let child = Instance::open(&home.dirs, name)
-                .map_err(anyhow::Error::from)
-                .and_then(|instance| vmm::spawn(name, &instance.path("vmm.log")));
-            started.lock().unwrap_or_else(|e| e.into_inner()).push((at, child));
-        }
-    };
-    std::thread::scope(|scope| {
-        (0..STARTERS.min(names.len())).for_each(|_| drop(scope.spawn(start)));
-    });
-    let mut children = started.into_inner().unwrap_or_else(|e| e.into_inner());
-    children.sort_by_key(|(at, _)| *at);
-    Ok(children.into_iter().map(|(_, child)| up(child)).collect())
+/// A copy's start, in µs of its own process, and CLOCK_MONOTONIC at its first guest instruction.
+struct Up {
+    first_instruction_us: u64,
+    agent_us: u64,
+    first_run_ns: u64,
 }
 
-fn up(child: Result<Child>) -> Up {
-    let mut child = child.map_err(|e| ui::told(&e))?;
-    let mut line = String::new();
-    if let Some(out) = child.stdout.take() {
-        let _ = BufReader::new(out).read_line(&mut line);
-    }
-    match serde_json::from_str(&line) {
-        Ok(Word::Up { first_instruction_us, agent_us }) => Ok((first_instruction_us, agent_us)),
-        Ok(Word::Failed { text, .. }) => {
-            let _ = child.wait();
-            Err(text)
+/// Gives each copy its file and plan and starts their processes; when all are whole they begin to run
+/// together, so that the first ones do not take the processor from those that are still made.
+fn start_all(names: &[String], copies: &Copies<'_>, engine: &str) -> Result<Vec<Result<Up, String>>> {
+    let first = names.first().context("no name")?;
+    names.iter().try_for_each(|name| copies.ready(name, first, engine))?;
+    let (start, begin) = std::io::pipe().context("making a pipe")?;
+    let args: Vec<&str> = ["__copies"].into_iter().chain(names.iter().map(String::as_str)).collect();
+    let log = Instance::open(&copies.home.dirs, first)?.path("vmm.log");
+    let ended = |child: &Child| {
+        let pid = child.id();
+        move || interrupt::end_process(pid)
+    };
+    let (mut parent, _end) = interrupt::making(|| vmm::spawn(&args, &log, start.into()), ended)?;
+    let mut words = Words::of(&mut parent);
+    let mut lost: HashMap<String, String> = HashMap::new();
+    let mut up = HashMap::new();
+    collect(&mut words, names.len(), &mut lost, |_, word| matches!(word, Word::Whole));
+    drop(begin);
+    let living = names.len() - lost.len();
+    collect(&mut words, living, &mut lost, |name, word| {
+        let Word::Up { first_instruction_us, agent_us, first_run_ns } = word else { return false };
+        up.insert(name.to_owned(), Up { first_instruction_us, agent_us, first_run_ns });
+        true
+    });
+    // The copies are not its children any longer: they are whose they would be without `fork`.
+    parent.kill()?;
+    parent.wait()?;
+    let mut why = |name: &String| lost.remove(name).unwrap_or_else(|| LOST.to_owned());
+    let result = |name: &String| up.remove(name).ok_or_else(|| why(name));
+    Ok(names.iter().map(result).collect())
+}
+
+const LOST: &str = "its process ended before it was up; see vmm.log in its directory";
+
+/// Takes words until `count` copies have said what is `wanted`, or are lost; notes why.
+fn collect(
+    words: &mut Words,
+    count: usize,
+    lost: &mut HashMap<String, String>,
+    mut wanted: impl FnMut(&str, Word) -> bool,
+) {
+    let mut left = count;
+    while left > 0 {
+        let Some(Said { name, word }) = words.next() else { return };
+        match word {
+            // Said once by the copy, and once more by its parent when it has ended.
+            Word::Failed { text, .. } => {
+                left -= usize::from(lost.insert(name, text).is_none());
+            }
+            Word::Lost => {
+                if let Entry::Vacant(entry) = lost.entry(name) {
+                    entry.insert(LOST.to_owned());
+                    left -= 1;
+                }
+            }
+            word => left -= usize::from(wanted(&name, word)),
         }
-        Err(_) => {
-            let _ = child.wait();
-            Err("its process ended before it was up; see vmm.log in its directory".to_owned())
-        }
     }
+}
+
+fn now_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 struct Told {
     report: Value,
+    /// Until the copies' file was written.
     written_us: u64,
+    /// Until every copy had executed its first instruction.
+    running_us: u64,
+    /// Until every copy's agent had answered.
     total_us: u64,
 }
 
-fn tell(source: &str, names: &[String], ups: &[Up], told: &Told, global: &Global) -> Result<u8> {
+fn tell(
+    source: &str,
+    names: &[String],
+    ups: &[Result<Up, String>],
+    told: &Told,
+    global: &Global,
+) -> Result<u8> {
     let number = |key: &str| told.report.get(key).and_then(Value::as_u64).unwrap_or(0);
     let mut failed = 0;
     let mut rows = Vec::new();
     for (name, up) in names.iter().zip(ups) {
         match up {
-            Ok((first, agent)) => {
+            Ok(up) => {
                 if !global.json {
                     println!("{name}");
                 }
-                rows.push(json!({ "name": name, "first_instruction_us": first, "agent_us": agent }));
+                rows.push(json!({
+                    "name": name, "first_instruction_us": up.first_instruction_us, "agent_us": up.agent_us,
+                }));
             }
             Err(text) => {
                 failed += 1;
@@ -232,7 +273,7 @@ fn tell(source: &str, names: &[String], ups: &[Up], told: &Told, global: &Global
     if global.json {
         ui::json(&json!({
             "source": source, "copies": rows, "source_report": told.report,
-            "written_us": told.written_us, "total_us": told.total_us,
+            "written_us": told.written_us, "running_us": told.running_us, "total_us": told.total_us,
         }))?;
     } else if !global.quiet {
         let ms = |us: u64| us as f64 / 1000.0;

@@ -2,6 +2,7 @@
 
 mod attach;
 mod build;
+mod copies;
 mod cp;
 mod define;
 mod demo;
@@ -66,6 +67,7 @@ pub fn run(args: Args) -> Result<u8> {
         Verb::Completions(c) => version::completions(&c),
         Verb::Man => version::man(),
         Verb::Vmm { name } => vmm::vmm(&name, &Home::open()?),
+        Verb::Copies { names } => copies::copies(&names, &Home::open()?),
     }
 }
 

@@ -190,7 +190,7 @@ fn foreground(
     let limit =
         run.timeout.as_deref().map(str::parse::<spec::Duration>).transpose().map_err(anyhow::Error::msg)?;
     let late = Arc::new(AtomicBool::new(false));
-    let Running { vmm, .. } = launch::start(instance, pin, store, plan, bound)?;
+    let Running { vmm, .. } = launch::start(instance, pin, store, plan, bound, None)?;
     let ending = Arc::new(launch::Ending::default());
     let control = launch::Control { vmm: vmm.clone(), instance: instance.clone(), ending: ending.clone() };
     let _server = launch::serve(control)?;

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 
 use agent_protocol::SERVICE_SESSION;
@@ -17,11 +17,30 @@ use crate::args::Global;
 use crate::interrupt::{self, Undo};
 use crate::launch::{self, Control, Ending, Home, Plan};
 
-/// What the child says on its standard output, once.
+/// What a child says on its standard output: who it is, and how it went.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Said {
+    pub name: String,
+    pub word: Word,
+}
+
+/// How it went.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Word {
-    Up { first_instruction_us: u64, agent_us: u64 },
-    Failed { text: String, code: u8 },
+    /// A copy is whole; it runs when standard input ends.
+    Whole,
+    /// `first_run_ns`: CLOCK_MONOTONIC at the first guest instruction.
+    Up {
+        first_instruction_us: u64,
+        agent_us: u64,
+        first_run_ns: u64,
+    },
+    Failed {
+        text: String,
+        code: u8,
+    },
+    /// A copy's process ended, which its parent says.
+    Lost,
 }
 
 /// Keeps how to start in the instance's directory.
@@ -37,19 +56,37 @@ pub fn read_plan(instance: &Instance) -> Result<Plan> {
     serde_json::from_slice(&text).with_context(|| format!("reading {}", path.display()))
 }
 
-/// Starts the child for an instance; it says a [`Word`] on its standard output.
-pub fn spawn(name: &str, log: &Path) -> Result<Child> {
+/// Starts a child that is to outlive this process, with this program's hidden verb `args`. It reads `input` and
+/// says [`Said`] lines on its standard output.
+pub fn spawn(args: &[&str], log: &Path, input: Stdio) -> Result<Child> {
     let stderr = File::create(log).with_context(|| format!("making {}", log.display()))?;
     let exe = std::env::current_exe().context("finding this program")?;
     Command::new(exe)
-        .args(["__vmm", name])
-        .stdin(Stdio::null())
+        .args(args)
+        .stdin(input)
         .stdout(Stdio::piped())
         .stderr(stderr)
         // A process group of its own: the terminal's Ctrl-C is not for it.
         .process_group(0)
         .spawn()
         .context("starting the machine's process")
+}
+
+/// What a child says.
+pub struct Words(Option<BufReader<ChildStdout>>);
+
+impl Words {
+    /// To be taken once.
+    pub fn of(child: &mut Child) -> Self {
+        Self(child.stdout.take().map(BufReader::new))
+    }
+
+    /// The next line; nothing when the child ended or said something else.
+    pub fn next(&mut self) -> Option<Said> {
+        let mut line = String::new();
+        self.0.as_mut()?.read_line(&mut line).ok()?;
+        serde_json::from_str(&line).ok()
+    }
 }
 
 /// Starts the child for an instance, waits until its machine is up, prints the name. With `undo`, a
@@ -69,13 +106,14 @@ pub fn detach(instance: Arc<Instance>, global: &Global, undo: Option<Undo>) -> R
             }
         }
     };
-    let (mut child, _end) = interrupt::making(|| spawn(&name, &log), ended)?;
-    let mut line = String::new();
-    if let Some(out) = child.stdout.take() {
-        BufReader::new(out).read_line(&mut line)?;
+    let (mut child, _end) = interrupt::making(|| spawn(&["__vmm", &name], &log, Stdio::null()), ended)?;
+    let mut words = Words::of(&mut child);
+    let mut word = words.next().map(|said| said.word);
+    if matches!(word, Some(Word::Whole)) {
+        word = words.next().map(|said| said.word);
     }
-    match serde_json::from_str(&line) {
-        Ok(Word::Up { first_instruction_us, agent_us }) => {
+    match word {
+        Some(Word::Up { first_instruction_us, agent_us, .. }) => {
             if global.json {
                 crate::ui::json(&serde_json::json!({
                     "name": name, "first_instruction_us": first_instruction_us, "agent_us": agent_us
@@ -85,7 +123,7 @@ pub fn detach(instance: Arc<Instance>, global: &Global, undo: Option<Undo>) -> R
             }
             Ok(0)
         }
-        Ok(Word::Failed { text, code }) => {
+        Some(Word::Failed { text, code }) => {
             let _ = child.wait();
             if !kept || code != 125 {
                 forget(&name);
@@ -93,7 +131,7 @@ pub fn detach(instance: Arc<Instance>, global: &Global, undo: Option<Undo>) -> R
             eprintln!("smolvm: {text}");
             Ok(code)
         }
-        Err(_) => {
+        Some(Word::Whole | Word::Lost) | None => {
             let _ = child.wait();
             let said = fs::read_to_string(&log).unwrap_or_default();
             Err(anyhow!("the machine's process ended before its machine was up:\n{}", said.trim_end()))
@@ -122,7 +160,7 @@ pub fn vmm(name: &str, home: &Home) -> Result<u8> {
                 instance::Error::Agent(client) => client.kind().exit_code(),
                 _ => 125,
             });
-            say(&Word::Failed { text: crate::ui::told(&e), code })?;
+            say(name, Word::Failed { text: crate::ui::told(&e), code })?;
             instance.update(|r| r.phase = Phase::Dead)?;
             Ok(code)
         }
@@ -145,7 +183,7 @@ fn up(instance: &Arc<Instance>, home: &Home) -> Result<Up> {
     instance.update(|r| {
         (r.phase, r.pid, r.exit_code) = (Phase::Running, std::process::id(), None);
     })?;
-    let running = launch::start(instance, pin, &home.store, &plan, bound)?;
+    let running = launch::start(instance, pin, &home.store, &plan, bound, Some(wait_for_start))?;
     let ending = Arc::new(Ending::default());
     let control = Control { vmm: running.vmm.clone(), instance: instance.clone(), ending: ending.clone() };
     let server = launch::serve(control)?;
@@ -163,7 +201,9 @@ fn up(instance: &Arc<Instance>, home: &Home) -> Result<Up> {
 /// Waits for the end: of the command, of the service, or of the machine.
 fn live(instance: &Arc<Instance>, up: Up) -> Result<u8> {
     let report = up.running.report;
-    say(&Word::Up { first_instruction_us: report.first_instruction_us, agent_us: report.agent_us })?;
+    let first_run_ns = up.running.vmm.machine().first_run_ns().unwrap_or(0);
+    let (first_instruction_us, agent_us) = (report.first_instruction_us, report.agent_us);
+    say(instance.name(), Word::Up { first_instruction_us, agent_us, first_run_ns })?;
     let vmm = up.running.vmm.clone();
     let watched = vmm.clone();
     let session = up.session;
@@ -197,8 +237,18 @@ fn service_exit(vmm: &instance::Vmm) -> Option<u8> {
     client.wait(SERVICE_SESSION).ok().map(|e| e.code())
 }
 
-fn say(word: &Word) -> Result<()> {
+/// Says that the copy is whole and waits until it may run.
+fn wait_for_start(name: &str) {
+    let _ = say(name, Word::Whole);
+    let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+}
+
+/// One write: lines of copies that share a pipe stay whole (pipe(7), PIPE_BUF).
+pub fn say(name: &str, word: Word) -> Result<()> {
+    let said = Said { name: name.to_owned(), word };
+    let mut line = serde_json::to_vec(&said)?;
+    line.push(b'\n');
     let mut out = std::io::stdout();
-    writeln!(out, "{}", serde_json::to_string(word)?)?;
+    out.write_all(&line)?;
     Ok(out.flush()?)
 }

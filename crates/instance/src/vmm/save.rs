@@ -5,6 +5,7 @@
 //! written. Way (c) through the house; next: `machine/save.rs`.
 
 use std::path::Path;
+use std::sync::PoisonError;
 use std::time::Instant;
 
 use agent_protocol::{FreezeSpec, FrozenReport, Reply, Request};
@@ -150,11 +151,13 @@ impl Vmm {
         let durable = target != SnapshotTarget::Fork;
         let options = WriterOptions { durable, ..WriterOptions::default() };
         let mut writer = MachineFileWriter::create_with(path, options)?;
+        let standing = self.standing.write().unwrap_or_else(PoisonError::into_inner);
         let frozen = self.quiesce(target)?;
         let stopped = Instant::now();
         let (taken, pause_us) = self.still_and_go(&mut writer, target);
         let thawed = self.thaw();
         let stopped_us = us(stopped);
+        drop(standing);
         let (stats, write_us) = match taken? {
             Taken::Written(stats, write_us) => (stats, write_us),
             Taken::Still(still) => {

@@ -218,9 +218,7 @@ fn list(old: &[String], new: &[String]) -> Vec<ListChange> {
 
 fn memory(old: &Memory, new: &Memory) -> Result<Option<MemoryChange>> {
     let (pages, all) = match (old, new) {
-        (Memory::Saved(media, file), Memory::Saved(other, theirs)) => {
-            instance::differing_pages((media, file), (other, theirs))?
-        }
+        (Memory::Saved(a), Memory::Saved(b)) => instance::differing_pages((&a.0, &a.1), (&b.0, &b.1))?,
         (_, Memory::Live { dirty, pages }) => (*dirty, *pages),
         _ => return Ok(None),
     };

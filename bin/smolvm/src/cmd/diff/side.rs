@@ -46,7 +46,7 @@ pub enum Subject {
 pub enum Memory {
     None,
     /// In a file that builds on the media.
-    Saved(Media, MachineFile),
+    Saved(Box<(Media, MachineFile)>),
     /// In a running machine: pages written since it was resumed, pages in all.
     Live {
         dirty: u64,
@@ -159,7 +159,7 @@ fn looked_into(label: String, media: Media, file: MachineFile, home: &Home, spoo
     let upper = DataStream::upper(vmm.connect()?)?;
     let side = Side::of(label, &media, Some(upper), Some(stats), Memory::None, spool);
     vmm.machine().end();
-    Ok(Side { memory: Memory::Saved(media, file), ..side? })
+    Ok(Side { memory: Memory::Saved(Box::new((media, file))), ..side? })
 }
 
 fn options(home: &Home) -> Result<instance::VmmOptions> {

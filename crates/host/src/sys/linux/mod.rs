@@ -6,4 +6,5 @@ pub mod entropy;
 pub mod event;
 pub mod mapping;
 pub mod poller;
+pub mod process;
 pub mod timer;
