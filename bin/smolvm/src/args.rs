@@ -216,6 +216,9 @@ pub struct Run {
     /// Publish a port: [IP:]HOST:GUEST
     #[arg(short, long, value_name = "[IP:]HOST:GUEST")]
     pub publish: Vec<String>,
+    /// The guest's host name; without, the one it was built with
+    #[arg(long, value_name = "NAME")]
+    pub hostname: Option<String>,
     /// Boot the base instead of resuming
     #[arg(long)]
     pub cold: bool,

@@ -50,6 +50,9 @@ pub struct Plan {
     pub cpus: Option<u32>,
     pub memory: Option<u64>,
     pub ports: Vec<Publish>,
+    /// The guest's host name; its own when absent.
+    #[serde(default)]
+    pub hostname: Option<String>,
     /// A command to run beside the service, and to end with.
     pub command: Option<Exec>,
 }
@@ -67,6 +70,7 @@ impl Plan {
             cpus: None,
             memory: None,
             ports: Vec::new(),
+            hostname: None,
             command: None,
         }
     }
@@ -76,19 +80,45 @@ impl Plan {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Exec {
     pub argv: Vec<String>,
+    /// What the user asked for.
+    pub env: Vec<(String, String)>,
+    /// What this host is set to: time zone, locale, terminal.
+    #[serde(default)]
+    pub host_env: Vec<(String, String)>,
+    pub workdir: Option<String>,
+    pub user: Option<String>,
+}
+
+/// What a machine's definition gives each command in it, as a container's settings hold for `docker
+/// exec`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Defaults {
     pub env: Vec<(String, String)>,
     pub workdir: Option<String>,
     pub user: Option<String>,
 }
 
+impl Defaults {
+    /// Those of a specification: its service's.
+    pub fn of(spec: &spec::MachineSpec) -> Self {
+        let service = spec.service.as_ref();
+        let own = service.map(|s| s.env.as_slice()).unwrap_or_default();
+        Self {
+            env: spec.env.iter().chain(own).cloned().collect(),
+            workdir: service.and_then(|s| s.workdir.clone()),
+            user: service.and_then(|s| s.user.clone()),
+        }
+    }
+}
+
 impl Exec {
-    /// As the agent takes it.
-    pub fn spec(&self) -> agent_protocol::ExecSpec {
+    /// As the agent takes it: the host's environment below the definition's below the user's.
+    pub fn spec(&self, defaults: &Defaults) -> agent_protocol::ExecSpec {
         agent_protocol::ExecSpec {
             argv: self.argv.clone(),
-            env: self.env.clone(),
-            cwd: self.workdir.clone(),
-            user: self.user.clone(),
+            env: self.host_env.iter().chain(&defaults.env).chain(&self.env).cloned().collect(),
+            cwd: self.workdir.clone().or_else(|| defaults.workdir.clone()),
+            user: self.user.clone().or_else(|| defaults.user.clone()),
             ..Default::default()
         }
     }
@@ -112,8 +142,8 @@ pub fn vmm_options(plan: &Plan, scratch_dir: PathBuf, kernel_log: Option<PathBuf
         scratch_dir,
         kernel_log,
         boot_timeout: BOOT_TIMEOUT,
+        hostname: plan.hostname.clone(),
         command_line: String::new(),
-        hostname: None,
         gate: None,
     })
 }
@@ -257,7 +287,8 @@ impl Control {
             Request::Ping => Ok((done, None)),
             Request::Connect { port } => {
                 self.vmm.wait_while_standing();
-                Ok((done, Some(self.vmm.connect_port(port)?)))
+                let defaults = serde_json::to_value(Defaults::of(self.vmm.spec())).unwrap_or_default();
+                Ok((defaults, Some(self.vmm.connect_port(port)?)))
             }
             Request::Stop { grace_ms } => {
                 self.vmm.stop(grace_ms, Some(&self.instance.saved()))?;

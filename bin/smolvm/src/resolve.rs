@@ -143,19 +143,54 @@ fn variable(word: &str, env: &mut Vec<(String, String)>) -> Result<()> {
     Ok(())
 }
 
-/// The command of `run` and `exec`, with the host's TERM for a terminal.
+/// The command of `run` and `exec`, with the host's time zone, locale and terminal.
 ///
 /// # Errors
 /// As [`environment`].
 pub fn exec(process: &Process, argv: &[String]) -> Result<Exec> {
-    let mut env = environment(process)?;
-    if process.tty
-        && !env.iter().any(|(k, _)| k == "TERM")
-        && let Ok(term) = std::env::var("TERM")
-    {
-        env.push(("TERM".into(), term));
+    Ok(Exec {
+        argv: argv.to_vec(),
+        env: environment(process)?,
+        host_env: host_environment(process.tty),
+        workdir: process.workdir.clone(),
+        user: process.user.clone(),
+    })
+}
+
+/// What a command should see of this host's settings: TZ, locale and, with a terminal, TERM. Proxy
+/// settings are not among them: `-e https_proxy` passes one.
+fn host_environment(tty: bool) -> Vec<(String, String)> {
+    let locale = |name: &str| name == "LANG" || name == "LANGUAGE" || name.starts_with("LC_");
+    let wanted = |name: &str| locale(name) || (tty && name == "TERM");
+    let mut env: Vec<_> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .filter(|(name, value)| wanted(name) && !value.is_empty())
+        .collect();
+    let zone = std::env::var("TZ").ok().filter(|zone| !zone.is_empty());
+    env.extend(zone.or_else(local_zone).map(|zone| ("TZ".to_owned(), zone)));
+    env
+}
+
+/// This host's time zone as a rule that needs no data in the guest: the last line of its file (RFC
+/// 8536, 3.3). `None` for UTC, which every guest has.
+fn local_zone() -> Option<String> {
+    let file = fs::read("/etc/localtime").ok()?;
+    let text = file.strip_suffix(b"\n")?;
+    let rule = text.rsplit(|byte| *byte == b'\n').next()?;
+    let rule = std::str::from_utf8(rule).ok().filter(|rule| rule.bytes().all(|b| b.is_ascii_graphic()))?;
+    (!matches!(rule, "" | "UTC0" | "GMT0")).then(|| rule.to_owned())
+}
+
+/// `--hostname`: letters, digits, dots and hyphens (RFC 1123, 2.1), at most 64 (Linux).
+///
+/// # Errors
+/// Anything else.
+pub fn hostname(word: &str) -> Result<String> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
+    if word.is_empty() || word.len() > 64 || !word.bytes().all(fits) || word.starts_with('-') {
+        bail!("`--hostname {word}`: write 1 to 64 letters, digits, dots and hyphens");
     }
-    Ok(Exec { argv: argv.to_vec(), env, workdir: process.workdir.clone(), user: process.user.clone() })
+    Ok(word.to_owned())
 }
 
 /// `NAME:PATH` or a path of the host, for `cp`.

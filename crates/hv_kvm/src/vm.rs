@@ -155,15 +155,17 @@ impl KvmPartition {
 
 /// Opens `/dev/kvm`.
 pub(crate) fn open() -> Result<Kvm, Error> {
-    Kvm::new().map_err(host("opening /dev/kvm (is the module loaded, and may this user open it?)"))
+    Kvm::new().map_err(host(
+        "opening /dev/kvm (is the module loaded, and may this user open it? `--engine soft` needs neither)",
+    ))
 }
 
-/// The guest's TSC frequency and whether it must be scaled to.
 /// Whether a guest made for `wanted` kHz runs at `host_khz` without scaling.
 pub fn same_rate(wanted: u32, host_khz: u32) -> bool {
     u64::from(wanted.abs_diff(host_khz)) * 1_000_000 <= u64::from(wanted) * TSC_TOLERANCE_PPM
 }
 
+/// The guest's TSC frequency and whether it must be scaled to.
 fn frequency(kvm: &Kvm, config: &PartitionConfig, host_khz: u32) -> Result<(u32, bool), Error> {
     let Some(wanted) = config.tsc_khz else { return Ok((host_khz, false)) };
     if same_rate(wanted, host_khz) {

@@ -37,7 +37,7 @@ pub struct VmmOptions {
     pub boot_timeout: Duration,
     /// Added to the kernel command line.
     pub command_line: String,
-    /// A host name for the machine when it is resumed, and a new machine id with it.
+    /// The guest's host name, its own when absent; when it is resumed, a new machine id with it.
     pub hostname: Option<String>,
     /// Called with the host name when a restored machine is whole and has not run yet: waits for the
     /// moment to start.
@@ -105,7 +105,11 @@ impl Vmm {
         let begun = Instant::now();
         let console = Arc::new(Console::new(options.kernel_log.as_deref()));
         let config = Self::config(media, saved.as_slice(), &options)?;
-        let line = format!("{} {} {}", machine::COMMAND_LINE, media.spec.command_line, options.command_line);
+        let mut line =
+            format!("{} {} {}", machine::COMMAND_LINE, media.spec.command_line, options.command_line);
+        if let Some(name) = &options.hostname {
+            line.push_str(&format!(" hostname={name}"));
+        }
         let machine =
             Machine::boot(config, &media.kernel()?, &media.initramfs()?, line.trim(), console.sink())?;
         let vmm = Self::new(machine, media, None, console, options)?;

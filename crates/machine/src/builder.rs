@@ -117,12 +117,13 @@ pub(crate) fn build(
     let control = Arc::new(Control::new());
     let mut board = Board::new(memory.clone(), IoApic::new(Arc::new(ToEngine(partition.clone()))))?;
     let devices = board.populate(&config, console, control.clone())?;
-    let ioapic = board.ioapic.clone();
+    let (ioapic, streams) = (board.ioapic.clone(), devices.vsock.clone());
     let world = World {
         mmio: board.mmio,
         pio: board.pio,
         eoi: Box::new(move |vector| ioapic.end_of_interrupt(vector)),
         control,
+        ended: Box::new(move || streams.close()),
         first_run_ns: OnceLock::new(),
     };
     let vcpus = (0..config.vcpus).map(|id| partition.create_vcpu(id)).collect::<Result<_, _>>()?;

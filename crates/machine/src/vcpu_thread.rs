@@ -16,6 +16,8 @@ pub(crate) struct World {
     /// Tells the IOAPIC that a level-triggered vector was acknowledged.
     pub(crate) eoi: Box<dyn Fn(u8) + Send + Sync>,
     pub(crate) control: Arc<Control>,
+    /// Called by each vCPU thread when the machine has ended: streams to the guest end with it.
+    pub(crate) ended: Box<dyn Fn() + Send + Sync>,
     /// CLOCK_MONOTONIC in nanoseconds when the first vCPU was about to execute its first
     /// instruction: what a resume is measured by.
     pub(crate) first_run_ns: OnceLock<u64>,
@@ -45,6 +47,7 @@ pub(crate) fn run(world: &Arc<World>, vcpu: &Mutex<Box<dyn Vcpu>>) {
             world.control.end(Outcome::Failed(error.to_string()));
         }
     }
+    (world.ended)();
 }
 
 /// One exit.

@@ -3,6 +3,10 @@
 //! The binary is found beside the test's own (`target/<profile>/smolvm`); the first test to ask
 //! builds it, so that `cargo test -p e2e` alone works.
 
+mod terminal;
+
+pub use terminal::Terminal;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -45,6 +49,57 @@ impl Home {
     /// A fresh one, its machines on `engine`.
     pub fn new(engine: &'static str) -> Self {
         Self { dir: tempfile::tempdir().expect("a temporary directory"), engine }
+    }
+
+    /// The processes of this home's machines and commands, by their environment.
+    pub fn processes(&self) -> Vec<u32> {
+        let ours = format!("SMOLVM_HOME={}", self.dir.path().join("home").display());
+        let pids = std::fs::read_dir("/proc").expect("/proc").flatten();
+        let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let has_it = |pid: &u32| {
+            let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            environ.split(|byte| *byte == 0).any(|entry| entry == ours.as_bytes())
+        };
+        pids.filter(has_it).collect()
+    }
+
+    /// Waits until no process of this home is left but those that `ps` names.
+    ///
+    /// # Panics
+    /// When one is left after half a minute.
+    pub fn settle(&self) {
+        let begun = std::time::Instant::now();
+        loop {
+            let shown = self.ok(&["ps", "--json"]);
+            let rows: serde_json::Value = serde_json::from_str(&shown).expect("JSON");
+            let known: Vec<u64> =
+                rows.as_array().into_iter().flatten().filter_map(|row| row["pid"].as_u64()).collect();
+            let left: Vec<u32> =
+                self.processes().into_iter().filter(|pid| !known.contains(&u64::from(*pid))).collect();
+            if left.is_empty() {
+                return;
+            }
+            assert!(begun.elapsed().as_secs() < 30, "processes {left:?} are left; known: {known:?}");
+            std::thread::yield_now();
+        }
+    }
+
+    /// Unfinished files anywhere below this home.
+    pub fn leftovers(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        let mut dirs = vec![self.dir.path().to_owned()];
+        while let Some(dir) = dirs.pop() {
+            for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                if entry.file_type().is_ok_and(|t| t.is_dir()) {
+                    dirs.push(entry.path());
+                }
+                if name.starts_with(".smolvm-") || name.starts_with(".tmp") || name.starts_with(".overlay") {
+                    found.push(entry.path());
+                }
+            }
+        }
+        found
     }
 
     /// A path inside.
@@ -93,6 +148,17 @@ impl Drop for Home {
             self.run(&["rm", "-f", name]);
         }
     }
+}
+
+/// `short`, or `long` in the long setting (`cargo xtask ci --long`).
+pub fn rounds(short: u64, long: u64) -> u64 {
+    if std::env::var_os("SMOLVM_LONG").is_some() { long } else { short }
+}
+
+/// The instant of one of many rounds: a sequence that fills `0..span` evenly, the same in every run.
+pub fn instant(round: u64, span: std::time::Duration) -> std::time::Duration {
+    let share = round.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    span.mul_f64(share as f64 / f64::from(u32::MAX))
 }
 
 /// Bytes as text.

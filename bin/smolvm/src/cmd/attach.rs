@@ -28,5 +28,5 @@ pub fn attach(attach: &Attach, home: &Home) -> Result<u8> {
         );
     };
     let target = Target::Attach { session: found.session, tty: found.tty, stdin: true };
-    carry(&attach.name, &target, home)
+    carry(&attach.name, agent(&attach.name, home)?, &target, home)
 }

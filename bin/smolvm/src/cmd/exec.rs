@@ -1,38 +1,33 @@
 //! `exec` and `shell`.
 
-use agent_protocol::ErrorKind;
+use std::os::unix::net::UnixStream;
+
 use anyhow::{Result, bail};
 use instance::control::Client;
 use instance::session::{self, Target};
 use instance::{Error, Instance, Phase};
 
 use crate::args::{Exec, Process, Shell};
-use crate::launch::Home;
+use crate::launch::{Defaults, Home};
 use crate::resolve;
 
 /// A stream to the agent of a running instance.
-pub fn agent(name: &str, home: &Home) -> Result<std::os::unix::net::UnixStream> {
+pub fn agent(name: &str, home: &Home) -> Result<UnixStream> {
     let instance = Instance::open(&home.dirs, name)?;
     Ok(Client::new(&instance)?.connect(agent_protocol::AGENT_PORT)?)
 }
 
-/// How often a session is asked for again.
-const ATTEMPTS: usize = 5;
+/// The same for a command, with what the machine's definition gives it.
+fn agent_for(name: &str, home: &Home) -> Result<(UnixStream, Defaults)> {
+    let instance = Instance::open(&home.dirs, name)?;
+    let (told, stream) = Client::new(&instance)?.connect_told(agent_protocol::AGENT_PORT)?;
+    // A VMM of another version may say nothing: then there are none.
+    Ok((stream, serde_json::from_value(told).unwrap_or_default()))
+}
 
 /// Carries a session to its end; a machine that was frozen or stopped meanwhile is named.
-pub fn carry(name: &str, target: &Target, home: &Home) -> Result<u8> {
-    let mut attached = session::attach(agent(name, home)?, target);
-    for _ in 0..ATTEMPTS {
-        // Refused, having started nothing, because the machine stood still for a snapshot at that
-        // moment: connecting waits until it goes on.
-        match &attached {
-            Err(Error::Agent(error)) if error.kind() == ErrorKind::Busy => {
-                attached = session::attach(agent(name, home)?, target);
-            }
-            _ => break,
-        }
-    }
-    match attached {
+pub fn carry(name: &str, stream: UnixStream, target: &Target, home: &Home) -> Result<u8> {
+    match session::attach(stream, target) {
         Ok(ending) => Ok(ending.code()),
         Err(error) => {
             let instance = Instance::open(&home.dirs, name)?;
@@ -51,10 +46,14 @@ pub fn carry(name: &str, target: &Target, home: &Home) -> Result<u8> {
 pub fn exec(exec: &Exec, home: &Home) -> Result<u8> {
     // clap keeps a `--` before the command as its first word.
     let argv = exec.command.strip_prefix(&["--".to_owned()]).unwrap_or(&exec.command);
-    let mut spec = resolve::exec(&exec.process, argv)?.spec();
+    let command = resolve::exec(&exec.process, argv)?;
+    let (stream, defaults) = agent_for(&exec.name, home)?;
+    let mut spec = command.spec(&defaults);
     spec.tty = exec.process.tty.then(Target::window);
+    // Left with the detach keys, it goes on; a terminal that closes is carried as SIGHUP.
+    spec.keep = exec.process.tty;
     spec.stdin = exec.process.interactive;
-    carry(&exec.name, &Target::Exec(spec), home)
+    carry(&exec.name, stream, &Target::Exec(spec), home)
 }
 
 /// The user's shell from the guest's own passwd, else sh.
@@ -62,8 +61,11 @@ pub fn shell(shell: &Shell, home: &Home) -> Result<u8> {
     let process = Process { user: shell.user.clone(), tty: true, interactive: true, ..Process::default() };
     let find = "exec \"$(awk -F: -v u=\"$(id -u)\" '$3==u{print $7;exit}' /etc/passwd 2>/dev/null || echo /bin/sh)\" -l";
     let argv = ["/bin/sh", "-c", find].map(str::to_owned);
-    let mut spec = resolve::exec(&process, &argv)?.spec();
+    let command = resolve::exec(&process, &argv)?;
+    let (stream, defaults) = agent_for(&shell.name, home)?;
+    let mut spec = command.spec(&defaults);
     spec.tty = Some(Target::window());
+    spec.keep = true;
     spec.stdin = true;
-    carry(&shell.name, &Target::Exec(spec), home)
+    carry(&shell.name, stream, &Target::Exec(spec), home)
 }

@@ -16,10 +16,12 @@ use store::{Pin, Store};
 use crate::args::{Global, Run};
 use crate::cmd::{silent, vmm};
 use crate::interrupt::{self, Undo};
-use crate::launch::{self, Exec, Home, Mode, Plan, Running};
+use crate::launch::{self, Defaults, Exec, Home, Mode, Plan, Running};
 use crate::resolve::{self, What};
 use crate::ui::Steps;
 
+/// How long a machine may take to end after its agent went.
+const END_AFTER_STREAM: Duration = Duration::from_secs(2);
 /// Exit code when `--timeout` ended it, as timeout(1) has it.
 const TIMED_OUT: u8 = 124;
 
@@ -120,6 +122,7 @@ fn plan(run: &Run, argv: &[String], what: &What, pin: &Pin) -> Result<Plan> {
     let mut plan = Plan::new(if cold { Mode::Cold } else { Mode::Resume }, &run.engine);
     plan.snapshot = snapshot;
     plan.cpus = run.cpus;
+    plan.hostname = run.hostname.as_deref().map(resolve::hostname).transpose()?;
     plan.memory = memory.map(|s| s.0);
     plan.ports = run.publish.iter().map(|p| resolve::publish(p)).collect::<Result<_>>()?;
     if argv.is_empty() {
@@ -197,10 +200,13 @@ fn foreground(
     if let Some(limit) = limit {
         end_after(vmm.clone(), limit.0, late.clone());
     }
-    let code = match (join(&vmm, plan, run), vmm.machine().outcome()) {
-        (Ok(code), _) => code,
-        (Err(_), Some(outcome)) => ended(&outcome, instance, late.load(Ordering::Acquire))?,
-        (Err(e), None) => return Err(e),
+    let code = match join(&vmm, plan, run) {
+        Ok(code) => code,
+        // A stream that broke ends just before its machine does.
+        Err(e) => match vmm.machine().wait(Some(END_AFTER_STREAM)) {
+            Some(outcome) => ended(&outcome, instance, late.load(Ordering::Acquire))?,
+            None => return Err(e),
+        },
     };
     if vmm.machine().outcome().is_none() {
         if discarded.is_none() {
@@ -253,7 +259,7 @@ fn join(vmm: &Arc<Vmm>, plan: &Plan, run: &Run) -> Result<u8> {
 }
 
 fn session(vmm: &Vmm, command: &Exec, tty: bool, stdin: bool) -> Result<u8> {
-    let mut spec = command.spec();
+    let mut spec = command.spec(&Defaults::of(vmm.spec()));
     spec.stdin = stdin;
     spec.tty = tty.then(Target::window);
     let mut session = session::start(vmm.connect()?, &Target::Exec(spec))?;

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::args::Global;
 use crate::interrupt::{self, Undo};
-use crate::launch::{self, Control, Ending, Home, Plan};
+use crate::launch::{self, Control, Defaults, Ending, Home, Plan};
 
 /// What a child says on its standard output: who it is, and how it went.
 #[derive(Debug, Serialize, Deserialize)]
@@ -189,7 +189,7 @@ fn up(instance: &Arc<Instance>, home: &Home) -> Result<Up> {
     let server = launch::serve(control)?;
     let session = match &plan.command {
         Some(command) => {
-            let mut spec = command.spec();
+            let mut spec = command.spec(&Defaults::of(running.vmm.spec()));
             spec.keep = true;
             Some(session::start(running.vmm.connect()?, &Target::Exec(spec))?)
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
+use bus::lock;
 use thiserror::Error;
 
 use super::MAX_CONNECTIONS;
@@ -96,6 +97,13 @@ impl VsockHandle {
         self.shared.start_io()?;
         let free = self.shared.with(|state| state.table.listen(port, Arc::new(accept)));
         if free { Ok(()) } else { Err(ListenError::Taken { port }) }
+    }
+
+    /// The machine has ended: all streams end, and there will be no others.
+    pub fn close(&self) {
+        let mut state = lock(&self.shared.state);
+        state.closed = true;
+        state.table.clear();
     }
 
     /// Stops listening; connections that were accepted stay.

@@ -33,8 +33,17 @@ impl<'a> Client<'a> {
     /// # Errors
     /// As [`Client::call`].
     pub fn connect(&self, port: u32) -> Result<UnixStream, Error> {
-        let (_, stream) = self.exchange(&Request::Connect { port })?;
-        stream.ok_or_else(|| Error::Refused("the VMM sent no stream; is it of another version?".into()))
+        self.connect_told(port).map(|(_, stream)| stream)
+    }
+
+    /// [`Client::connect`], with what the VMM says of its machine.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub fn connect_told(&self, port: u32) -> Result<(serde_json::Value, UnixStream), Error> {
+        let (told, stream) = self.exchange(&Request::Connect { port })?;
+        let missing = || Error::Refused("the VMM sent no stream; is it of another version?".into());
+        Ok((told, stream.ok_or_else(missing)?))
     }
 
     fn exchange(&self, request: &Request) -> Result<(serde_json::Value, Option<UnixStream>), Error> {

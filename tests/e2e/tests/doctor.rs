@@ -1,0 +1,83 @@
+//! `doctor`: the host, a file, the engines.
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use e2e::{Home, program, text};
+
+#[test]
+fn it_says_which_engine_and_why() {
+    let home = Home::new("auto");
+    let said = home.ok(&["doctor"]);
+    for word in ["engine   ", "kvm      ", "store    ", "host     linux"] {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+    let value: serde_json::Value = serde_json::from_str(&home.ok(&["doctor", "--json"])).unwrap();
+    let engine = value["engine"]["engine"].as_str().unwrap();
+    assert!(engine == "kvm" || !value["engine"]["why"].as_str().unwrap().is_empty(), "{value}");
+    assert_eq!(engine == "kvm", value["kvm"]["recommended"].as_bool().unwrap());
+    assert!(value["places"][0]["free_bytes"].as_u64().unwrap() > 0);
+}
+
+#[test]
+fn a_file_that_runs_here_and_what_it_is() {
+    let home = Home::new("soft");
+    fs::write(home.path("Smolfile"), "name = \"x\"\nmemory = \"64MiB\"\n").unwrap();
+    home.ok(&["build", "-q"]);
+    let said = home.ok(&["doctor", "x.smolmachine"]);
+    for word in ["64.0 MiB", "portable template 1", "sse4_2", "vsock", "runs     on soft"] {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+    let value: serde_json::Value =
+        serde_json::from_str(&home.ok(&["doctor", "--json", "x.smolmachine"])).unwrap();
+    assert_eq!((value["runs"].as_bool(), value["state"]["frozen_on"].as_str()), (Some(true), Some("soft")));
+    home.fails(&["doctor", "nothing.smolmachine"], 125);
+    // With an engine that this host lacks, the answer is no, by name.
+    let output = home.command(&["doctor", "x.smolmachine"]).env("SMOLVM_ENGINE", "kvm").output().unwrap();
+    if output.status.code() != Some(0) {
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+        assert!(text(&output.stdout).contains("missing:\n  - a KVM"), "{}", text(&output.stdout));
+    }
+}
+
+#[test]
+fn the_engines_of_this_host_agree() {
+    let home = Home::new("auto");
+    let said = home.ok(&["doctor", "--selftest", "--json"]);
+    let value: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let legs = value["selftest"]["legs"].as_array().unwrap();
+    assert!(legs.iter().all(|leg| leg["passed"] == true), "{said}");
+    if legs.len() < 4 {
+        eprintln!("skipped: {}", value["selftest"]["skipped"]);
+    }
+    assert!(legs.len() == 4 || !value["selftest"]["skipped"].as_array().unwrap().is_empty(), "{said}");
+}
+
+#[test]
+fn without_a_kvm_device_everything_is_soft() {
+    // A name space of its own, whose /dev is empty.
+    let home = Home::new("auto");
+    let hidden = |args: &[&str]| {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", "mount -t tmpfs none /dev && exec \"$@\"", "sh"]);
+        command.arg(program()).args(args).env("SMOLVM_HOME", home.path("home")).stdin(Stdio::null());
+        command.output().unwrap()
+    };
+    let probe = Command::new("unshare").args(["--mount", "true"]).stderr(Stdio::null()).status();
+    if !probe.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: hiding /dev/kvm needs root");
+        return;
+    }
+    let output = hidden(&["doctor"]);
+    let said = text(&output.stdout);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(said.contains("engine   soft") && said.contains("there is no /dev/kvm"), "{said}");
+    let output = hidden(&["doctor", "--selftest"]);
+    assert!(text(&output.stdout).contains("not tried: every pair with kvm"), "{}", text(&output.stdout));
+    let output = hidden(&["run", "--", "echo", "works"]);
+    assert_eq!(text(&output.stdout), "works\n", "{}", text(&output.stderr));
+    let output = hidden(&["run", "--engine", "kvm", "--", "true"]);
+    assert_eq!(output.status.code(), Some(125));
+    let said = text(&output.stderr);
+    assert!(said.contains("/dev/kvm") && said.contains("--engine soft"), "{said}");
+}

@@ -1,0 +1,116 @@
+//! SIGKILL at many instants of a snapshot, a freeze and a build, through the program: never half a
+//! file under the final name, what was there stays, nothing stays that is not cleaned.
+
+use std::fs;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use e2e::{Home, instant, rounds};
+
+fn machine(home: &Home) {
+    fs::write(home.path("Smolfile"), "name = \"x\"\nmemory = \"64MiB\"\n").unwrap();
+    home.ok(&["build", "-q"]);
+    home.ok(&["run", "-d", "--name", "m", "./x.smolmachine"]);
+}
+
+fn vmm(home: &Home) -> u64 {
+    let rows: serde_json::Value = serde_json::from_str(&home.ok(&["ps", "--json"])).unwrap();
+    rows[0]["pid"].as_u64().unwrap()
+}
+
+fn kill(pid: u64) {
+    let mut kill = std::process::Command::new("kill");
+    let _ = kill.args(["-9", &pid.to_string()]).stderr(Stdio::null()).status();
+}
+
+fn spawn(home: &Home, args: &[&str]) -> Child {
+    home.command(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+/// How long it takes when nobody interferes.
+fn life(home: &Home, args: &[&str]) -> Duration {
+    let begun = Instant::now();
+    home.ok(args);
+    begun.elapsed()
+}
+
+#[test]
+fn the_machine_is_killed_while_it_writes_a_snapshot() {
+    let home = Home::new("soft");
+    machine(&home);
+    let args = ["snapshot", "-q", "m", "-o", "s.smolmachine"];
+    home.ok(&["exec", "m", "sh", "-c", "echo 0 >/round"]);
+    let life = life(&home, &args);
+    let mut written = 0;
+    let count = rounds(30, 400);
+    for round in 1..=count {
+        home.ok(&["exec", "m", "sh", "-c", &format!("echo {round} >/round")]);
+        let before = fs::read(home.path("s.smolmachine")).unwrap();
+        let pid = vmm(&home);
+        let mut client = spawn(&home, &args);
+        std::thread::sleep(instant(round, life));
+        kill(pid);
+        let code = client.wait().unwrap().code();
+        let after = fs::read(home.path("s.smolmachine")).unwrap();
+        if after != before {
+            // The new one, whole.
+            home.ok(&["verify", "s.smolmachine"]);
+            let said = home.ok(&["run", "./s.smolmachine", "--", "cat", "/round"]);
+            assert_eq!(said, format!("{round}\n"));
+            written += 1;
+        } else {
+            assert_eq!(code, Some(125), "an old file after a snapshot that said it was done");
+        }
+        assert_eq!(home.leftovers(), Vec::<std::path::PathBuf>::new());
+        assert!(home.ok(&["ps", "-a"]).contains("dead"));
+        home.ok(&["start", "m"]);
+    }
+    println!("{count} kills, {written} after the new file was whole");
+}
+
+#[test]
+fn the_machine_is_killed_while_it_freezes() {
+    let home = Home::new("soft");
+    machine(&home);
+    home.ok(&["exec", "m", "sh", "-c", "echo kept >/file"]);
+    let life = life(&home, &["freeze", "-q", "m"]);
+    home.ok(&["start", "m"]);
+    for round in 1..=rounds(12, 100) {
+        let pid = vmm(&home);
+        let mut client = spawn(&home, &["freeze", "-q", "m"]);
+        std::thread::sleep(instant(round, life));
+        kill(pid);
+        let code = client.wait().unwrap().code();
+        let shown = home.ok(&["ps", "-a"]);
+        assert!(
+            shown.contains("frozen") || (shown.contains("dead") && code == Some(125)),
+            "{code:?} {shown}"
+        );
+        assert_eq!(home.leftovers(), Vec::<std::path::PathBuf>::new());
+        // From the last freeze that was whole.
+        home.ok(&["start", "m"]);
+        assert_eq!(home.ok(&["exec", "m", "cat", "/file"]), "kept\n");
+    }
+}
+
+#[test]
+fn the_build_is_killed() {
+    let home = Home::new("soft");
+    fs::write(home.path("Smolfile"), "name = \"x\"\nmemory = \"64MiB\"\n").unwrap();
+    let life = life(&home, &["build", "-q"]);
+    for round in 1..=rounds(8, 50) {
+        let before = fs::read(home.path("x.smolmachine")).unwrap();
+        let mut build = spawn(&home, &["build", "-q"]);
+        // Most of them near its end, where the file is written.
+        std::thread::sleep(life / 2 + instant(round, life / 2));
+        let _ = build.kill();
+        let code = build.wait().unwrap().code();
+        let after = fs::read(home.path("x.smolmachine")).unwrap();
+        assert!(after != before || code.is_none(), "the old file after a build that ended well");
+        home.ok(&["verify", "x.smolmachine"]);
+        assert_eq!(home.leftovers(), Vec::<std::path::PathBuf>::new());
+        home.settle();
+    }
+    home.ok(&["prune", "-a"]);
+    assert_eq!(home.ok(&["run", "./x.smolmachine", "--", "echo", "whole"]), "whole\n");
+}
