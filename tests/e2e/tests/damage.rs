@@ -54,7 +54,7 @@ fn a_flipped_bit_in_every_section() {
             refused(&home, &flip(at), &section.name, &[&section.name]);
         }
     }
-    let ways_out = ["damaged", "copy or download", "not a machine file", "newer smolvm", "cut short"];
+    let ways_out = ["damaged", "copy or download", "not a machine file", "update smolvm", "cut short"];
     for at in [0, 9, 17, 25, 40, 70, 90, 4000, whole.len() as u64 - 100] {
         refused(&home, &flip(at), &format!("byte {at}"), &ways_out);
     }

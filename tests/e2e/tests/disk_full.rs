@@ -37,7 +37,10 @@ impl Drop for Small {
 
 fn refused(home: &Home, args: &[&str]) -> String {
     let said = home.fails(args, 125);
-    assert!(said.contains("space") || said.contains("is the disk full"), "{args:?}: {said}");
+    assert!(
+        said.contains("space") || said.contains("room") || said.contains("is the disk full"),
+        "{args:?}: {said}"
+    );
     assert_eq!(home.leftovers(), Vec::<PathBuf>::new(), "{args:?}");
     said
 }

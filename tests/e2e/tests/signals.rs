@@ -2,6 +2,7 @@
 //! are spread over the command's whole life; a command that was faster ends as usual.
 
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,9 @@ fn interrupt(mut child: Child, round: u64, delay: Duration) -> (i32, Option<i32>
     if let Some(mut stderr) = child.stderr.take() {
         let _ = std::io::Read::read_to_string(&mut stderr, &mut said);
     }
-    (128 + number, child.wait().unwrap().code(), said)
+    let status = child.wait().unwrap();
+    // As a shell tells it: before the first line of the program nobody is there to catch a signal.
+    (128 + number, status.code().or(status.signal().map(|signal| 128 + signal)), said)
 }
 
 /// Interrupts `args` at many moments and looks after each with `check(interrupted)`.

@@ -1,10 +1,12 @@
 //! `exec` and `shell`.
 
 use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
+use agent_protocol::ErrorKind;
 use anyhow::{Result, bail};
 use instance::control::Client;
-use instance::session::{self, Target};
+use instance::session::{self, Session, Target};
 use instance::{Error, Instance, Phase};
 
 use crate::args::{Exec, Process, Shell};
@@ -25,9 +27,28 @@ fn agent_for(name: &str, home: &Home) -> Result<(UnixStream, Defaults)> {
     Ok((stream, serde_json::from_value(told).unwrap_or_default()))
 }
 
+/// How long a snapshot that is being taken may hold a command up, and how often to look.
+const PATIENCE: Duration = Duration::from_secs(60);
+const AGAIN: Duration = Duration::from_millis(10);
+
+/// Starts a session; while a snapshot holds the machine still, waits for it.
+fn start(name: &str, mut stream: UnixStream, target: &Target, home: &Home) -> Result<Session, Error> {
+    let begun = Instant::now();
+    loop {
+        match session::start(stream, target) {
+            Err(Error::Agent(e)) if e.kind() == ErrorKind::Busy && begun.elapsed() < PATIENCE => {
+                std::thread::sleep(AGAIN);
+                let instance = Instance::open(&home.dirs, name)?;
+                stream = Client::new(&instance)?.connect(agent_protocol::AGENT_PORT)?;
+            }
+            started => return started,
+        }
+    }
+}
+
 /// Carries a session to its end; a machine that was frozen or stopped meanwhile is named.
 pub fn carry(name: &str, stream: UnixStream, target: &Target, home: &Home) -> Result<u8> {
-    match session::attach(stream, target) {
+    match start(name, stream, target, home).and_then(Session::join) {
         Ok(ending) => Ok(ending.code()),
         Err(error) => {
             let instance = Instance::open(&home.dirs, name)?;

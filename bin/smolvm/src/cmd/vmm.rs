@@ -99,10 +99,14 @@ pub fn detach(instance: Arc<Instance>, global: &Global, undo: Option<Undo>) -> R
     drop(instance);
     let kills = undo.is_some();
     let ended = |child: &Child| {
-        let pid = child.id();
+        let (pid, name) = (child.id(), name.clone());
         move || {
             if kills {
-                interrupt::end_process(pid)
+                interrupt::end_process(pid);
+                // Its other threads may hold the lock a moment longer.
+                let home = Home::open().ok();
+                let instance = home.and_then(|home| Instance::open(&home.dirs, &name).ok());
+                let _ = instance.map(|instance| instance.wait_end());
             }
         }
     };
