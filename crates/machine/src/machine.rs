@@ -23,7 +23,8 @@ use crate::vcpu_thread::{self, World};
 /// The kernel command line that every machine gets (guest/kernel/README.md has the reasons).
 pub const COMMAND_LINE: &str = "console=ttyS0 quiet reboot=t panic=-1 tsc=reliable no_timer_check noreplace-smp \
      initcall_blacklist=slab_late_init rcupdate.rcu_expedited=1 swiotlb=noforce \
-     sysctl.vm.compaction_proactiveness=0 sysctl.vm.stat_interval=60";
+     sysctl.vm.compaction_proactiveness=0 sysctl.vm.stat_interval=60 \
+     dummy.numdummies=0";
 
 /// How long a guest may take to answer a connection.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);

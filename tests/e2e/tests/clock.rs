@@ -55,7 +55,7 @@ fn after_a_freeze_the_wall_clock_is_the_hosts_and_frozen_time_did_not_pass() {
             );
         }
         let log = home.ok(&["exec", "m", "dmesg"]);
-        let bad = ["soft lockup", "stall", "clocksource", "jumps"];
+        let bad = ["lockup", "stall", "unstable", "backwards"];
         assert!(!bad.iter().any(|word| log.contains(word)), "{log}");
     }
 }
@@ -124,20 +124,19 @@ fn listeners_answer_and_connections_to_the_outside_end() {
     let home = Home::new("soft");
     home.ok(&["run", "-d", "--name", "m"]);
     // An address that is not the loopback's stands for the outside: its other end is not restored.
-    let script = "ip link add dummy0 type dummy && ip addr add 10.9.9.1/24 dev dummy0 && ip link set dummy0 up lo up && \
-                  (nc -lk -p 7 -e cat >/dev/null 2>&1 &) && \
-                  while ! nc -z 127.0.0.1 7; do sleep 0.02; done; \
-                  (sleep 1000 | nc 127.0.0.1 7 >/tmp/inner 2>&1; echo ended >>/tmp/inner) >/dev/null 2>&1 & \
-                  (sleep 1000 | nc 10.9.9.1 7 >/tmp/outer 2>&1; echo ended >>/tmp/outer) >/dev/null 2>&1 & \
-                  while [ $(grep -c ':0007 .* 01 ' /proc/net/tcp) -lt 2 ]; do sleep 0.02; done";
+    let script = "ip link add dummy0 type dummy && ip addr add 10.9.9.1/24 dev dummy0 && \
+                  ip link set dummy0 up && ip link set lo up && (nc -ll -p 7 -e cat >/dev/null 2>&1 &) && \
+                  while ! cat /proc/net/tcp /proc/net/tcp6 | grep -q ':0007 .* 0A '; do sleep 0.02; done; \
+                  (sleep 1000 | nc 127.0.0.1 7 >/dev/null 2>&1 &); (sleep 1000 | nc 10.9.9.1 7 >/dev/null 2>&1 &); \
+                  while [ $(cat /proc/net/tcp /proc/net/tcp6 | grep -c ':0007 .* 01 ') -lt 4 ]; do sleep 0.02; done";
     home.ok(&["exec", "m", "sh", "-c", script]);
     home.ok(&["freeze", "m"]);
     home.ok(&["start", "m"]);
-    let counts =
-        "cat /proc/net/tcp | grep -c '0109090A:.* 01 '; cat /proc/net/tcp | grep -c '0100007F:.* 01 '; true";
+    let counts = "cat /proc/net/tcp /proc/net/tcp6 | grep -c '0109090A:.* 01 '; cat /proc/net/tcp /proc/net/tcp6 | grep -c '0100007F:.* 01 '; true";
     let said = home.ok(&["exec", "m", "sh", "-c", counts]);
     let counts: Vec<u32> = said.split_whitespace().map(|word| word.parse().unwrap()).collect();
-    assert_eq!(counts[0], 0, "connections to the outside are reset: {said}");
-    assert!(counts[1] >= 2, "connections inside stay: {said}");
-    assert_eq!(home.ok(&["exec", "m", "sh", "-c", "echo hi | nc -w 1 127.0.0.1 7"]), "hi\n");
+    let (outside, inside) = (counts[0], counts[1]);
+    assert_eq!(outside, 0, "connections to the outside are reset: {said}");
+    assert!(inside >= 2, "connections inside stay: {said}");
+    assert_eq!(home.ok(&["exec", "m", "sh", "-c", "(echo hi; sleep 0.2) | nc 127.0.0.1 7"]), "hi\n");
 }

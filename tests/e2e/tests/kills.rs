@@ -62,6 +62,7 @@ fn the_machine_is_killed_while_it_writes_a_snapshot() {
             assert_eq!(code, Some(125), "an old file after a snapshot that said it was done");
         }
         assert_eq!(home.leftovers(), Vec::<std::path::PathBuf>::new());
+        home.run(&["wait", "m"]);
         assert!(home.ok(&["ps", "-a"]).contains("dead"));
         home.ok(&["start", "m"]);
     }
@@ -81,6 +82,8 @@ fn the_machine_is_killed_while_it_freezes() {
         std::thread::sleep(instant(round, life));
         kill(pid);
         let code = client.wait().unwrap().code();
+        // Until the last of its threads is gone.
+        home.run(&["wait", "m"]);
         let shown = home.ok(&["ps", "-a"]);
         assert!(
             shown.contains("frozen") || (shown.contains("dead") && code == Some(125)),
