@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::guest;
 use crate::paths::Paths;
 use crate::run;
 use crate::tidy;
+use crate::{dist, guest};
 
 /// What `cargo xtask ci` can be told.
 #[derive(Args)]
@@ -48,6 +48,7 @@ pub fn run(paths: &Paths, options: &Options) -> Result<()> {
     ];
     if options.long {
         let cases = ["--cases", "10000000"].map(str::to_string);
+        steps.push(("dist", Box::new(|| dist(paths))));
         steps.push(("oracle", Box::new(move || oracle(paths, &cases).map(|()| cases[1].clone() + " cases"))));
     }
     let mut outcomes = Vec::new();
@@ -65,6 +66,18 @@ pub fn run(paths: &Paths, options: &Options) -> Result<()> {
         }
     }
     summary(&outcomes, steps.len())
+}
+
+/// The release archive, used on a clean Debian where this user can make one.
+fn dist(paths: &Paths) -> Result<String> {
+    let able = rustix::process::geteuid().is_root() && run::find_program("debootstrap").is_some();
+    dist::build(paths, &dist::Options { binary: None, check: able })?;
+    Ok(if able {
+        "works on a clean Debian"
+    } else {
+        "not tried on a clean Debian: needs root and debootstrap"
+    }
+    .into())
 }
 
 fn summary(outcomes: &[Outcome], steps: usize) -> Result<()> {

@@ -4,8 +4,10 @@
 //! LICENSE, the licences of everything inside it, and shell completions. gzip, because a clean Debian has
 //! no zstd. Names are sorted; times, owners and modes fixed.
 //!
-//! Next: `licences.rs` (the texts that have to go with the binary).
+//! Next: `licences.rs` (the texts that have to go with the binary), `check.rs` (the archive used on a clean
+//! Debian).
 
+mod check;
 mod licences;
 
 use std::env;
@@ -31,7 +33,10 @@ const SHELLS: [&str; 3] = ["bash", "zsh", "fish"];
 pub struct Options {
     /// Pack this binary instead of building one (the archive is then as reproducible as it is)
     #[arg(long)]
-    binary: Option<PathBuf>,
+    pub binary: Option<PathBuf>,
+    /// Use the archive on a clean Debian 12, as root and as an ordinary user (needs root and debootstrap)
+    #[arg(long)]
+    pub check: bool,
 }
 
 /// Builds the guest and the program, and packs the archive.
@@ -74,7 +79,7 @@ pub fn build(paths: &Paths, options: &Options) -> Result<()> {
         blake3::hash(&archive).to_hex()
     );
     ensure!(archive.len() as u64 <= LIMIT, "the archive has {} bytes; the limit is {LIMIT}", archive.len());
-    Ok(())
+    if options.check { check::check(paths, &to, &stem) } else { Ok(()) }
 }
 
 /// Builds the program with nothing of this machine's paths in it.

@@ -62,9 +62,9 @@ pub fn demo(demo: &Demo, global: &Global) -> Result<u8> {
     let built = prepare(demo, global, &home, &dir, &file)?;
     let _ = smolvm(&["rm", "-f", NAME], &[]);
     let first = ask_new(NAME, &file)?;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs_f64();
     let clones = many(&file)?;
     let chosen = machine::choose(demo.engine.engine.parse().map_err(anyhow::Error::msg)?);
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs_f64();
     let report = Report {
         built,
         resume_ms: first.took.as_millis() as u64,
