@@ -19,7 +19,7 @@ use iced_x86::{Instruction, Register};
 use super::asm::{Asm, Jump, Mem, Rm, cc};
 use super::cc::Desc;
 use super::plan::{Plan, has_high};
-use super::regs::{self, STATE, T0, T1, TMP, field, home, pinned};
+use super::regs::{self, T0, T1, TMP, field, home, pinned};
 use super::scan::{Item, Unit};
 use crate::decode::{Decoded, Form};
 use crate::op::SEG_FLAT;
@@ -117,7 +117,6 @@ pub(super) struct Place {
     pub first_site: u32,
     pub first_exit: u32,
     pub first_op: u32,
-    pub user: bool,
     /// Its code is in two pages: it holds under this map epoch.
     pub epoch: Option<u32>,
 }
@@ -362,15 +361,16 @@ impl Gen {
     /// read, or written. T1 and the host's flags are lost. `aligned`: the offset in the page must be a
     /// multiple of `size`.
     fn lookup(&mut self, size: u8, write: bool, aligned: bool) -> Mem {
-        let (read, written, host) = regs::tlb(self.place.user);
-        let tag = if write { written } else { read };
+        let (read, written, host) = crate::mmu::TLB_FIELDS;
+        let tag = if write { written } else { read } as i32;
         let (shift, entries) = crate::mmu::TLB_SHAPE;
         let again = self.a.pos();
-        let slot = |disp| Rm::Mem(Mem { base: STATE, index: Some((T1, 0)), disp });
+        let slot = |disp| Rm::Mem(Mem::at(T1, disp));
         self.a.mov(T1, T0);
         self.a.group(8, 0xc1, 5, Rm::Reg(T1));
         self.a.byte(12 - shift);
         self.a.alu_imm(4, 4, Rm::Reg(T1), ((entries - 1) << shift) as i32);
+        self.a.alu(8, 0, T1, field(regs::TLB));
         self.a.alu(8, 5, T0, slot(tag));
         self.a.alu_imm(8, 7, Rm::Reg(T0), 4096 - i32::from(size));
         let site = self.new_site(size, write);
@@ -382,7 +382,7 @@ impl Gen {
             let from = self.a.jcc(cc::NE);
             self.stubs.push(Stub::Leave { from, site, how: leave::STEP });
         }
-        self.a.alu(8, 0, T0, slot(host));
+        self.a.alu(8, 0, T0, slot(host as i32));
         self.host = Host::Nothing;
         Mem::at(T0, 0)
     }
@@ -446,8 +446,7 @@ impl Gen {
             match stub {
                 Stub::Fill { from, again, tag, site } => {
                     self.a.bind(from);
-                    let slot = Mem { base: STATE, index: Some((T1, 0)), disp: tag };
-                    self.a.alu(8, 0, T0, Rm::Mem(slot));
+                    self.a.alu(8, 0, T0, Rm::Mem(Mem::at(T1, tag)));
                     self.a.mov_imm(T1, u64::from(self.place.first_site + site));
                     let call = self.a.call();
                     self.to_thunk(call, self.place.thunks.fill);
