@@ -1,11 +1,12 @@
 //! Branches: direct ones become exits, indirect ones look in the jump cache.
 
 use super::super::asm::{Mem, Rm, cc};
+use super::super::plan::bit;
 use super::super::regs::{self, T0, T1, TMP, TMP2, field};
 use super::super::scan::Item;
 use super::super::state::{JUMPS, JumpEntry};
 use super::alu::{gpr, is_reg};
-use super::{Gen, Host, Stub, leave};
+use super::{Gen, Stub, leave};
 
 /// The slot of an address in the jump cache: the translation computes the same.
 pub(in super::super) fn jump_slot(rip: u64) -> usize {
@@ -136,6 +137,6 @@ impl Gen {
         self.a.mov_imm(T1, u64::from(leave::RIP));
         let jump = self.a.jmp();
         self.to_thunk(jump, self.place.thunks.leave);
-        self.host = Host::Nothing;
+        self.host = bit::NONE;
     }
 }

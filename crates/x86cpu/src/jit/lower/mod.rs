@@ -18,20 +18,11 @@ use iced_x86::{Instruction, Register};
 
 use super::asm::{Asm, Jump, Mem, Rm, cc};
 use super::cc::Desc;
-use super::plan::{Plan, has_high};
+use super::plan::{Plan, bit, has_high};
 use super::regs::{self, T0, T1, TMP, field, home, pinned};
 use super::scan::{Item, Unit};
 use crate::decode::{Decoded, Form};
 use crate::op::SEG_FLAT;
-
-/// What the host's flags say about the guest's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Host {
-    Nothing,
-    All,
-    AllButCf,
-    CfOnly,
-}
 
 /// A place where a translation may be left in the middle of its instructions.
 #[derive(Clone, Debug)]
@@ -149,7 +140,8 @@ pub(super) struct Gen {
     place: Place,
     stubs: Vec<Stub>,
     desc: Desc,
-    host: Host,
+    /// Which of the guest's flags are in the host's.
+    host: u8,
     /// Where the translation is entered.
     start: u64,
     rip: u64,
@@ -167,7 +159,7 @@ pub(super) fn translate(unit: Unit, place: Place) -> Gen {
         place,
         stubs: Vec::new(),
         desc: Desc::UNKNOWN,
-        host: Host::Nothing,
+        host: bit::NONE,
         start: unit.rip,
         rip: unit.rip,
         done: 0,
@@ -242,7 +234,7 @@ impl Gen {
         let call = self.a.call();
         self.to_thunk(call, self.place.thunks.handler);
         self.desc = Desc::IN_MEMORY;
-        self.host = Host::Nothing;
+        self.host = bit::NONE;
     }
 
     fn to_thunk(&mut self, jump: Jump, thunk: usize) {
@@ -383,7 +375,7 @@ impl Gen {
             self.stubs.push(Stub::Leave { from, site, how: leave::STEP });
         }
         self.a.alu(8, 0, T0, slot(host as i32));
-        self.host = Host::Nothing;
+        self.host = bit::NONE;
         Mem::at(T0, 0)
     }
 

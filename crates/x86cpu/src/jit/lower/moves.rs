@@ -3,11 +3,11 @@
 use iced_x86::{Mnemonic as M, OpKind, Register};
 
 use super::super::asm::{Mem, NONE, P66, Rm};
-use super::super::plan::{Plan, has_memory, operand_size};
+use super::super::plan::{Plan, bit, has_memory, operand_size};
 use super::super::regs::{self, RBP, RSP, SP, T0, T1, TMP, TMP2, field, home, pinned};
 use super::super::scan::Item;
+use super::Gen;
 use super::alu::{gpr, is_reg};
-use super::{Gen, Host};
 
 impl Gen {
     pub(super) fn mov(&mut self, item: &Item) {
@@ -148,7 +148,7 @@ impl Gen {
         if item.plan == Plan::XchgMem {
             return;
         }
-        self.host = Host::All;
+        self.host = bit::ALL;
         if item.need {
             self.save_image();
         }
