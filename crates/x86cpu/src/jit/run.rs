@@ -30,6 +30,7 @@ const MXCSR_MASKS: u32 = 0x1f80;
 const MXCSR_DEFAULT: u32 = 0x1f80;
 
 /// All translations of one vCPU.
+#[derive(Default)]
 pub(crate) struct Jit {
     engine: Engine,
     store: Option<Store>,
@@ -46,22 +47,6 @@ pub(crate) struct Jit {
     /// The exit that was taken last, when it led nowhere yet, and its target.
     pending: Option<(u32, u64)>,
     counters: JitCounters,
-}
-
-impl Default for Jit {
-    fn default() -> Self {
-        Self {
-            engine: Engine::default(),
-            store: None,
-            head: 0,
-            refused: false,
-            by_place: HashMap::new(),
-            code_epoch: 0,
-            map_epochs: [0; 2],
-            pending: None,
-            counters: JitCounters::default(),
-        }
-    }
 }
 
 impl Jit {
@@ -246,7 +231,7 @@ impl Cpu {
             return None;
         }
         let room = limit.saturating_sub(self.insn_count).min(JIT_TICK + u64::from(longest));
-        let Some(budget) = room.checked_sub(u64::from(longest)) else { return None };
+        let budget = room.checked_sub(u64::from(longest))?;
         code.jit.sync(self);
         let known = code.jit.find(index, block.heat, self.rip);
         let number = match known {

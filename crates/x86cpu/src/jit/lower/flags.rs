@@ -120,7 +120,7 @@ impl Gen {
         let desc = self.desc;
         self.store_desc(desc);
         let call = self.a.call();
-        self.to_thunk(call, self.place.thunks.flags);
+        self.lead_to(call, self.place.thunks.flags);
         self.desc = Desc::IN_MEMORY;
         self.host = bit::ALL;
     }

@@ -136,7 +136,7 @@ impl Gen {
         self.a.store(8, T0, field(regs::RIP));
         self.a.mov_imm(T1, u64::from(leave::RIP));
         let jump = self.a.jmp();
-        self.to_thunk(jump, self.place.thunks.leave);
+        self.lead_to(jump, self.place.thunks.leave);
         self.host = bit::NONE;
     }
 }

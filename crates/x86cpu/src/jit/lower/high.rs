@@ -6,7 +6,7 @@
 use iced_x86::{OpKind, Register};
 
 use super::super::asm::{NONE, P66, Rm};
-use super::super::cc::{Desc, Loc, op};
+use super::super::cc::{Desc, Loc};
 use super::super::plan::{bit, is_high, operand_size};
 use super::super::regs::{self, T0, T1, TMP2, field, home, pinned};
 use super::super::scan::Item;
@@ -115,7 +115,6 @@ impl Gen {
             let takes_b = matches!(operation, ADD | SUB | CMP | TEST);
             let b = imm.filter(|_| takes_b).map_or(Loc::Slot, |v| Loc::Imm(i32::from(v)));
             self.desc = Desc::of(described(operation), Loc::Slot, b);
-            debug_assert!(op::ADD & 3 == 0, "byte operations have size bits of zero");
         }
     }
 

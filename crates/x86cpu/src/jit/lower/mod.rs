@@ -232,12 +232,12 @@ impl Gen {
         self.ops.extend(item.decoded);
         self.a.mov_imm(T1, u64::from(self.place.first_site + site));
         let call = self.a.call();
-        self.to_thunk(call, self.place.thunks.handler);
+        self.lead_to(call, self.place.thunks.handler);
         self.desc = Desc::IN_MEMORY;
         self.host = bit::NONE;
     }
 
-    fn to_thunk(&mut self, jump: Jump, thunk: usize) {
+    fn lead_to(&mut self, jump: Jump, thunk: usize) {
         self.a.bind_to(jump, thunk as i64 - self.place.at as i64);
     }
 
@@ -273,7 +273,7 @@ impl Gen {
         let site = self.new_site(0, false) + self.place.first_site;
         self.a.mov_imm(T1, u64::from(site << leave::BITS | leave::INTERPRET));
         let call = self.a.call();
-        self.to_thunk(call, self.place.thunks.xmm_load);
+        self.lead_to(call, self.place.thunks.xmm_load);
         self.a.bind(ready);
     }
 
@@ -427,7 +427,7 @@ impl Gen {
         let number = self.place.first_exit + exit as u32;
         self.a.mov_imm(T1, u64::from(number << leave::BITS | leave::EXIT));
         let out = self.a.jmp();
-        self.to_thunk(out, self.place.thunks.leave);
+        self.lead_to(out, self.place.thunks.leave);
         let e = &mut self.exits[exit];
         (e.stub, e.bare, e.jump, e.unlinked, e.epoch) = (stub, bare, jump.0 as u32, unlinked, epoch);
     }
@@ -441,7 +441,7 @@ impl Gen {
                     self.a.alu(8, 0, T0, Rm::Mem(Mem::at(T1, tag)));
                     self.a.mov_imm(T1, u64::from(self.place.first_site + site));
                     let call = self.a.call();
-                    self.to_thunk(call, self.place.thunks.fill);
+                    self.lead_to(call, self.place.thunks.fill);
                     let back = self.a.jmp();
                     self.a.bind_to(back, again as i64);
                 }
@@ -450,12 +450,12 @@ impl Gen {
                     let code = (self.place.first_site + site) << leave::BITS | how;
                     self.a.mov_imm(T1, u64::from(code));
                     let out = self.a.jmp();
-                    self.to_thunk(out, self.place.thunks.leave);
+                    self.lead_to(out, self.place.thunks.leave);
                 }
                 Stub::Collapse { from, back } => {
                     self.a.bind(from);
                     let call = self.a.call();
-                    self.to_thunk(call, self.place.thunks.collapse);
+                    self.lead_to(call, self.place.thunks.collapse);
                     let jump = self.a.jmp();
                     self.a.bind_to(jump, back as i64);
                 }
