@@ -382,7 +382,7 @@ impl CodeCache {
         block.sides += 1;
         self.sides.push(NO_LINK);
         let fused = before
-            .filter(|_| cpu.mode == Mode::Long64 && op.size == 8)
+            .filter(|_| decoded.jcc && cpu.mode == Mode::Long64 && op.size == 8)
             .and_then(|(operation, form, size)| cond::fuse(operation, form, size, op.aux));
         match (fused, self.ops.last_mut()) {
             (Some(run), Some(first)) => {

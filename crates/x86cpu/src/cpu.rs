@@ -13,7 +13,7 @@ use crate::clock::Clock;
 use crate::flags::Flags;
 use crate::fpu::{FpInsn, Fpu};
 use crate::io_log::IoLog;
-use crate::jit::{EMPTY_JUMPS, Engine, JitCounters, JitState, Jumps};
+use crate::jit::{Engine, JitCounters, JitState, Jumps, empty_jumps};
 use crate::lapic::{ApicBus, Lapic};
 use crate::mmu::Mmu;
 use crate::op::REG_START;
@@ -255,7 +255,7 @@ impl Cpu {
             insn_count: 0,
             fp_ops: Vec::new(),
             code: Some(Box::default()),
-            jumps: EMPTY_JUMPS,
+            jumps: empty_jumps(),
         };
         cpu.reset();
         cpu

@@ -127,20 +127,17 @@ impl Cpu {
                     Err(trap) => return self.trapped(trap),
                 };
             }
-            if translate {
-                let turn = self.jit_turn(code, index, limit);
-                if turn != Turn::Interpret {
-                    if self.attention || self.poll.is_raised() || self.insn_count >= until {
-                        return Ok(());
-                    }
-                    (tag, ip_mask) = (link_tag(self), self.ip_mask());
-                    index = match code.find(self, turn == Turn::Single) {
-                        Ok(index) => index,
-                        Err(trap) => return self.trapped(trap),
-                    };
-                    translate = turn == Turn::Next;
-                    continue;
+            if translate && let Some(turn) = self.jit_turn(code, index, limit) {
+                if self.attention || self.poll.is_raised() || self.insn_count >= until {
+                    return Ok(());
                 }
+                (tag, ip_mask) = (link_tag(self), self.ip_mask());
+                index = match code.find(self, turn == Turn::Single) {
+                    Ok(index) => index,
+                    Err(trap) => return self.trapped(trap),
+                };
+                translate = turn == Turn::Next;
+                continue;
             }
             translate = code.jit.is_on();
             let block = code.block(index);

@@ -1,6 +1,7 @@
-//! What decoding ahead, caching and chaining must not change: counts, budgets, rewritten code,
+//! What decoding ahead, caching, chaining and translating must not change: counts, budgets, rewritten code,
 //! instructions that stop in the middle.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use arch::x86_64::cpuid::{for_vcpu, portable};
@@ -9,7 +10,7 @@ use arch::x86_64::state::{MpState, Segment, TableReg, VcpuState};
 use guestmem::GuestMemory;
 use x86cpu::clock::Clock;
 use x86cpu::lapic::ApicBus;
-use x86cpu::{Cpu, CpuConfig, Stop};
+use x86cpu::{Cpu, CpuConfig, Engine, Stop};
 
 const TABLES: u64 = 0x1000;
 const GDT: u64 = 0x5000;
@@ -17,6 +18,43 @@ const IDT: u64 = 0x6000;
 const STACK: u64 = 0x9000;
 const DATA: u64 = 0x2_0000;
 const CODE: u64 = 0x10_0000;
+
+thread_local! {
+    /// How the machines of the running test execute.
+    static ENGINE: Cell<Engine> = const { Cell::new(Engine::Interpreter) };
+}
+
+/// Every test is run by every engine.
+macro_rules! by_every_engine {
+    ($($name:ident)*) => {
+        by_every_engine! { interpreted, Engine::Interpreter, $($name)* }
+        by_every_engine! { translated, Engine::Jit { after: 0, longest: 64 }, $($name)* }
+        by_every_engine! { translated_in_small_pieces, Engine::Jit { after: 1, longest: 3 }, $($name)* }
+    };
+    ($module:ident, $engine:expr, $($name:ident)*) => {
+        mod $module {
+            use super::*;
+            $(#[test]
+            fn $name() {
+                ENGINE.set($engine);
+                super::$name();
+            })*
+        }
+    };
+}
+
+by_every_engine! {
+    a_budget_ends_exactly_wherever_it_falls
+    pieces_of_any_size_end_like_the_whole
+    more_code_than_the_cache_holds_still_runs_right
+    a_loop_that_rewrites_itself_runs_what_is_written
+    an_instruction_over_two_pages_follows_a_change_of_either
+    a_kick_interrupts_a_long_rep_at_an_element
+    string_output_asks_for_each_element_and_retires_once
+    string_input_stores_each_answer
+    a_half_done_device_access_is_settled_without_running_on
+    the_trap_flag_traps_after_every_instruction
+}
 
 /// 64-bit mode, supervisor, the first 4 MiB mapped to themselves, `code` at [`CODE`].
 fn machine(code: &[u8]) -> (GuestMemory, Cpu) {
@@ -36,6 +74,7 @@ fn machine(code: &[u8]) -> (GuestMemory, Cpu) {
         clock: Arc::new(Clock::new(1_000_000)),
         apic_bus: Arc::new(ApicBus::new(1)),
     });
+    cpu.set_engine(ENGINE.get());
     let mut s = cpu.save();
     s.seg = [Segment { selector: 0x10, base: 0, limit: u32::MAX, attr: 0xc093 }; 6];
     s.seg[seg::CS] = Segment { selector: 8, base: 0, limit: u32::MAX, attr: 0xa09b };
@@ -80,7 +119,6 @@ const LOOPS: &[u8] = &[
     0, 0, 0xff, 0xc9, 0x75, 0xd3, 0xf4, 0x48, 0x8d, 0x14, 0x4a, 0xc3,
 ];
 
-#[test]
 fn a_budget_ends_exactly_wherever_it_falls() {
     let (_, mut whole) = machine(LOOPS);
     assert_eq!(whole.run(u64::MAX), Stop::Halt);
@@ -101,7 +139,6 @@ fn a_budget_ends_exactly_wherever_it_falls() {
     }
 }
 
-#[test]
 fn pieces_of_any_size_end_like_the_whole() {
     let (_, mut whole) = machine(LOOPS);
     assert_eq!(whole.run(u64::MAX), Stop::Halt);
@@ -113,7 +150,6 @@ fn pieces_of_any_size_end_like_the_whole() {
     }
 }
 
-#[test]
 fn more_code_than_the_cache_holds_still_runs_right() {
     // 700,000 INC EAX and a jump back over all of it: more ops than are kept.
     let count = 700_000usize;
@@ -129,7 +165,6 @@ fn more_code_than_the_cache_holds_still_runs_right() {
     assert_eq!(cpu.instructions(), 2 * (count as u64 + 2) + 1);
 }
 
-#[test]
 fn a_loop_that_rewrites_itself_runs_what_is_written() {
     // 1: inc byte [rip+disp of the immediate below] ; add eax, imm32 ; dec ecx ; jnz 1b ; hlt
     let code = [0xfe, 0x05, 1, 0, 0, 0, 0x05, 0, 0, 0, 0, 0xff, 0xc9, 0x75, 0xf1, 0xf4];
@@ -140,7 +175,6 @@ fn a_loop_that_rewrites_itself_runs_what_is_written() {
     assert_eq!(cpu.instructions(), 401);
 }
 
-#[test]
 fn an_instruction_over_two_pages_follows_a_change_of_either() {
     // At the end of a page: mov eax, imm32 (two bytes in the first page), ret.
     let (memory, mut cpu) = machine(&[]);
@@ -160,7 +194,6 @@ fn an_instruction_over_two_pages_follows_a_change_of_either() {
     assert_eq!(run(&mut cpu), 0x702);
 }
 
-#[test]
 fn a_kick_interrupts_a_long_rep_at_an_element() {
     // rep movsb forward over overlapping areas: element by element.
     let (memory, mut cpu) = machine(&[0xf3, 0xa4, 0xf4]);
@@ -193,7 +226,6 @@ fn a_kick_interrupts_a_long_rep_at_an_element() {
     assert_eq!(cpu.instructions(), 2);
 }
 
-#[test]
 fn string_output_asks_for_each_element_and_retires_once() {
     let (memory, mut cpu) = machine(&[0xf3, 0x6e, 0xf4]);
     memory.write(DATA, b"hello").expect("RAM");
@@ -205,7 +237,6 @@ fn string_output_asks_for_each_element_and_retires_once() {
     assert_eq!((cpu.save().gpr[gpr::RCX], cpu.instructions()), (0, 2));
 }
 
-#[test]
 fn string_input_stores_each_answer() {
     let (memory, mut cpu) = machine(&[0xf3, 0x66, 0x6d, 0xf4]);
     set(&mut cpu, |s| (s.gpr[gpr::RDI], s.gpr[gpr::RCX], s.gpr[gpr::RDX]) = (DATA, 3, 0x60));
@@ -219,7 +250,6 @@ fn string_input_stores_each_answer() {
     assert_eq!(found, [1, 1, 2, 2, 3, 3]);
 }
 
-#[test]
 fn a_half_done_device_access_is_settled_without_running_on() {
     // add eax, [0xd0000000] through a second mapping ; inc ecx ; hlt
     let (memory, mut cpu) = machine(&[0x03, 0x03, 0xff, 0xc1, 0xf4]);
@@ -234,7 +264,6 @@ fn a_half_done_device_access_is_settled_without_running_on() {
     assert_eq!(cpu.save().gpr[gpr::RCX], 1);
 }
 
-#[test]
 fn the_trap_flag_traps_after_every_instruction() {
     // pushfq ; or qword [rsp], 0x100 ; popfq ; nop ; cmp eax, eax ; je +0 ; pushfq ;
     // and qword [rsp], ~0x100 ; popfq ; nop ; hlt

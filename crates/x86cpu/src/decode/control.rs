@@ -56,7 +56,7 @@ fn near_branch(f: &Form<'_>) -> Option<Decoded> {
         _ if insn.flow_control() == FlowControl::ConditionalBranch && is_near => {
             let cc = condition(insn)?;
             let run = if wide { cond::JCC[usize::from(cc)] } else { cond::jcc_any };
-            Decoded::end(Op { run, aux: cc, ..op }, End::Side)
+            Decoded::end(Op { run, aux: cc, ..op }, End::Side).map(|d| Decoded { jcc: true, ..d })
         }
         _ => None,
     }

@@ -29,7 +29,7 @@ fn arithmetic(f: &Form<'_>) -> Option<Decoded> {
     {
         let form = if f.is_reg(1) { alu::RR } else { alu::RI };
         let compare = Some((operation, form, f.size(0)));
-        return Some(Decoded { op: two(f, operation), end: None, fp: None, compare });
+        return Some(Decoded { op: two(f, operation), end: None, fp: None, compare, jcc: false });
     }
     let op = match f.insn.mnemonic() {
         Mnemonic::Add => two(f, alu::ADD),

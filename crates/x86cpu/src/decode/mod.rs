@@ -40,15 +40,17 @@ pub(crate) struct Decoded {
     /// A CMP or TEST that a conditional branch behind it can be fused with: operation and form of
     /// `ops::alu`, operand size.
     pub(crate) compare: Option<(u8, u8, u8)>,
+    /// It is a conditional branch by flags (not LOOP, not JCXZ).
+    pub(crate) jcc: bool,
 }
 
 impl Decoded {
     fn next(op: Op) -> Option<Self> {
-        Some(Self { op, end: None, fp: None, compare: None })
+        Some(Self { op, end: None, fp: None, compare: None, jcc: false })
     }
 
     fn end(op: Op, end: End) -> Option<Self> {
-        Some(Self { op, end: Some(end), fp: None, compare: None })
+        Some(Self { op, end: Some(end), fp: None, compare: None, jcc: false })
     }
 }
 
@@ -97,7 +99,13 @@ impl<'a> Stream<'a> {
 
 fn undefined(at: u16, len: u8) -> Decoded {
     let op = Op { len, at, ..operands::blank() };
-    Decoded { op: Op { run: branch::undefined, ..op }, end: Some(End::System), fp: None, compare: None }
+    Decoded {
+        op: Op { run: branch::undefined, ..op },
+        end: Some(End::System),
+        fp: None,
+        compare: None,
+        jcc: false,
+    }
 }
 
 fn decode(insn: &Instruction, at: u16, mode: Mode) -> Decoded {
@@ -111,7 +119,7 @@ fn decode(insn: &Instruction, at: u16, mode: Mode) -> Decoded {
         let run = fp::handler(&fp_insn, form.kind());
         let op = Op { run, size: size.min(255) as u8, ..form.op() };
         let op = operands::string_target(insn, mode, fp::prepare(&fp_insn, op));
-        return Decoded { op, end: None, fp: Some(fp_insn), compare: None };
+        return Decoded { op, end: None, fp: Some(fp_insn), compare: None, jcc: false };
     }
     undefined(at, insn.len() as u8)
 }

@@ -54,7 +54,7 @@ mod off;
 use off as run;
 
 pub(crate) use run::Jit;
-pub(crate) use state::{EMPTY_JUMPS, JitState, Jumps};
+pub(crate) use state::{JitState, Jumps, empty_jumps};
 
 /// Instructions between two looks at events while translations run: at most 100 µs.
 pub(crate) const JIT_TICK: u64 = 16_384;
@@ -91,12 +91,10 @@ pub struct JitCounters {
     pub flushes: u64,
 }
 
-/// What is next after a look at translations.
+/// What is next after translations have run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Turn {
-    /// Nothing has happened: interpret the block.
-    Interpret,
-    /// Instructions have run: go on at `Cpu::rip`.
+    /// Go on at `Cpu::rip`.
     Next,
     /// Go on at `Cpu::rip`, with one instruction in the interpreter.
     Single,

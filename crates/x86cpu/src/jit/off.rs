@@ -22,7 +22,7 @@ impl Jit {
 }
 
 impl Cpu {
-    pub(crate) fn jit_turn(&mut self, _: &mut CodeCache, _: u32, _: u64) -> Turn {
-        Turn::Interpret
+    pub(crate) fn jit_turn(&mut self, _: &mut CodeCache, _: u32, _: u64) -> Option<Turn> {
+        None
     }
 }

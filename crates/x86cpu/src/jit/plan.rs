@@ -96,23 +96,33 @@ impl Plan {
         }
     }
 
-    /// Whether it looks at CF, and at any other flag; `None`: at none.
-    pub fn reads_flags(self) -> Option<(bool, bool)> {
+    /// The flags that it looks at.
+    pub fn reads_flags(self) -> u8 {
         match self {
-            Plan::Alu(alu::ADC | alu::SBB) => Some((true, false)),
-            Plan::Jcc(cc) | Plan::Setcc(cc) | Plan::Cmov(cc) => Some(looks_at(cc)),
-            _ => None,
+            Plan::Alu(alu::ADC | alu::SBB) => bit::CF,
+            Plan::Jcc(cc) | Plan::Setcc(cc) | Plan::Cmov(cc) => looks_at(cc),
+            _ => bit::NONE,
         }
     }
 
-    /// After an instruction that changes flags: whether CF, and whether the others, are in the host's.
-    pub fn gives(self, insn: &Instruction) -> (bool, bool) {
+    /// After an instruction that changes flags: those that the host's are sure to be right about. (What the
+    /// manual leaves undefined is what the interpreter makes of it.)
+    pub fn gives(self, insn: &Instruction) -> u8 {
+        let by_one = || shift_count(insn) == Some(1);
         match self {
-            Plan::Bt(_) | Plan::Shift(shifts::ROL | shifts::ROR) => (true, false),
-            Plan::Shift(_) if shift_count(insn).is_none() => (false, false),
-            Plan::Unary(alu::INC | alu::DEC) => (false, true),
-            Plan::Handler | Plan::HandlerEnd => (false, false),
-            _ => (true, true),
+            Plan::Bt(_) => bit::CF,
+            Plan::Shift(shifts::ROL | shifts::ROR) if by_one() => bit::CF | bit::OF,
+            Plan::Shift(shifts::ROL | shifts::ROR) => bit::CF,
+            Plan::Shift(_) if shift_count(insn).is_none() => bit::NONE,
+            Plan::Shift(_) if by_one() => bit::ALL,
+            // A byte or word may be shifted by more than it has.
+            Plan::Shift(_) if operand_size(insn, 0) < 4 => bit::ZF | bit::SP,
+            Plan::Shift(_) => bit::ALL & !bit::OF,
+            Plan::Imul | Plan::Mul { .. } => bit::CF | bit::OF,
+            Plan::BitScan { .. } => bit::ZF,
+            Plan::Unary(alu::INC | alu::DEC) => bit::ALL & !bit::CF,
+            Plan::Handler | Plan::HandlerEnd => bit::NONE,
+            _ => bit::ALL,
         }
     }
 
@@ -153,12 +163,26 @@ impl Plan {
     }
 }
 
-/// Whether a condition looks at CF, and at anything else.
-pub(super) fn looks_at(cc: u8) -> (bool, bool) {
+/// Flags as a set: CF, OF, ZF, SF with PF.
+pub(super) mod bit {
+    pub const NONE: u8 = 0;
+    pub const CF: u8 = 1;
+    pub const OF: u8 = 2;
+    pub const ZF: u8 = 4;
+    pub const SP: u8 = 8;
+    pub const ALL: u8 = 15;
+}
+
+/// The flags that a condition looks at (SDM vol. 1, appendix B).
+pub(super) fn looks_at(cc: u8) -> u8 {
     match cc >> 1 {
-        1 => (true, false),
-        3 => (true, true),
-        _ => (false, true),
+        0 => bit::OF,
+        1 => bit::CF,
+        2 => bit::ZF,
+        3 => bit::CF | bit::ZF,
+        4 | 5 => bit::SP,
+        6 => bit::SP | bit::OF,
+        _ => bit::SP | bit::OF | bit::ZF,
     }
 }
 

@@ -10,7 +10,6 @@ use std::mem::offset_of;
 use super::asm::{Mem, Rm};
 use super::state::JitState;
 use crate::cpu::Cpu;
-use crate::mmu::tlb_offsets;
 
 /// The state pointer.
 pub(super) const STATE: u8 = 5;
@@ -76,11 +75,12 @@ pub(super) const HOST_MXCSR: i32 = jx(offset_of!(JitState, host_mxcsr));
 pub(super) const TMP: i32 = jx(offset_of!(JitState, tmp));
 pub(super) const TMP2: i32 = jx(offset_of!(JitState, tmp2));
 pub(super) const LIN: i32 = jx(offset_of!(JitState, lin));
+pub(super) const TLB: i32 = jx(offset_of!(JitState, tlb));
+pub(super) const JUMPS: i32 = jx(offset_of!(JitState, jumps));
 pub(super) const MAP_EPOCH: i32 = jx(offset_of!(JitState, map_epoch));
 pub(super) const RIP: i32 = from_state(offset_of!(Cpu, rip));
 pub(super) const XMM: i32 = from_state(offset_of!(Cpu, fpu) + offset_of!(crate::fpu::Fpu, xmm));
 pub(super) const MXCSR: i32 = from_state(offset_of!(Cpu, fpu) + offset_of!(crate::fpu::Fpu, mxcsr));
-pub(super) const JUMPS: i32 = from_state(offset_of!(Cpu, jumps));
 
 /// Distance of a segment's base.
 pub(super) const fn segment_base(segment: u8) -> i32 {
@@ -88,13 +88,6 @@ pub(super) const fn segment_base(segment: u8) -> i32 {
     from_state(offset_of!(Cpu, seg))
         + segment as i32 * size_of::<Segment>() as i32
         + offset_of!(Segment, base) as i32
-}
-
-/// Distance of the first TLB entry's read tag, write tag and host page in the bank of a privilege.
-pub(super) const fn tlb(user: bool) -> (i32, i32, i32) {
-    let mmu = offset_of!(Cpu, mmu);
-    let (read, write, host) = tlb_offsets(user);
-    (from_state(mmu + read), from_state(mmu + write), from_state(mmu + host))
 }
 
 /// Where `Cpu` begins, from the state pointer.

@@ -10,7 +10,7 @@ use super::cc::{evaluate, image, op, over};
 use super::link::{Made, Store};
 use super::lower::{Place, Site, flow_jump_slot, leave, translate};
 use super::scan::unit;
-use super::state::{EMPTY_JUMPS, JumpEntry};
+use super::state::{JumpEntry, NO_JUMP};
 use super::thunks::{self, Helpers};
 use super::{Engine, JIT_TICK, JitCounters, Turn};
 use crate::block::{CodeCache, NEVER, Source, TRANSLATED};
@@ -30,6 +30,7 @@ const MXCSR_MASKS: u32 = 0x1f80;
 const MXCSR_DEFAULT: u32 = 0x1f80;
 
 /// All translations of one vCPU.
+#[derive(Default)]
 pub(crate) struct Jit {
     engine: Engine,
     store: Option<Store>,
@@ -46,22 +47,6 @@ pub(crate) struct Jit {
     /// The exit that was taken last, when it led nowhere yet, and its target.
     pending: Option<(u32, u64)>,
     counters: JitCounters,
-}
-
-impl Default for Jit {
-    fn default() -> Self {
-        Self {
-            engine: Engine::default(),
-            store: None,
-            head: 0,
-            refused: false,
-            by_place: HashMap::new(),
-            code_epoch: 0,
-            map_epochs: [0; 2],
-            pending: None,
-            counters: JitCounters::default(),
-        }
-    }
 }
 
 impl Jit {
@@ -94,7 +79,7 @@ impl Jit {
         }
         self.by_place.clear();
         self.pending = None;
-        cpu.jumps = EMPTY_JUMPS;
+        forget_jumps(cpu);
     }
 
     /// Brings what depends on others' writes and on paging up to date.
@@ -106,14 +91,14 @@ impl Jit {
             if let Some(store) = &mut self.store
                 && store.revalidate(|page| memory.code_generation(page))
             {
-                cpu.jumps = EMPTY_JUMPS;
+                forget_jumps(cpu);
             }
         }
         let bank = bank(cpu);
         let map = cpu.mmu.map_epoch;
         if map != self.map_epochs[bank] {
             self.map_epochs[bank] = map;
-            cpu.jumps[bank] = EMPTY_JUMPS[bank];
+            cpu.jumps[bank].fill(NO_JUMP);
         }
         cpu.jx.map_epoch = map;
     }
@@ -181,7 +166,6 @@ impl Jit {
             first_site: store.sites.len() as u32,
             first_exit: store.exits.len() as u32,
             first_op: store.ops.len() as u32,
-            user: cpu.cpl == 3,
             epoch: second.map(|_| cpu.mmu.map_epoch),
         };
         let flags_dead = unit.flags_dead;
@@ -219,6 +203,10 @@ fn adopt(cpu: &mut Cpu, decoded: Decoded) -> crate::op::Op {
     op
 }
 
+fn forget_jumps(cpu: &mut Cpu) {
+    cpu.jumps.iter_mut().for_each(|bank| bank.fill(NO_JUMP));
+}
+
 fn bank(cpu: &Cpu) -> usize {
     usize::from(cpu.cpl != 3)
 }
@@ -231,19 +219,19 @@ fn sse_ok(cpu: &Cpu) -> bool {
 
 impl Cpu {
     /// Looks whether block `index`, which is at `rip` and valid, is translated or should be, and runs it
-    /// (and what follows it), up to the instruction count `limit`.
-    pub(crate) fn jit_turn(&mut self, code: &mut CodeCache, index: u32, limit: u64) -> Turn {
+    /// (and what follows it), up to the instruction count `limit`. `None`: nothing has happened, interpret it.
+    pub(crate) fn jit_turn(&mut self, code: &mut CodeCache, index: u32, limit: u64) -> Option<Turn> {
         let (after, longest) = code.jit.limits();
         let block = *code.block(index);
         if block.heat == NEVER {
-            return Turn::Interpret;
+            return None;
         }
         if block.heat < after {
             code.set_heat(index, block.heat + 1);
-            return Turn::Interpret;
+            return None;
         }
         let room = limit.saturating_sub(self.insn_count).min(JIT_TICK + u64::from(longest));
-        let Some(budget) = room.checked_sub(u64::from(longest)) else { return Turn::Interpret };
+        let budget = room.checked_sub(u64::from(longest))?;
         code.jit.sync(self);
         let known = code.jit.find(index, block.heat, self.rip);
         let number = match known {
@@ -253,7 +241,7 @@ impl Cpu {
                 let made = if long { code.jit.make(self, index, block.source()) } else { None };
                 let Some(n) = made else {
                     code.set_heat(index, NEVER);
-                    return Turn::Interpret;
+                    return None;
                 };
                 n
             }
@@ -262,9 +250,9 @@ impl Cpu {
         self.enter(&mut code.jit, number, budget as i64)
     }
 
-    fn enter(&mut self, jit: &mut Jit, number: u32, budget: i64) -> Turn {
+    fn enter(&mut self, jit: &mut Jit, number: u32, budget: i64) -> Option<Turn> {
         let pending = jit.pending.take();
-        let Some(store) = &mut jit.store else { return Turn::Interpret };
+        let Some(store) = &mut jit.store else { return None };
         if let Some((exit, target)) = pending
             && target == self.rip
             && (exit as usize) < store.exits.len()
@@ -280,6 +268,8 @@ impl Cpu {
             serialise();
         }
         self.mmu_sync();
+        self.jx.tlb = self.mmu.tlb_bank();
+        self.jx.jumps = self.jumps[bank(self)].as_ptr().expose_provenance();
         self.jx.budget = budget;
         (self.jx.op, self.jx.over, self.jx.live) = (op::IN_FLAGS, over::NONE, 0);
         self.jx.sse_ok = u8::from(sse_ok(self));
@@ -297,7 +287,7 @@ impl Cpu {
         self.insn_count += used;
         jit.counters.instructions += used;
         jit.counters.entries += 1;
-        self.left(jit, code)
+        Some(self.left(jit, code))
     }
 
     /// Makes the guest's state whole after translated code was left with `code`.

@@ -5,7 +5,7 @@
 
 use iced_x86::{Decoder, DecoderError, Instruction};
 
-use super::plan::{Effect, Plan, has_memory, plan};
+use super::plan::{Effect, Plan, bit, has_memory, plan};
 use crate::cpu::Mode;
 use crate::decode::{Decoded, End, OPTIONS, Stream};
 
@@ -138,18 +138,16 @@ fn decode(bytes: &[u8], ip: u64) -> Option<Item> {
 }
 
 /// What follows an instruction that changed the flags: whether anybody may look, and which registers
-/// were written before the last who does. `given`: whether CF, and whether the others, are in the host's
-/// flags at first.
-fn observers(unit: &Unit, from: usize, given: (bool, bool)) -> (bool, u16) {
+/// were written before the last who does. `given`: those in the host's flags at first.
+fn observers(unit: &Unit, from: usize, given: u8) -> (bool, u16) {
     let mut clobbered = false;
     let (mut seen, mut lost, mut written) = (false, 0, 0);
     for item in &unit.items[from..] {
         let (plan, insn) = (item.plan, &item.insn);
         let effect = plan.effect(insn);
         let exit = matches!(plan, Plan::Jcc(_));
-        let reads = plan.reads_flags().is_some_and(|(cf, others)| {
-            clobbered || has_memory(insn) || (cf && !given.0) || (others && !given.1)
-        });
+        let wanted = plan.reads_flags();
+        let reads = wanted != bit::NONE && (clobbered || has_memory(insn) || wanted & !given != 0);
         if exit || reads || plan.may_fault(insn) || effect == Effect::Partial {
             (seen, lost) = (true, written);
         }
@@ -175,5 +173,5 @@ fn analyse(unit: &mut Unit) {
         unit.items[i].need = need;
         unit.items[i].keep = lost & operands == 0;
     }
-    unit.flags_dead = !observers(unit, 0, (false, false)).0 && !unit.uses_sse;
+    unit.flags_dead = !observers(unit, 0, bit::NONE).0 && !unit.uses_sse;
 }

@@ -16,9 +16,11 @@ pub(crate) struct JumpEntry {
 pub(super) const NO_JUMP: JumpEntry = JumpEntry { rip: 1 << 63, code: 0 };
 
 /// Jump caches: user, supervisor. Emptied when the map epoch of the privilege moves.
-pub(crate) type Jumps = [[JumpEntry; JUMPS]; 2];
+pub(crate) type Jumps = [Box<[JumpEntry]>; 2];
 
-pub(crate) const EMPTY_JUMPS: Jumps = [[NO_JUMP; JUMPS]; 2];
+pub(crate) fn empty_jumps() -> Jumps {
+    std::array::from_fn(|_| vec![NO_JUMP; JUMPS].into_boxed_slice())
+}
 
 /// The state of translated code that is not the guest's. It lies right below `Cpu::gpr`, within reach
 /// of one-byte displacements from the state pointer.
@@ -52,7 +54,11 @@ pub(crate) struct JitState {
     pub tmp2: u64,
     /// The address of a look-up that missed.
     pub lin: u64,
-    spare: [u64; 5],
+    /// Address of the TLB's first entry of the running privilege.
+    pub tlb: usize,
+    /// Address of the jump cache of the running privilege.
+    pub jumps: usize,
+    spare: [u64; 3],
 }
 
 const _: () = assert!(size_of::<JitState>() == 128);

@@ -81,13 +81,9 @@ impl std::fmt::Debug for Mmu {
 /// log2 of a TLB entry's size and the number of entries of a privilege's bank, for translated code.
 pub(crate) const TLB_SHAPE: (u8, u32) = (size_of::<Entry>().trailing_zeros() as u8, ENTRIES as u32);
 
-/// Offsets in [`Mmu`] of the first entry's read tag, write tag and host page, in the bank of a
-/// privilege.
-pub(crate) const fn tlb_offsets(user: bool) -> (usize, usize, usize) {
-    let bank = if user { 0 } else { ENTRIES * size_of::<Entry>() };
-    let first = offset_of!(Mmu, tlb) + offset_of!(Tlb, data) + bank;
-    (first + offset_of!(Entry, read), first + offset_of!(Entry, write), first + offset_of!(Entry, host))
-}
+/// Offsets in a TLB entry of the read tag, the write tag and the host page.
+pub(crate) const TLB_FIELDS: (usize, usize, usize) =
+    (offset_of!(Entry, read), offset_of!(Entry, write), offset_of!(Entry, host));
 
 /// Whether bits 63:47 are all equal (SDM vol. 1, 3.3.7.1).
 #[inline]
@@ -168,6 +164,11 @@ impl Mmu {
                 self.move_epoch(bank);
             }
         }
+    }
+
+    /// Address of the first TLB entry of the running privilege, for translated code.
+    pub(crate) fn tlb_bank(&mut self) -> usize {
+        self.tlb.data[self.bank..].as_mut_ptr().expose_provenance()
     }
 
     /// Physical address bits that exist.

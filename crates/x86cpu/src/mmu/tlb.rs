@@ -73,8 +73,8 @@ struct ExecEntry {
 const EMPTY_EXEC: ExecEntry = ExecEntry { tag: NO_TAG, info: 0 };
 
 pub(super) struct Tlb {
-    /// In place, so that translated code reaches it from its state pointer.
-    pub(super) data: [Entry; ENTRIES * BANKS],
+    /// `ENTRIES * BANKS`; it never moves, since translated code knows where it is.
+    pub(super) data: Box<[Entry]>,
     exec: Box<[ExecEntry; EXEC_ENTRIES * BANKS]>,
     /// Slots filled with entries that are not global, since the last flush.
     local: Vec<u16>,
@@ -141,7 +141,7 @@ fn large_bit(lin: u64) -> (usize, u64) {
 impl Tlb {
     pub(super) fn new() -> Self {
         Self {
-            data: std::array::from_fn(empty),
+            data: (0..ENTRIES * BANKS).map(empty).collect(),
             exec: Box::new([EMPTY_EXEC; EXEC_ENTRIES * BANKS]),
             local: Vec::with_capacity(LOG_LIMIT),
             writers: Vec::with_capacity(LOG_LIMIT),
@@ -209,7 +209,9 @@ impl Tlb {
 
     /// Drops everything.
     pub(super) fn flush_all(&mut self) {
-        self.data = std::array::from_fn(empty);
+        for (slot, entry) in self.data.iter_mut().enumerate() {
+            *entry = empty(slot);
+        }
         self.exec.fill(EMPTY_EXEC);
         self.local.clear();
         self.writers.clear();

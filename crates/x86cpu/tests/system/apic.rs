@@ -2,8 +2,8 @@
 
 use x86cpu::Stop;
 
-use crate::interrupts::enable_x2apic;
-use crate::machine::{PD, Run};
+use super::interrupts::enable_x2apic;
+use super::machine::{PD, Run};
 
 /// wrmsr of rcx, edx:eax; sti; hlt
 const WRITE_AND_WAIT: &[u8] = &[0x0f, 0x30, 0xfb, 0xf4];
@@ -90,14 +90,14 @@ fn the_highest_vector_comes_first_and_the_next_after_eoi() {
     // The handler: mov ecx,0x80b; xor eax,eax; xor edx,edx; wrmsr (EOI); hlt; iretq
     let mut run = x2apic(&[0xfb, 0x90, 0xf4]);
     let handler = [0xb9, 0x0b, 8, 0, 0, 0x31, 0xc0, 0x31, 0xd2, 0x0f, 0x30, 0xfb, 0x90, 0xf4];
-    run.machine.code(crate::machine::HANDLERS + 16 * 0x71, &handler);
+    run.machine.code(super::machine::HANDLERS + 16 * 0x71, &handler);
     run.cpu.restore(&run.state).unwrap();
     for vector in [0x31, 0x71] {
         run.machine.bus.deliver_msi(0xfee0_0000, vector);
     }
     run.on();
     assert_eq!(run.vector(), Some(0x31));
-    assert_eq!(run.stack(0), crate::machine::HANDLERS + 16 * 0x71 + 13, "it came in the other's handler");
+    assert_eq!(run.stack(0), super::machine::HANDLERS + 16 * 0x71 + 13, "it came in the other's handler");
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn ending_a_level_triggered_interrupt_tells_the_ioapic() {
     let mut run = x2apic(&[0xfb, 0x90, 0xf4]);
     // The handler ends it: mov ecx,0x80b; xor eax,eax; xor edx,edx; wrmsr; hlt
     let handler = [0xb9, 0x0b, 8, 0, 0, 0x31, 0xc0, 0x31, 0xd2, 0x0f, 0x30, 0xf4];
-    run.machine.code(crate::machine::HANDLERS + 16 * 0x71, &handler);
+    run.machine.code(super::machine::HANDLERS + 16 * 0x71, &handler);
     run.cpu.restore(&run.state).unwrap();
     run.machine.bus.deliver_msi(0xfee0_0000, 0x71 | 1 << 15);
     assert_eq!(run.on(), Stop::IoapicEoi { vector: 0x71 });

@@ -3,7 +3,7 @@
 use arch::x86_64::regs::seg;
 use x86cpu::Stop;
 
-use crate::machine::{CODE, IST1, KERNEL_CS, Run, STACK, USER_CODE, USER_CS, USER_CS32, USER_DS, USER_STACK};
+use super::machine::{CODE, IST1, KERNEL_CS, Run, STACK, USER_CODE, USER_CS, USER_CS32, USER_DS, USER_STACK};
 
 const IF: u64 = 0x200;
 
@@ -38,7 +38,7 @@ fn an_ist_entry_changes_the_stack_without_a_change_of_privilege() {
     run.go();
     assert_eq!((run.vector(), run.state.gpr[4]), (Some(6), IST1 - 40));
     assert_eq!(run.state.rflags & IF, IF, "a trap gate leaves IF");
-    assert_eq!(run.stack(4), u64::from(crate::machine::KERNEL_DS));
+    assert_eq!(run.stack(4), u64::from(super::machine::KERNEL_DS));
 }
 
 #[test]
@@ -77,7 +77,7 @@ fn a_missing_gate_becomes_a_double_and_then_a_triple_fault() {
 fn a_fault_while_delivering_leaves_the_interrupted_state_alone() {
     let mut run = Run::user(&[0x0f, 0x0b]);
     // The kernel stack is missing: #PF while delivering #UD; #PF has a stack of its own.
-    run.machine.put(crate::machine::TSS + 4, 0x1f_f000);
+    run.machine.put(super::machine::TSS + 4, 0x1f_f000);
     run.machine.put(run.machine.pte(0x1f_e000), 0);
     run.machine.gate(14, 0x8e, 1);
     run.go();
@@ -193,7 +193,7 @@ pub fn enable_x2apic(state: &mut arch::x86_64::state::VcpuState) {
 fn nmis_wait_for_iret() {
     // In the NMI handler another NMI arrives; it is seen after IRET.
     let mut run = Run::kernel(&[0x90, 0xf4]);
-    run.machine.code(crate::machine::HANDLERS + 32, &[0xf4, 0x48, 0xcf]); // hlt; iretq
+    run.machine.code(super::machine::HANDLERS + 32, &[0xf4, 0x48, 0xcf]); // hlt; iretq
     run.machine.bus.deliver_msi(0xfee0_0000, 4 << 8);
     run.cpu.restore(&run.state).unwrap();
     run.machine.bus.deliver_msi(0xfee0_0000, 4 << 8);

@@ -9,7 +9,7 @@ use arch::x86_64::state::{MpState, Segment, TableReg, VcpuState};
 use guestmem::GuestMemory;
 use x86cpu::clock::Clock;
 use x86cpu::lapic::ApicBus;
-use x86cpu::{Cpu, CpuConfig, Stop};
+use x86cpu::{Cpu, CpuConfig, Engine, Stop};
 
 pub const PML4: u64 = 0x1000;
 pub const PD: u64 = 0x3000;
@@ -118,13 +118,16 @@ impl Machine {
     }
 
     pub fn cpu(&self, id: u32) -> Cpu {
-        Cpu::new(CpuConfig {
+        let mut cpu = Cpu::new(CpuConfig {
             memory: self.memory.clone(),
             id,
             cpuid: for_vcpu(&self.cpuid, id).into(),
             clock: Arc::clone(&self.clock),
             apic_bus: Arc::clone(&self.bus),
-        })
+        });
+        let translated = env!("CARGO_CRATE_NAME") == "system_translated";
+        cpu.set_engine(if translated { Engine::Jit { after: 0, longest: 64 } } else { Engine::Interpreter });
+        cpu
     }
 
     /// A state in 64-bit kernel mode at [`CODE`].

@@ -3,7 +3,7 @@
 use arch::x86_64::cpuid::CpuidLeaf;
 use x86cpu::Stop;
 
-use crate::machine::{CODE, DATA, Machine, PD, PT, Run, USER_CODE};
+use super::machine::{CODE, DATA, Machine, PD, PT, Run, USER_CODE};
 
 const READ: &[u8] = &[0x48, 0x8b, 0x03, 0xf4]; // mov rax, [rbx]; hlt
 const WRITE: &[u8] = &[0x48, 0x89, 0x03, 0xf4]; // mov [rbx], rax; hlt

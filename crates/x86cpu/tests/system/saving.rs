@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 use x86cpu::{StepOutcome, Stepper, Stop};
 
-use crate::interrupts::enable_x2apic;
-use crate::machine::{CODE, DATA, Machine, Run, TSC_KHZ, USER_CODE};
+use super::interrupts::enable_x2apic;
+use super::machine::{CODE, DATA, Machine, Run, TSC_KHZ, USER_CODE};
 
 /// add rax,rcx; imul rax,rax,31; xor [rdi],rax; add rdi,8; and rdi,0x10fff8; loop; hlt
 const MIX: &[u8] = &[
@@ -182,7 +182,7 @@ fn a_step_delivers_the_exception_that_it_raises() {
     let run = Run::kernel(&[0xcc]);
     let mut state = run.state.clone();
     assert_eq!(stepper(&run.machine).step(&mut state), Ok(StepOutcome::Done));
-    assert_eq!(state.rip, crate::machine::HANDLERS + 16 * 3);
+    assert_eq!(state.rip, super::machine::HANDLERS + 16 * 3);
     assert_eq!(run.machine.get(state.gpr[4]), CODE + 1);
 }
 

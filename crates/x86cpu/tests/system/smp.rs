@@ -3,8 +3,8 @@
 use arch::x86_64::state::MpState;
 use x86cpu::Stop;
 
-use crate::interrupts::enable_x2apic;
-use crate::machine::{CODE, DATA, GDT, Machine, TRAMPOLINE};
+use super::interrupts::enable_x2apic;
+use super::machine::{CODE, DATA, GDT, Machine, TRAMPOLINE};
 
 /// Real mode at 0x9000: cli; ds = cs; lgdt [0x30]; set CR0.PE; far jump to 32-bit code at 0x9040: data
 /// segments, CR4.PAE, CR3, EFER.LME|NXE, CR0.PG; far jump to 64-bit code at 0x90a0:
@@ -94,7 +94,7 @@ fn exchange(command: u32, destination: u32) -> [Option<u64>; 2] {
     cpus.map(|mut cpu| {
         assert_eq!(cpu.run(100), Stop::Halt);
         let rip = cpu.save().rip;
-        rip.checked_sub(crate::machine::HANDLERS + 1).filter(|at| *at < 4096).map(|at| at / 16)
+        rip.checked_sub(super::machine::HANDLERS + 1).filter(|at| *at < 4096).map(|at| at / 16)
     })
 }
 

@@ -2,7 +2,7 @@
 
 use x86cpu::Stop;
 
-use crate::machine::{DATA, Run};
+use super::machine::{DATA, Run};
 
 const REP_MOVSB: &[u8] = &[0xf3, 0xa4, 0xf4];
 const REP_MOVSQ: &[u8] = &[0xf3, 0x48, 0xa5, 0xf4];

@@ -4,11 +4,12 @@ use iced_x86::{Instruction, OpKind};
 
 use super::super::asm::Rm;
 use super::super::cc::{Desc, Loc, op, over};
+use super::super::plan::bit;
 use super::super::plan::operand_size;
 use super::super::regs::{self, T0, T1, TMP2, field, home, pinned};
 use super::super::scan::Item;
+use super::Gen;
 use super::flags::log2;
-use super::{Gen, Host};
 use crate::ops::alu::{ADC, ADD, CMP, DEC, INC, NEG, NOT, SBB, SUB, TEST, XOR};
 
 /// Guest register of operand `i`.
@@ -81,7 +82,7 @@ impl Gen {
             }
         }
         self.desc = Desc::of(op::LOGIC | log2(size), Loc::Imm(0), Loc::Slot);
-        self.host = Host::All;
+        self.host = bit::ALL;
     }
 
     fn second(&self, insn: &Instruction) -> Src {
@@ -117,7 +118,7 @@ impl Gen {
         if writes && r == T0 {
             self.a.store(if size < 4 { size } else { 8 }, T0, home(d));
         }
-        self.host = Host::All;
+        self.host = bit::ALL;
         if item.need {
             let a = if keep {
                 Loc::Gpr(d)
@@ -134,7 +135,7 @@ impl Gen {
         let insn = &item.insn;
         let d = gpr(insn, 0);
         let m = self.memory(insn, size, false);
-        self.host = Host::All;
+        self.host = bit::ALL;
         if !item.need {
             let r = self.value(d, T1);
             if operation == TEST {
@@ -187,7 +188,7 @@ impl Gen {
                 Some(s) => self.a.alu_to(size, operation, s, m),
                 None => self.emit_alu(size, operation, m, src),
             }
-            self.host = Host::All;
+            self.host = bit::ALL;
             if item.need {
                 self.save_image();
             }
@@ -202,7 +203,7 @@ impl Gen {
             self.a.store(size, T1, m);
             self.a.store(8, T1, field(regs::CC_A));
         }
-        self.host = Host::All;
+        self.host = bit::ALL;
         let takes_b = matches!(operation, ADD | SUB | CMP | TEST);
         let b = if takes_b { self.keep_second(src, item.keep) } else { Loc::Slot };
         self.desc = Desc::of(described(operation) | log2(size), Loc::Slot, b);
@@ -256,7 +257,7 @@ impl Gen {
         } else if r == T0 {
             self.a.store(if size < 4 { size } else { 8 }, T0, home(gpr(insn, 0)));
         }
-        self.host = Host::All;
+        self.host = bit::ALL;
         if item.need {
             self.a.store(8, r, field(regs::CC_C));
             self.desc = Desc::of(kind | log2(size), Loc::Slot, Loc::Slot);
@@ -294,12 +295,7 @@ impl Gen {
         if operation == NOT {
             return;
         }
-        let locked = insn.has_lock_prefix();
-        self.host = match self.host {
-            Host::All | Host::CfOnly if counts && !locked && is_reg(insn, 0) => Host::All,
-            _ if counts => Host::AllButCf,
-            _ => Host::All,
-        };
+        self.host = if counts { self.host & bit::CF | bit::ALL & !bit::CF } else { bit::ALL };
         if !item.need {
             return;
         }

@@ -4,12 +4,12 @@ use iced_x86::{Code, OpKind};
 
 use super::super::asm::{Mem, NONE, P66, Rm, cc};
 use super::super::cc::{Desc, Loc, op, over};
-use super::super::plan::{Plan, operand_size, shift_count};
+use super::super::plan::{Plan, bit, operand_size, shift_count};
 use super::super::regs::{self, RAX, RCX, RDX, T0, T1, field, home};
 use super::super::scan::Item;
+use super::Gen;
 use super::alu::{gpr, is_reg};
 use super::flags::log2;
-use super::{Gen, Host};
 use crate::ops::{bits, shifts};
 
 impl Gen {
@@ -50,7 +50,7 @@ impl Gen {
         if n == 0 {
             return;
         }
-        self.host = if rotates { Host::CfOnly } else { Host::All };
+        self.host = item.plan.gives(insn);
         if need && rotates {
             self.a.store(8, r, field(regs::CC_R));
             self.desc = Desc { over: later | log2(size), r: Loc::Slot, ..self.desc };
@@ -83,7 +83,7 @@ impl Gen {
         if r == T0 {
             self.a.store(8, T0, home(g));
         }
-        self.host = Host::Nothing;
+        self.host = bit::NONE;
     }
 
     /// The source of a multiplication or division: operand `i` as something to encode.
@@ -132,7 +132,7 @@ impl Gen {
         if pinned.is_none() {
             self.a.store(8, T1, home(d));
         }
-        self.host = Host::All;
+        self.host = item.plan.gives(insn);
         if item.need {
             self.desc = Desc::of(op::IMUL | log2(size), Loc::Slot, Loc::Slot);
         }
@@ -148,7 +148,7 @@ impl Gen {
             self.a.store(8, RAX, field(regs::CC_A));
         }
         self.a.group(size, 0xf6, 4 + u8::from(signed), source);
-        self.host = Host::All;
+        self.host = item.plan.gives(&item.insn);
         if item.need {
             let kind = if signed { op::IMUL } else { op::MUL };
             self.desc = Desc::of(kind | log2(size), Loc::Slot, Loc::Slot);
@@ -176,7 +176,7 @@ impl Gen {
             self.step_if(cc::AE);
         }
         self.a.group(size, 0xf6, 6 + u8::from(signed), Rm::Reg(T0));
-        self.host = Host::Nothing;
+        self.host = bit::NONE;
     }
 
     pub(super) fn bit_test(&mut self, item: &Item, kind: u8) {
@@ -208,7 +208,7 @@ impl Gen {
             // The offset is taken modulo the size, so that the byte is in the operand.
             self.a.byte(insn.immediate(1) as u8 & (8 * size - 1));
         }
-        self.host = Host::CfOnly;
+        self.host = bit::CF;
         if item.need {
             self.a.op(NONE, false, false, &[0x0f, 0x92], 0, field(regs::CC_R));
             self.desc = Desc { over: over::CF, r: Loc::Slot, ..self.desc };
@@ -230,7 +230,7 @@ impl Gen {
         if r == T1 {
             self.a.store(8, T1, home(d));
         }
-        self.host = Host::All;
+        self.host = item.plan.gives(insn);
         if item.need {
             self.desc = Desc::of(op::LOGIC | log2(size), Loc::Slot, Loc::Slot);
         }
@@ -249,7 +249,7 @@ impl Gen {
         if r == T1 {
             self.a.store(8, T1, home(d));
         }
-        self.host = Host::All;
+        self.host = bit::ALL;
         if item.need {
             self.save_image();
         }

@@ -2,9 +2,9 @@
 
 use super::super::asm::{Rm, cc};
 use super::super::cc::{Desc, Loc, op, over};
-use super::super::plan::looks_at;
+use super::super::plan::{bit, looks_at};
 use super::super::regs::{self, RAX, T0, T1, field, home, pinned};
-use super::{Gen, Host, Stub};
+use super::{Gen, Stub};
 use crate::ops::alu::{ADD, CMP, SUB};
 
 /// Operand size in bytes as the low bits of an operation.
@@ -98,7 +98,7 @@ impl Gen {
         };
         self.stubs.push(Stub::Collapse { from, back: self.a.pos() });
         self.desc = Desc::UNKNOWN;
-        self.host = Host::Nothing;
+        self.host = bit::NONE;
     }
 
     /// The host's flags, all of them, are the guest's and must be kept: described as an image.
@@ -113,22 +113,16 @@ impl Gen {
 
     /// The host's flags answer condition `cc` from here on. T0 and T1 are lost.
     pub(super) fn want_flags(&mut self, cc: u8) {
-        let (cf, others) = looks_at(cc);
-        let there = match self.host {
-            Host::All => true,
-            Host::AllButCf => !cf,
-            Host::CfOnly => !others,
-            Host::Nothing => false,
-        };
-        if there || self.redo(cf) {
+        let wanted = looks_at(cc);
+        if wanted & !self.host == 0 || self.redo(wanted) {
             return;
         }
         let desc = self.desc;
         self.store_desc(desc);
         let call = self.a.call();
-        self.to_thunk(call, self.place.thunks.flags);
+        self.lead_to(call, self.place.thunks.flags);
         self.desc = Desc::IN_MEMORY;
-        self.host = Host::All;
+        self.host = bit::ALL;
     }
 
     /// A location as an operand, in a scratch register if it has to be.
@@ -144,15 +138,15 @@ impl Gen {
     }
 
     /// Does the operation again on scratch registers; false when that is not simple.
-    fn redo(&mut self, cf: bool) -> bool {
+    fn redo(&mut self, wanted: u8) -> bool {
         let Desc { op: operation, a, b, over: later, r } = self.desc;
-        if matches!(later & !3, over::INC | over::DEC) && later != over::DYNAMIC && !cf {
+        if matches!(later & !3, over::INC | over::DEC) && later != over::DYNAMIC && wanted & bit::CF == 0 {
             let size = 1 << (later & 3);
             self.fetch(r, regs::CC_R, T0);
             let back = u8::from(later & !3 == over::INC);
             self.a.group(size, 0xfe, back, Rm::Reg(T0));
             self.a.group(size, 0xfe, back ^ 1, Rm::Reg(T0));
-            self.host = Host::AllButCf;
+            self.host = bit::ALL & !bit::CF;
             return true;
         }
         if later != over::NONE || operation == op::DYNAMIC {
@@ -188,6 +182,9 @@ impl Gen {
             }
             shift @ (op::SHL | op::SHR | op::SAR) => {
                 let Loc::Imm(n) = b else { return false };
+                if n > 1 && wanted & bit::OF != 0 {
+                    return false;
+                }
                 self.fetch(a, regs::CC_A, T0);
                 let extension = match shift {
                     op::SHL => 4,
@@ -199,7 +196,7 @@ impl Gen {
             }
             _ => return false,
         }
-        self.host = Host::All;
+        self.host = bit::ALL;
         true
     }
 }

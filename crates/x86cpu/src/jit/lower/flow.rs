@@ -1,11 +1,12 @@
 //! Branches: direct ones become exits, indirect ones look in the jump cache.
 
 use super::super::asm::{Mem, Rm, cc};
-use super::super::regs::{self, STATE, T0, T1, TMP, TMP2, field};
+use super::super::plan::bit;
+use super::super::regs::{self, T0, T1, TMP, TMP2, field};
 use super::super::scan::Item;
 use super::super::state::{JUMPS, JumpEntry};
 use super::alu::{gpr, is_reg};
-use super::{Gen, Host, Stub, leave};
+use super::{Gen, Stub, leave};
 
 /// The slot of an address in the jump cache: the translation computes the same.
 pub(in super::super) fn jump_slot(rip: u64) -> usize {
@@ -103,14 +104,17 @@ impl Gen {
     /// Goes to the translation of the address in T0, moving the stack pointer. When it is not known the
     /// interpreter does the instruction.
     fn leave_for_t0(&mut self, sp: i32, call: Option<&Item>) {
-        let disp = regs::JUMPS + if self.place.user { 0 } else { (JUMPS * size_of::<JumpEntry>()) as i32 };
-        let entry = |disp| Rm::Mem(Mem { base: STATE, index: Some((T1, 3)), disp });
+        let entry = |disp| Rm::Mem(Mem::at(T1, disp));
         self.a.load(4, T1, Rm::Reg(T0));
         self.a.group(4, 0xc1, 5, Rm::Reg(T1));
         self.a.byte(JUMP_SHIFT);
         self.a.alu(4, 6, T1, Rm::Reg(T0));
         self.a.alu_imm(4, 4, Rm::Reg(T1), JUMP_MASK as i32);
-        self.a.alu(8, 7, T0, entry(disp));
+        // Times 8: twice the number makes an entry's size of it.
+        self.a.group(8, 0xc1, 4, Rm::Reg(T1));
+        self.a.byte(3);
+        self.a.alu(8, 0, T1, field(regs::JUMPS));
+        self.a.alu(8, 7, T0, entry(0));
         self.step_if(cc::NE);
         if let Some(item) = call {
             self.store_return_late(item);
@@ -127,12 +131,12 @@ impl Gen {
         self.a.alu_imm(8, 5, field(regs::BUDGET), i32::from(self.done) + 1);
         let out = self.a.jcc(cc::S);
         // jmp [entry + 8]
-        self.a.op(0, false, false, &[0xff], 4, entry(disp + 8));
+        self.a.op(0, false, false, &[0xff], 4, entry(8));
         self.a.bind(out);
         self.a.store(8, T0, field(regs::RIP));
         self.a.mov_imm(T1, u64::from(leave::RIP));
         let jump = self.a.jmp();
-        self.to_thunk(jump, self.place.thunks.leave);
-        self.host = Host::Nothing;
+        self.lead_to(jump, self.place.thunks.leave);
+        self.host = bit::NONE;
     }
 }

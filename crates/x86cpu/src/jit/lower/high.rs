@@ -6,12 +6,12 @@
 use iced_x86::{OpKind, Register};
 
 use super::super::asm::{NONE, P66, Rm};
-use super::super::cc::{Desc, Loc, op};
-use super::super::plan::{is_high, operand_size};
+use super::super::cc::{Desc, Loc};
+use super::super::plan::{bit, is_high, operand_size};
 use super::super::regs::{self, T0, T1, TMP2, field, home, pinned};
 use super::super::scan::Item;
+use super::Gen;
 use super::alu::{described, gpr, is_reg};
-use super::{Gen, Host};
 use crate::ops::alu::{ADD, CMP, SUB, TEST};
 
 /// Number of a high byte register in an encoding without REX.
@@ -110,12 +110,11 @@ impl Gen {
         } else {
             self.alu_with_high(item, operation, imm);
         }
-        self.host = Host::All;
+        self.host = bit::ALL;
         if item.need {
             let takes_b = matches!(operation, ADD | SUB | CMP | TEST);
             let b = imm.filter(|_| takes_b).map_or(Loc::Slot, |v| Loc::Imm(i32::from(v)));
             self.desc = Desc::of(described(operation), Loc::Slot, b);
-            debug_assert!(op::ADD & 3 == 0, "byte operations have size bits of zero");
         }
     }
 

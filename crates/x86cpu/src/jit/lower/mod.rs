@@ -18,20 +18,11 @@ use iced_x86::{Instruction, Register};
 
 use super::asm::{Asm, Jump, Mem, Rm, cc};
 use super::cc::Desc;
-use super::plan::{Plan, has_high};
-use super::regs::{self, STATE, T0, T1, TMP, field, home, pinned};
+use super::plan::{Plan, bit, has_high};
+use super::regs::{self, T0, T1, TMP, field, home, pinned};
 use super::scan::{Item, Unit};
 use crate::decode::{Decoded, Form};
 use crate::op::SEG_FLAT;
-
-/// What the host's flags say about the guest's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Host {
-    Nothing,
-    All,
-    AllButCf,
-    CfOnly,
-}
 
 /// A place where a translation may be left in the middle of its instructions.
 #[derive(Clone, Debug)]
@@ -117,7 +108,6 @@ pub(super) struct Place {
     pub first_site: u32,
     pub first_exit: u32,
     pub first_op: u32,
-    pub user: bool,
     /// Its code is in two pages: it holds under this map epoch.
     pub epoch: Option<u32>,
 }
@@ -150,7 +140,8 @@ pub(super) struct Gen {
     place: Place,
     stubs: Vec<Stub>,
     desc: Desc,
-    host: Host,
+    /// Which of the guest's flags are in the host's.
+    host: u8,
     /// Where the translation is entered.
     start: u64,
     rip: u64,
@@ -168,7 +159,7 @@ pub(super) fn translate(unit: Unit, place: Place) -> Gen {
         place,
         stubs: Vec::new(),
         desc: Desc::UNKNOWN,
-        host: Host::Nothing,
+        host: bit::NONE,
         start: unit.rip,
         rip: unit.rip,
         done: 0,
@@ -241,12 +232,12 @@ impl Gen {
         self.ops.extend(item.decoded);
         self.a.mov_imm(T1, u64::from(self.place.first_site + site));
         let call = self.a.call();
-        self.to_thunk(call, self.place.thunks.handler);
+        self.lead_to(call, self.place.thunks.handler);
         self.desc = Desc::IN_MEMORY;
-        self.host = Host::Nothing;
+        self.host = bit::NONE;
     }
 
-    fn to_thunk(&mut self, jump: Jump, thunk: usize) {
+    fn lead_to(&mut self, jump: Jump, thunk: usize) {
         self.a.bind_to(jump, thunk as i64 - self.place.at as i64);
     }
 
@@ -282,7 +273,7 @@ impl Gen {
         let site = self.new_site(0, false) + self.place.first_site;
         self.a.mov_imm(T1, u64::from(site << leave::BITS | leave::INTERPRET));
         let call = self.a.call();
-        self.to_thunk(call, self.place.thunks.xmm_load);
+        self.lead_to(call, self.place.thunks.xmm_load);
         self.a.bind(ready);
     }
 
@@ -362,15 +353,16 @@ impl Gen {
     /// read, or written. T1 and the host's flags are lost. `aligned`: the offset in the page must be a
     /// multiple of `size`.
     fn lookup(&mut self, size: u8, write: bool, aligned: bool) -> Mem {
-        let (read, written, host) = regs::tlb(self.place.user);
-        let tag = if write { written } else { read };
+        let (read, written, host) = crate::mmu::TLB_FIELDS;
+        let tag = if write { written } else { read } as i32;
         let (shift, entries) = crate::mmu::TLB_SHAPE;
         let again = self.a.pos();
-        let slot = |disp| Rm::Mem(Mem { base: STATE, index: Some((T1, 0)), disp });
+        let slot = |disp| Rm::Mem(Mem::at(T1, disp));
         self.a.mov(T1, T0);
         self.a.group(8, 0xc1, 5, Rm::Reg(T1));
         self.a.byte(12 - shift);
         self.a.alu_imm(4, 4, Rm::Reg(T1), ((entries - 1) << shift) as i32);
+        self.a.alu(8, 0, T1, field(regs::TLB));
         self.a.alu(8, 5, T0, slot(tag));
         self.a.alu_imm(8, 7, Rm::Reg(T0), 4096 - i32::from(size));
         let site = self.new_site(size, write);
@@ -382,8 +374,8 @@ impl Gen {
             let from = self.a.jcc(cc::NE);
             self.stubs.push(Stub::Leave { from, site, how: leave::STEP });
         }
-        self.a.alu(8, 0, T0, slot(host));
-        self.host = Host::Nothing;
+        self.a.alu(8, 0, T0, slot(host as i32));
+        self.host = bit::NONE;
         Mem::at(T0, 0)
     }
 
@@ -435,7 +427,7 @@ impl Gen {
         let number = self.place.first_exit + exit as u32;
         self.a.mov_imm(T1, u64::from(number << leave::BITS | leave::EXIT));
         let out = self.a.jmp();
-        self.to_thunk(out, self.place.thunks.leave);
+        self.lead_to(out, self.place.thunks.leave);
         let e = &mut self.exits[exit];
         (e.stub, e.bare, e.jump, e.unlinked, e.epoch) = (stub, bare, jump.0 as u32, unlinked, epoch);
     }
@@ -446,11 +438,10 @@ impl Gen {
             match stub {
                 Stub::Fill { from, again, tag, site } => {
                     self.a.bind(from);
-                    let slot = Mem { base: STATE, index: Some((T1, 0)), disp: tag };
-                    self.a.alu(8, 0, T0, Rm::Mem(slot));
+                    self.a.alu(8, 0, T0, Rm::Mem(Mem::at(T1, tag)));
                     self.a.mov_imm(T1, u64::from(self.place.first_site + site));
                     let call = self.a.call();
-                    self.to_thunk(call, self.place.thunks.fill);
+                    self.lead_to(call, self.place.thunks.fill);
                     let back = self.a.jmp();
                     self.a.bind_to(back, again as i64);
                 }
@@ -459,12 +450,12 @@ impl Gen {
                     let code = (self.place.first_site + site) << leave::BITS | how;
                     self.a.mov_imm(T1, u64::from(code));
                     let out = self.a.jmp();
-                    self.to_thunk(out, self.place.thunks.leave);
+                    self.lead_to(out, self.place.thunks.leave);
                 }
                 Stub::Collapse { from, back } => {
                     self.a.bind(from);
                     let call = self.a.call();
-                    self.to_thunk(call, self.place.thunks.collapse);
+                    self.lead_to(call, self.place.thunks.collapse);
                     let jump = self.a.jmp();
                     self.a.bind_to(jump, back as i64);
                 }

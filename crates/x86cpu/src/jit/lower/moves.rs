@@ -1,13 +1,13 @@
 //! MOV and its kin, LEA, the stack, exchanges, conditional moves and sets.
 
-use iced_x86::{Mnemonic as M, OpKind, Register};
+use iced_x86::OpKind;
 
 use super::super::asm::{Mem, NONE, P66, Rm};
-use super::super::plan::{Plan, has_memory, operand_size};
-use super::super::regs::{self, RBP, RSP, SP, T0, T1, TMP, TMP2, field, home, pinned};
+use super::super::plan::{Plan, bit, has_memory, operand_size};
+use super::super::regs::{RBP, RSP, SP, T0, T1, TMP, TMP2, field, home, pinned};
 use super::super::scan::Item;
+use super::Gen;
 use super::alu::{gpr, is_reg};
-use super::{Gen, Host};
 
 impl Gen {
     pub(super) fn mov(&mut self, item: &Item) {
@@ -148,7 +148,7 @@ impl Gen {
         if item.plan == Plan::XchgMem {
             return;
         }
-        self.host = Host::All;
+        self.host = bit::ALL;
         if item.need {
             self.save_image();
         }
@@ -237,7 +237,5 @@ impl Gen {
         if r == T0 {
             self.a.store(if size < 4 { size } else { 8 }, T0, home(d));
         }
-        debug_assert!(insn.mnemonic() != M::INVALID && insn.op0_register() != Register::None);
-        debug_assert!(regs::STATE == 5);
     }
 }

@@ -7,10 +7,10 @@
 use iced_x86::{Instruction, Mnemonic as M, OpKind};
 
 use super::super::asm::{NONE, Rm};
-use super::super::plan::{has_memory, sse_writes_flags};
+use super::super::plan::{bit, has_memory, sse_writes_flags};
 use super::super::regs::{T1, home, pinned};
 use super::super::scan::Item;
-use super::{Gen, Host};
+use super::Gen;
 use crate::fpu::{self, Class};
 
 /// Whether the instruction means the same on the host.
@@ -53,17 +53,19 @@ fn take_apart(bytes: &[u8]) -> Option<Encoding> {
     let mut e = Encoding { prefix: NONE, rex: 0, opcode: [0; 3], opcode_len: 2, modrm: 0 };
     let mut at = 0;
     loop {
+        // A REX prefix counts only right before the opcode.
+        let rex = std::mem::take(&mut e.rex);
         match *bytes.get(at)? {
             // F2 and F3 win over 66.
             0x66 if e.prefix == NONE => e.prefix = 0x66,
             p @ (0xf2 | 0xf3) => e.prefix = p,
             0x66 | 0x2e | 0x36 | 0x3e | 0x26 | 0x64 | 0x65 => {}
-            _ => break,
+            p @ 0x40..=0x4f => e.rex = p,
+            _ => {
+                e.rex = rex;
+                break;
+            }
         }
-        at += 1;
-    }
-    if bytes.get(at)? & 0xf0 == 0x40 {
-        e.rex = bytes[at];
         at += 1;
     }
     let rest = bytes.get(at..)?;
@@ -112,7 +114,7 @@ impl Gen {
             self.a.store(8, T1, home(g));
         }
         if sse_writes_flags(insn.mnemonic()) {
-            self.host = Host::All;
+            self.host = bit::ALL;
             if item.need {
                 self.save_image();
             }
@@ -123,6 +125,6 @@ impl Gen {
     fn step_always(&mut self) {
         self.a.alu(4, 7, T1, Rm::Reg(T1));
         self.step_if(super::cc::E);
-        self.host = Host::Nothing;
+        self.host = bit::NONE;
     }
 }

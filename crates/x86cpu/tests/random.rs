@@ -1,0 +1,194 @@
+//! Random bytes as code: whatever they are, interpreter and translated code do the same, and neither
+//! panics, hangs or grows.
+//!
+//! A program is a page of instructions, half of them plausible encodings and half noise, that loops over
+//! itself; exceptions lead to a handler that halts. Both engines run it in slices of random length.
+
+use std::sync::Arc;
+
+use arch::x86_64::cpuid::{for_vcpu, portable};
+use arch::x86_64::regs::seg;
+use arch::x86_64::state::{Segment, TableReg, VcpuState};
+use guestmem::GuestMemory;
+use x86cpu::clock::Clock;
+use x86cpu::lapic::ApicBus;
+use x86cpu::{Cpu, CpuConfig, Engine, Stop};
+
+const TABLES: u64 = 0x1000;
+const GDT: u64 = 0x5000;
+const IDT: u64 = 0x6000;
+const HANDLER: u64 = 0x8000;
+const DATA: u64 = 0x2_0000;
+const CODE: u64 = 0x10_0000;
+const PROGRAMS: u64 = 3_000;
+const SLICES: u64 = 30;
+
+/// xorshift64*.
+struct Rng(u64);
+
+impl Rng {
+    fn draw(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        (self.draw() >> 33) % n
+    }
+
+    fn byte(&mut self) -> u8 {
+        self.draw() as u8
+    }
+}
+
+/// Appends something like an instruction: prefixes, an opcode of one or two bytes, ModRM with a register
+/// that points at the data more often than not, and what else may belong to it.
+fn plausible(rng: &mut Rng, code: &mut Vec<u8>) {
+    if rng.below(8) == 0 {
+        code.push([0x66, 0xf2, 0xf3, 0xf0, 0x64, 0x65][rng.below(6) as usize]);
+    }
+    if rng.below(2) == 0 {
+        code.push(0x40 | rng.byte() & 15);
+    }
+    if rng.below(3) == 0 {
+        code.push(0x0f);
+    }
+    code.push(rng.byte());
+    // [rbx+disp8], [rsi+disp8], [rdi+disp8] or a register.
+    let reg = rng.byte() & 0x38;
+    match rng.below(4) {
+        0 => code.extend([0x43 | reg, rng.byte()]),
+        1 => code.extend([0x46 | reg, rng.byte()]),
+        2 => code.extend([0x47 | reg, rng.byte()]),
+        _ => code.push(0xc0 | reg | rng.byte() & 7),
+    }
+    if rng.below(3) == 0 {
+        code.push(rng.byte());
+    }
+}
+
+fn program(rng: &mut Rng) -> Vec<u8> {
+    let mut code = Vec::new();
+    let wanted = 8 + rng.below(120) as usize;
+    while code.len() < wanted {
+        if rng.below(4) == 0 {
+            code.extend((0..rng.below(6)).map(|_| rng.byte()));
+        } else {
+            plausible(rng, &mut code);
+        }
+    }
+    // jmp back to the start, from wherever decoding finds it
+    code.extend([0x90; 15]);
+    let back = -(code.len() as i32 + 5);
+    code.push(0xe9);
+    code.extend(back.to_le_bytes());
+    code
+}
+
+struct Machine {
+    memory: GuestMemory,
+    cpu: Cpu,
+}
+
+impl Machine {
+    fn new(code: &[u8], engine: Engine, at: u64, seed: u64) -> Machine {
+        let memory = GuestMemory::new(4 << 20).expect("memory");
+        let put = |at: u64, v: u64| memory.write_le(at, v).expect("RAM");
+        put(TABLES, (TABLES + 0x1000) | 3);
+        put(TABLES + 0x1000, (TABLES + 0x2000) | 3);
+        put(TABLES + 0x2000, 0x83);
+        put(TABLES + 0x2008, (2 << 20) | 0x83);
+        put(GDT + 8, 0x00af_9b00_0000_ffff);
+        put(GDT + 16, 0x00cf_9300_0000_ffff);
+        for vector in 0..256 {
+            put(IDT + 16 * vector, HANDLER | (8 << 16) | (0x8e00 << 32));
+        }
+        memory.write(HANDLER, &[0xf4]).expect("RAM");
+        memory.write(at, code).expect("RAM");
+        // RDRAND, which differs, is not there.
+        let mut leaves = portable(1, 1_000_000);
+        leaves.iter_mut().filter(|l| l.leaf == 1).for_each(|l| l.ecx &= !(1 << 30));
+        let mut cpu = Cpu::new(CpuConfig {
+            memory: memory.clone(),
+            id: 0,
+            cpuid: for_vcpu(&leaves, 0).into(),
+            clock: Arc::new(Clock::new(1_000_000)),
+            apic_bus: Arc::new(ApicBus::new(1)),
+        });
+        cpu.set_engine(engine);
+        let mut s = cpu.save();
+        s.seg = [Segment { selector: 0x10, base: 0, limit: u32::MAX, attr: 0xc093 }; 6];
+        s.seg[seg::CS] = Segment { selector: 8, base: 0, limit: u32::MAX, attr: 0xa09b };
+        s.gdtr = TableReg { base: GDT, limit: 0x17 };
+        s.idtr = TableReg { base: IDT, limit: 0xfff };
+        s.cr0 = 0x8001_0031;
+        s.cr3 = TABLES;
+        s.cr4 = 0x620;
+        s.msrs.efer = 0x500;
+        s.rip = at;
+        let mut rng = Rng(seed | 1);
+        s.gpr = std::array::from_fn(|_| DATA + rng.below(0x2000));
+        s.gpr[0] = rng.draw();
+        s.gpr[9] = rng.draw();
+        s.rflags = 2;
+        cpu.restore(&s).expect("a possible state");
+        Machine { memory, cpu }
+    }
+
+    /// Runs a slice; devices read as ones.
+    fn slice(&mut self, n: u64) -> Stop {
+        let end = self.cpu.instructions() + n;
+        for _ in 0..1000 {
+            match self.cpu.run(end.saturating_sub(self.cpu.instructions())) {
+                Stop::PioRead { .. } | Stop::MmioRead { .. } => self.cpu.reply(u64::MAX),
+                Stop::PioWrite { .. } | Stop::MmioWrite { .. } | Stop::IoapicEoi { .. } => {}
+                stop => return stop,
+            }
+        }
+        Stop::Budget
+    }
+
+    fn state(&mut self) -> (VcpuState, u64) {
+        (self.cpu.save(), self.cpu.instructions())
+    }
+
+    fn pages(&self) -> Vec<[u8; 4096]> {
+        let mut out = vec![[0; 4096]; self.memory.page_count()];
+        out.iter_mut().enumerate().for_each(|(i, page)| self.memory.read_page(i, page));
+        out
+    }
+}
+
+#[test]
+fn random_code_does_the_same_interpreted_and_translated() {
+    let mut rng = Rng(0x5eed_cafe);
+    let mut ran = 0;
+    for number in 0..PROGRAMS {
+        let code = program(&mut rng);
+        // Some of them lie over the end of a page.
+        let at = CODE + if rng.below(4) == 0 { 0x1000 - rng.below(60) } else { 0 };
+        let seed = rng.draw();
+        let mut one = Machine::new(&code, Engine::Interpreter, at, seed);
+        let longest = [1, 5, 64][rng.below(3) as usize];
+        let mut two = Machine::new(&code, Engine::Jit { after: 0, longest }, at, seed);
+        for slice in 0..SLICES {
+            let n = 1 + rng.below(200);
+            let stops = (one.slice(n), two.slice(n));
+            let what = || format!("program {number}, slice {slice} of {n} at {at:#x}: {code:02x?}");
+            let ((a, m), (b, n)) = (one.state(), two.state());
+            assert_eq!((a.gpr, a.rip, a.rflags, m), (b.gpr, b.rip, b.rflags, n), "{}", what());
+            assert_eq!(stops.0, stops.1, "{}", what());
+            assert!(a == b, "{a:?}\n{b:?}\n{}", what());
+            if stops.0 != Stop::Budget {
+                break;
+            }
+        }
+        ran += two.cpu.jit_counters().instructions;
+        if number % 16 == 0 {
+            assert!(one.pages() == two.pages(), "memory after program {number}: {code:02x?}");
+        }
+    }
+    assert!(ran > 10_000, "only {ran} instructions ran translated");
+}
