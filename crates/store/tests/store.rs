@@ -402,3 +402,29 @@ fn mount_tmpfs(at: &std::path::Path) -> bool {
     mount.args(["-t", "tmpfs", "-o", "size=2m,mode=700", "smolvm-test"]).arg(at);
     mount.stderr(std::process::Stdio::null()).status().is_ok_and(|status| status.success())
 }
+
+#[test]
+fn what_a_build_discards_goes_unless_it_is_named_or_used() {
+    let home = Home::new();
+    let import = |seed| {
+        let (path, id) = home.machine(&format!("m{seed}"), seed);
+        home.store.import(&path).unwrap();
+        id
+    };
+    let (named, used, layer) = (import(1), import(2), {
+        let mut object = home.store.begin_object(None).unwrap();
+        object.writer.add_bytes(SectionHead::new(SectionKind::DiskDeltaPages, 1), &[7; 4096]).unwrap();
+        object.finish().unwrap().id()
+    });
+    home.store.tag("named", &named, Origin::Built).unwrap();
+    let held = home.store.pin(&used).unwrap();
+    let images = home.store.images().unwrap();
+    let kind = |id| images.iter().find(|image| image.id == id).unwrap().kind;
+    assert_eq!((kind(named), kind(layer)), (ImageKind::Base, ImageKind::Layer));
+    assert!(home.store.remove_unnamed(&layer).unwrap());
+    assert!(!home.store.remove_unnamed(&named).unwrap());
+    assert!(matches!(home.store.remove_unnamed(&used), Err(Error::InUse { .. })));
+    drop(held);
+    assert!(home.store.remove_unnamed(&used).unwrap());
+    assert_eq!(home.store.ids().unwrap(), [named]);
+}

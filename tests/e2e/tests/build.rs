@@ -144,6 +144,13 @@ fn steps_that_earlier_builds_ran_are_not_run_again() {
     // Other files: both again.
     fs::write(home.path("app/data"), "other\n").unwrap();
     assert_eq!(ran(&build(&home, TWO, &[])), 2);
+    // Each step is told as it begins; with --verbose its output, too.
+    fs::write(home.path("Smolfile"), TWO.replace("echo two", "echo told; echo two")).unwrap();
+    let said = e2e::text(&home.run(&["build", "--verbose"]).stderr);
+    for told in ["adding files", "step 2 of 2: echo told", "told\n", "freezing", "snapshots: migrated, ready"]
+    {
+        assert!(said.contains(told), "{told}: {said}");
+    }
     // The cache goes with `prune`, and builds go on without it.
     home.ok(&["prune"]);
     assert_eq!(fs::read_dir(home.path("home/cache/build")).unwrap().count(), 0);

@@ -81,7 +81,7 @@ fn reference(subject: &Subject, home: &Home) -> Result<Subject> {
     let pin = home.store.pin(&id)?;
     let plan = vmm::read_plan(instance)?;
     if instance.origin().exists() {
-        return Ok(Subject::Origin { pin, plan, path: instance.origin(), of: record.name });
+        return Ok(Subject::Origin { pin, plan: Box::new(plan), path: instance.origin(), of: record.name });
     }
     let booted = plan.mode == Mode::Cold;
     Ok(if booted {

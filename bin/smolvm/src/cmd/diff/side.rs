@@ -36,7 +36,7 @@ pub enum Subject {
     /// What a copy was made of.
     Origin {
         pin: Pin,
-        plan: Plan,
+        plan: Box<Plan>,
         path: PathBuf,
         of: String,
     },
