@@ -95,6 +95,7 @@ pub fn built_in(store: &Store, options: &VmmOptions, progress: &dyn Progress) ->
     let media = Media::open(base)?;
     let (vmm, _) = Vmm::boot(&media, None, options.clone())?;
     progress.step("freezing it");
+    crate::stage::warm_up(&vmm)?;
     let mut object = store.begin_object(None)?;
     vmm.freeze(&mut object.writer, instance::SnapshotTarget::Whole)?;
     vmm.machine().end();

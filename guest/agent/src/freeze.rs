@@ -87,7 +87,9 @@ impl Agent {
             self.state = AgentState::Running;
         }
         self.conns.values_mut().for_each(|conn| conn.before_freeze = false);
-        self.world.cgroup.as_ref().map_or(Ok(()), |group| group.write("cgroup.freeze", "0"))
+        let thawed = self.world.cgroup.as_ref().map_or(Ok(()), |group| group.write("cgroup.freeze", "0"));
+        self.start_held();
+        thawed
     }
 
     /// Serves `Thaw`.

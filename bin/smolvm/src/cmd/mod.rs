@@ -66,7 +66,7 @@ pub fn run(args: Args) -> Result<u8> {
         Verb::Version => version::version(global),
         Verb::Completions(c) => version::completions(&c),
         Verb::Man => version::man(),
-        Verb::Vmm { name } => vmm::vmm(&name, &Home::open()?),
+        Verb::Vmm(args) => vmm::vmm(&args.name, &Home::open()?),
         Verb::Copies { names } => copies::copies(&names, &Home::open()?),
     }
 }
