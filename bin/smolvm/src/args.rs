@@ -107,10 +107,10 @@ pub enum Verb {
 }
 
 impl Verb {
-    /// Whether a signal half-way needs something undone.
+    /// Whether a signal half-way needs something undone. (`run` knows best itself from when on.)
     pub fn makes_something(&self) -> bool {
-        use Verb::{Build, Demo, Fork, Import, Run, Snapshot};
-        matches!(self, Demo(_) | Build(_) | Run(_) | Fork(_) | Snapshot(_) | Import(_))
+        use Verb::{Build, Demo, Fork, Import, Snapshot};
+        matches!(self, Demo(_) | Build(_) | Fork(_) | Snapshot(_) | Import(_))
     }
 }
 

@@ -106,7 +106,15 @@ impl Asked {
         let writer = self.stream.try_clone().map_err(ClientError::Io)?;
         let (tty, stdin) = self.target.streams();
         let writer = Arc::new(Mutex::new(Client::new(writer)));
-        Ok(Session { client: self.client, writer, stream: self.stream, tty, stdin, carries_signals: false, started })
+        Ok(Session {
+            client: self.client,
+            writer,
+            stream: self.stream,
+            tty,
+            stdin,
+            carries_signals: false,
+            started,
+        })
     }
 
     /// [`Asked::started`] for a request that went out together with the restore, after the agent's answer to that:

@@ -117,12 +117,18 @@ fn put_right(world: &World, spec: &RestoredSpec) -> RestoredReport {
     report
 }
 
-/// Whether there is an interface besides the loopback; without one nobody outside can be a peer, and looking through
-/// the kernel's tables of connections would take longer than all the rest.
+/// Whether there is an interface besides the loopback that is up; without one nobody outside can be a peer, and
+/// looking through the kernel's tables of connections would take longer than all the rest.
 fn reaches_outside() -> bool {
+    const UP: u32 = 1; // IFF_UP, netdevice(7)
     let names = crate::world::open_directory(std::path::Path::new("/sys/class/net"));
-    let names = names.and_then(|directory| crate::walk::names_in(&directory));
-    names.map_or(true, |names| names.iter().any(|name| name.as_c_str() != c"lo"))
+    let Ok(names) = names.and_then(|directory| crate::walk::names_in(&directory)) else { return true };
+    let is_up = |name: &std::ffi::CString| {
+        let flags = crate::world::read_text(&format!("/sys/class/net/{}/flags", name.to_string_lossy()));
+        let flags = u32::from_str_radix(flags.trim().trim_start_matches("0x"), 16);
+        flags.is_ok_and(|flags| flags & UP != 0)
+    };
+    names.iter().any(|name| name.as_c_str() != c"lo" && is_up(name))
 }
 
 fn hex(id: &[u8; 16]) -> String {

@@ -16,7 +16,7 @@ use spec::MachineSpec;
 use store::Pin;
 
 use crate::args::{Global, Run};
-use crate::cmd::{silent, vmm};
+use crate::cmd::{WATCHING, silent, vmm};
 use crate::interrupt::{self, Undo};
 use crate::launch::{self, Exec, Home, Mode, Plan, Running};
 use crate::resolve::{self, What};
@@ -40,6 +40,7 @@ pub fn run(run: &Run, global: &Global) -> Result<u8> {
     };
     let kept = (run.name.is_some() || run.detach) && !run.rm;
     let bound = launch::bind_ports(&plan.ports)?;
+    interrupt::keep().context(WATCHING)?;
     let make = || Instance::create(&home.dirs, &name).map(Arc::new);
     let (instance, undo) = interrupt::making(make, |instance| {
         let (instance, name) = (Arc::downgrade(instance), name.clone());
@@ -51,6 +52,7 @@ pub fn run(run: &Run, global: &Global) -> Result<u8> {
     let record = || record(&instance, run, &what, &media.pin, &plan, kept);
     if run.detach {
         drop(bound);
+        interrupt::watch().context(WATCHING)?;
         if let Err(e) = record() {
             instance.discard()?;
             return Err(e);
@@ -58,6 +60,7 @@ pub fn run(run: &Run, global: &Global) -> Result<u8> {
         return vmm::detach(instance, global, Some(undo));
     }
     let records = || {
+        interrupt::watch().context(WATCHING)?;
         record()?;
         if kept {
             home.store.add_reference(&media.pin, &instance.path(""))?;
@@ -75,7 +78,18 @@ pub fn run(run: &Run, global: &Global) -> Result<u8> {
     result
 }
 
+/// Holds the machine file; brought into the store, or made, where it is not there yet.
 fn pin(what: &What, run: &Run, global: &Global, home: &Home) -> Result<Pin> {
+    let there = match what {
+        What::File(path) => home.store.recognise(path)?,
+        What::Stored(_) => None,
+        What::BuiltIn => build::built_in_ready(&home.store)?,
+    };
+    if let Some(pin) = there {
+        return Ok(pin);
+    }
+    // From here on it may take long.
+    interrupt::watch().context(WATCHING)?;
     if *what != What::BuiltIn {
         return resolve::fetch(what, home);
     }
