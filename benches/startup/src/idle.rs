@@ -48,7 +48,10 @@ pub fn many(bench: &Bench, count: usize, seconds: u64) -> Result<()> {
     let own = own.sum::<Result<u64>>()?;
     let taken = before.saturating_sub(available()?);
     let each = |bytes: u64| mib(bytes) / count as f64;
-    println!("{count} idle machines of one file, started one after the other in {:.1} s", started.as_secs_f64());
+    println!(
+        "{count} idle machines of one file, started one after the other in {:.1} s",
+        started.as_secs_f64()
+    );
     println!("  {:.2} % of a core, {:.2} wake-ups a second each", used.percent, used.wakeups / count as f64);
     println!(
         "  each: {:.2} MiB of MemAvailable, PSS {:.2} MiB, {:.2} MiB of its own beside guest pages",

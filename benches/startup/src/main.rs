@@ -78,7 +78,11 @@ fn times(bench: &Bench, args: &Args) -> Result<()> {
     row("first instruction to command's end", between("first_run", "joined"))?;
     let mut counts = traced.iter().map(|t| t.value("instructions")).collect::<Result<Vec<_>>>()?;
     counts.sort_unstable();
-    println!("  {:<40} median {:>8.2} M", "guest instructions to the end", counts[counts.len() / 2] as f64 / 1e6);
+    println!(
+        "  {:<40} median {:>8.2} M",
+        "guest instructions to the end",
+        counts[counts.len() / 2] as f64 / 1e6
+    );
     let many = |count: usize, args: &'static [&'static str]| (0..count).map(move |_| bench.timed(args));
     row("run FILE -- /bin/true, to its exit", many(args.runs, &["run", bench::FILE, "--", "/bin/true"]))?;
     bench.smolvm(&["run", "-d", "--name", "warm", bench::FILE])?;
