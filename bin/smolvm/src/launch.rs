@@ -353,6 +353,7 @@ impl Home {
         let dirs = Dirs::from_env()?;
         store::dirs::ensure_private(&dirs.state)?;
         let store = Store::open(&dirs.store())?;
+        machine::remember_kvm_in(dirs.state.join("kvm-probe.json"));
         Ok(Self { dirs, store })
     }
 }
