@@ -40,6 +40,18 @@ impl Trace {
     }
 }
 
+/// The program as `cargo xtask dist` builds it: static.
+pub fn build() -> Result<PathBuf> {
+    let ours = std::env::current_exe()?;
+    let target = ours.ancestors().nth(2).context("this program is in no target directory")?;
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut build = Command::new(cargo);
+    build.args(["rustc", "--release", "--package", "smolvm", "--bin", "smolvm", "--target-dir"]).arg(target);
+    build.args(["--", "-Ctarget-feature=+crt-static"]);
+    ensure!(build.status().context("running cargo")?.success(), "building smolvm failed");
+    Ok(target.join("release/smolvm"))
+}
+
 fn now_ns() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64

@@ -21,9 +21,9 @@ use bench::{Bench, Trace};
 
 #[derive(Parser)]
 struct Args {
-    /// The program to measure
-    #[arg(long, default_value = "target/release/smolvm")]
-    smolvm: PathBuf,
+    /// The program to measure; built as for a release when absent
+    #[arg(long)]
+    smolvm: Option<PathBuf>,
     /// Runs of each
     #[arg(long, default_value_t = 100)]
     runs: usize,
@@ -47,9 +47,13 @@ struct Args {
 fn main() -> Result<()> {
     let args = Args::parse();
     ensure!(args.runs > 0 && args.boots > 0, "--runs and --boots must be at least 1");
+    let program = match &args.smolvm {
+        Some(program) => program.clone(),
+        None => bench::build()?,
+    };
     for memory in &args.memory {
         println!("engine {}, memory {memory}, {} runs each", args.engine, args.runs);
-        let bench = Bench::new(&args.smolvm, &args.engine, memory)?;
+        let bench = Bench::new(&program, &args.engine, memory)?;
         times(&bench, &args)?;
         if args.idle > 0 {
             idle::one(&bench, args.idle)?;
@@ -58,7 +62,7 @@ fn main() -> Result<()> {
     }
     if args.machines > 0 && args.idle > 0 {
         let memory = args.memory.first().map_or("512MiB", String::as_str);
-        let bench = Bench::new(&args.smolvm, &args.engine, memory)?;
+        let bench = Bench::new(&program, &args.engine, memory)?;
         idle::many(&bench, args.machines, args.idle)?;
     }
     Ok(())
