@@ -72,7 +72,6 @@ impl Plan {
             command: None,
         }
     }
-
 }
 
 /// A command in the guest.
