@@ -1,133 +1,106 @@
-//! How long starting takes, as a user feels it: `cargo run --release -p startup`.
+//! How long starting takes, as a user feels it, and what a machine costs that does nothing:
+//! `cargo run --release -p startup`.
 //!
-//! Every figure is a median (and p99) over fresh processes: from the exec of `smolvm run FILE` to
-//! the first guest instruction after the restore; `smolvm run FILE -- /bin/true` to its exit;
-//! `smolvm exec NAME /bin/true`; a cold boot; and what an idle machine costs.
+//! Every time is a median and a 99th percentile over fresh processes, for each size of memory. "exec" is the moment
+//! before the bench starts the program. What happens inside it comes from its own clock readings (`SMOLVM_TRACE`),
+//! which are of the same clock.
+//!
+//! Next: `bench.rs` (the program in a home of its own), `idle.rs` (what idle machines cost).
+#![forbid(unsafe_code)]
+
+mod bench;
+mod idle;
 
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, ensure};
 use clap::Parser;
+
+use bench::{Bench, Trace};
 
 #[derive(Parser)]
 struct Args {
-    /// The program to measure
-    #[arg(long, default_value = "target/release/smolvm")]
-    smolvm: PathBuf,
+    /// The program to measure; built as for a release when absent
+    #[arg(long)]
+    smolvm: Option<PathBuf>,
     /// Runs of each
-    #[arg(long, default_value_t = 30)]
+    #[arg(long, default_value_t = 100)]
     runs: usize,
-    /// Memory of the machine
-    #[arg(long, default_value = "512MiB")]
-    memory: String,
+    /// Runs of a cold boot
+    #[arg(long, default_value_t = 20)]
+    boots: usize,
+    /// Memory of the machine; several sizes are measured one after the other
+    #[arg(long, default_values = ["512MiB", "4GiB"])]
+    memory: Vec<String>,
+    /// What executes the guest
     #[arg(long, default_value = "soft")]
     engine: String,
-}
-
-struct Bench {
-    args: Args,
-    home: tempfile::TempDir,
+    /// Seconds for which an idle machine is watched; 0: not at all
+    #[arg(long, default_value_t = 60)]
+    idle: u64,
+    /// Idle machines that are watched together; 0: none
+    #[arg(long, default_value_t = 100)]
+    machines: usize,
 }
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    let bench = Bench { args, home: tempfile::tempdir()? };
-    bench.prepare()?;
-    println!("engine {}, {} runs each, memory {}", bench.args.engine, bench.args.runs, bench.args.memory);
-    bench.row("exec to first guest instruction", |b| b.first_instruction())?;
-    bench.row("run FILE -- /bin/true, to its exit", |b| b.run_true())?;
-    bench.smolvm(&["run", "-d", "--name", "idle", "m.smolmachine"])?;
-    bench.row("exec /bin/true in a running machine", |b| b.timed(&["exec", "idle", "/bin/true"]))?;
-    bench.idle()?;
-    bench.smolvm(&["rm", "-f", "idle"])?;
-    bench.row("run --cold -- /bin/true (boot)", |b| {
-        b.timed(&["run", "--cold", "m.smolmachine", "--", "/bin/true"])
-    })?;
+    ensure!(args.runs > 0 && args.boots > 0, "--runs and --boots must be at least 1");
+    let program = match &args.smolvm {
+        Some(program) => program.clone(),
+        None => bench::build()?,
+    };
+    for memory in &args.memory {
+        println!("engine {}, memory {memory}, {} runs each", args.engine, args.runs);
+        let bench = Bench::new(&program, &args.engine, memory)?;
+        times(&bench, &args)?;
+        if args.idle > 0 {
+            idle::one(&bench, args.idle)?;
+        }
+        println!();
+    }
+    if args.machines > 0 && args.idle > 0 {
+        let memory = args.memory.first().map_or("512MiB", String::as_str);
+        let bench = Bench::new(&program, &args.engine, memory)?;
+        idle::many(&bench, args.machines, args.idle)?;
+    }
     Ok(())
 }
 
-impl Bench {
-    fn command(&self, args: &[&str]) -> Result<Command> {
-        let program = std::path::absolute(&self.args.smolvm)?;
-        let mut command = Command::new(program);
-        command.args(args).current_dir(self.home.path()).env("SMOLVM_HOME", self.home.path().join("home"));
-        command.env("SMOLVM_ENGINE", &self.args.engine).stdin(Stdio::null());
-        Ok(command)
-    }
-
-    fn smolvm(&self, args: &[&str]) -> Result<String> {
-        let output = self.command(args)?.output().context("running smolvm; build it with --release first")?;
-        if !output.status.success() {
-            bail!("smolvm {args:?}: {}", String::from_utf8_lossy(&output.stderr));
-        }
-        Ok(String::from_utf8_lossy(&output.stderr).into_owned())
-    }
-
-    /// A frozen built-in machine of the wanted size, in the store.
-    fn prepare(&self) -> Result<()> {
-        let definition = format!("name = \"m\"\nmemory = \"{}\"\n", self.args.memory);
-        std::fs::write(self.home.path().join("Smolfile"), definition)?;
-        self.smolvm(&["build"])?;
-        // The first run of a fresh file may not be recorded in the store's table of paths.
-        std::thread::sleep(Duration::from_millis(2100));
-        self.smolvm(&["run", "m.smolmachine", "--", "/bin/true"]).map(drop)
-    }
-
-    fn row(&self, what: &str, measure: impl Fn(&Self) -> Result<Duration>) -> Result<()> {
-        let mut times = (0..self.args.runs).map(|_| measure(self)).collect::<Result<Vec<_>>>()?;
-        times.sort();
-        let at = |permille: usize| times[(times.len() - 1) * permille / 1000].as_secs_f64() * 1000.0;
-        println!("{what:<40} median {:>8.2} ms   p99 {:>8.2} ms", at(500), at(990));
-        Ok(())
-    }
-
-    fn timed(&self, args: &[&str]) -> Result<Duration> {
-        let begun = Instant::now();
-        self.smolvm(args)?;
-        Ok(begun.elapsed())
-    }
-
-    fn run_true(&self) -> Result<Duration> {
-        self.timed(&["run", "m.smolmachine", "--", "/bin/true"])
-    }
-
-    fn first_instruction(&self) -> Result<Duration> {
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-        let begun = now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64;
-        let mut command = self.command(&["run", "m.smolmachine", "--", "/bin/true"])?;
-        let output = command.env("SMOLVM_TRACE", "1").output()?;
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        let word = said.lines().find_map(|l| l.strip_prefix("smolvm-trace first_run_ns "));
-        let ns: u64 = word.context("no trace line")?.trim().parse()?;
-        Ok(Duration::from_nanos(ns.saturating_sub(begun)))
-    }
-
-    /// Wake-ups and own memory of the machine `idle` while nothing happens.
-    fn idle(&self) -> Result<()> {
-        let shown = self.command(&["ps", "--json"])?.output()?.stdout;
-        let rows: serde_json::Value = serde_json::from_slice(&shown)?;
-        let pid = rows[0]["pid"].as_u64().context("no process")?;
-        let seconds = 10;
-        let before = switches(pid)?;
-        std::thread::sleep(Duration::from_secs(seconds));
-        let woken = switches(pid)?.saturating_sub(before);
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let anonymous =
-            status.lines().find_map(|l| l.strip_prefix("RssAnon:")).unwrap_or("?").trim().to_owned();
-        println!("idle machine: {:.1} wake-ups a second, RssAnon {anonymous}", woken as f64 / seconds as f64);
-        Ok(())
-    }
+/// Everything that is a time.
+fn times(bench: &Bench, args: &Args) -> Result<()> {
+    let traced = (0..args.runs).map(|_| bench.traced()).collect::<Result<Vec<Trace>>>()?;
+    let between = |from: &'static str, to: &'static str| {
+        traced.iter().map(move |trace| Ok(trace.at(to)?.saturating_sub(trace.at(from)?)))
+    };
+    row("exec to main", between("exec", "main"))?;
+    row("main to file open (trust)", between("main", "file"))?;
+    row("exec to first guest instruction", between("exec", "first_run"))?;
+    row("first instruction to agent's answer", between("first_run", "agent"))?;
+    row("first instruction to command runs", between("first_run", "command_runs"))?;
+    row("first instruction to command's end", between("first_run", "joined"))?;
+    let mut counts = traced.iter().map(|t| t.value("instructions")).collect::<Result<Vec<_>>>()?;
+    counts.sort_unstable();
+    println!(
+        "  {:<40} median {:>8.2} M",
+        "guest instructions to the end",
+        counts[counts.len() / 2] as f64 / 1e6
+    );
+    let many = |count: usize, args: &'static [&'static str]| (0..count).map(move |_| bench.timed(args));
+    row("run FILE -- /bin/true, to its exit", many(args.runs, &["run", bench::FILE, "--", "/bin/true"]))?;
+    bench.smolvm(&["run", "-d", "--name", "warm", bench::FILE])?;
+    row("exec NAME /bin/true, to its exit", many(args.runs, &["exec", "warm", "/bin/true"]))?;
+    bench.smolvm(&["rm", "-f", "warm"])?;
+    row("run -d FILE, until it prints the name", (0..args.runs).map(|_| bench.detached()))?;
+    let cold = &["run", "--cold", bench::FILE, "--", "/bin/true"];
+    row("run --cold FILE -- /bin/true (boot)", many(args.boots, cold))
 }
 
-/// Voluntary context switches of all threads of a process.
-fn switches(pid: u64) -> Result<u64> {
-    let mut sum = 0;
-    for task in std::fs::read_dir(format!("/proc/{pid}/task"))?.flatten() {
-        let status = std::fs::read_to_string(task.path().join("status"))?;
-        let line = status.lines().find_map(|l| l.strip_prefix("voluntary_ctxt_switches:"));
-        sum += line.and_then(|l| l.trim().parse::<u64>().ok()).unwrap_or(0);
-    }
-    Ok(sum)
+fn row(what: &str, times: impl Iterator<Item = Result<Duration>>) -> Result<()> {
+    let mut times = times.collect::<Result<Vec<_>>>()?;
+    times.sort();
+    let at = |permille: usize| times[(times.len() - 1) * permille / 1000].as_secs_f64() * 1000.0;
+    println!("  {what:<40} median {:>8.2} ms   p99 {:>8.2} ms", at(500), at(990));
+    Ok(())
 }

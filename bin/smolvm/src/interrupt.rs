@@ -36,12 +36,36 @@ fn table() -> MutexGuard<'static, Table> {
     TABLE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Begins to watch, before anything is made that would stay.
+/// How far watching is: signals are kept for us but nobody waits for them yet, or somebody does.
+enum Watch {
+    Not,
+    Kept(Signals),
+    Watched,
+}
+
+static WATCH: Mutex<Watch> = Mutex::new(Watch::Not);
+
+/// Keeps signals from ending the process, before anything is made that would stay. They are acted on
+/// once [`watch`] was called: soon, so that the thread for it costs a resume nothing.
+///
+/// # Errors
+/// The host's: no handler.
+pub fn keep() -> io::Result<()> {
+    let mut state = WATCH.lock().unwrap_or_else(PoisonError::into_inner);
+    if matches!(*state, Watch::Not) {
+        *state = Watch::Kept(Signals::new([SIGINT, SIGTERM, SIGHUP])?);
+    }
+    Ok(())
+}
+
+/// Acts on signals from now on, also on those that were kept.
 ///
 /// # Errors
 /// The host's: no thread, no handler.
 pub fn watch() -> io::Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+    keep()?;
+    let mut state = WATCH.lock().unwrap_or_else(PoisonError::into_inner);
+    let Watch::Kept(mut signals) = std::mem::replace(&mut *state, Watch::Watched) else { return Ok(()) };
     let wait = move || {
         for signal in signals.forever() {
             let mut table = table();

@@ -9,14 +9,16 @@ use std::time::Duration;
 use agent_protocol::RestoreReason;
 use anyhow::{Context, Result};
 use artifact::MachineFile;
-use instance::control::{self, Asker, Handler, Request};
+use instance::control::{Asker, Handler, Request};
 use instance::forward::{self, Bound, Publish};
-use instance::{Instance, Media, Phase, SnapshotTarget, StartReport, Vmm, VmmOptions};
+use instance::session::{self, Asked, Session, Target};
+use instance::{Instance, Media, Phase, SnapshotTarget, StartReport, Vmm, VmmOptions, Waking};
 use machine::EngineChoice;
 use serde::{Deserialize, Serialize};
 use store::{Dirs, Pin, Store};
 
 use crate::args::EngineArgs;
+use crate::trace;
 
 /// Where the state comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,10 +126,21 @@ impl Exec {
     }
 }
 
-/// A machine that runs in this process for an instance.
+/// A machine that runs in this process for an instance; its agent may not have answered yet.
+pub struct Started {
+    pub vmm: Arc<Vmm>,
+    waking: Option<Waking>,
+    asked: Option<Asked>,
+    report: StartReport,
+    bound: Vec<Bound>,
+}
+
+/// A machine that is up.
 pub struct Running {
     pub vmm: Arc<Vmm>,
     pub report: StartReport,
+    /// The command that was given to [`start`].
+    pub asked: Option<Asked>,
 }
 
 /// How long a cold boot may take before its agent answers.
@@ -155,67 +168,101 @@ pub fn bind_ports(ports: &[Publish]) -> Result<Vec<Bound>> {
 
 /// A machine file as the plan means it: its base, or one of its snapshots.
 pub fn media(plan: &Plan, store: &Store, pin: Pin) -> Result<Media, instance::Error> {
-    match (&plan.snapshot, plan.mode) {
+    let mut media = match (&plan.snapshot, plan.mode) {
         (None, Mode::Cold | Mode::Frozen | Mode::Stopped) => Media::open_in(store, pin),
         (name, _) => Media::open_snapshot(store, pin, name.as_deref()),
-    }
-}
-
-/// Starts the machine. `gate`: called when a copy of a machine is whole and has not run yet.
-pub fn start(
-    instance: &Instance,
-    pin: Pin,
-    store: &Store,
-    plan: &Plan,
-    bound: Vec<Bound>,
-    gate: Option<fn(&str)>,
-) -> Result<Running> {
-    let mut options = vmm_options(plan, instance.path(""), Some(instance.path("kernel.log")))?;
-    let mut media = media(plan, store, pin)?;
+    }?;
     if plan.mode == Mode::Cold {
         media.spec.vcpus = plan.cpus.unwrap_or(media.spec.vcpus);
         media.spec.memory = plan.memory.unwrap_or(media.spec.memory);
     }
+    Ok(media)
+}
+
+/// Starts the machine, and in it `command`. `gate`: called when a copy of a machine is whole and has not run yet.
+/// `records` is called while a resumed guest wakes, before one that boots starts. Nothing that the guest's first
+/// instruction does not need is done before it.
+pub fn start(
+    instance: &Instance,
+    media: &Media,
+    plan: &Plan,
+    bound: Vec<Bound>,
+    gate: Option<fn(&str)>,
+    command: Option<Target>,
+    records: impl FnOnce() -> Result<()>,
+) -> Result<Started> {
+    let mut options = vmm_options(plan, instance.path(""), Some(instance.path("kernel.log")))?;
     let saved = || MachineFile::open_path(&instance.saved()).context("opening what the instance saved");
-    let origin =
-        || MachineFile::open_path(&instance.origin()).context("opening what the instance is a copy of");
-    let (vmm, report) = match plan.mode {
-        Mode::Cold => Vmm::boot(&media, None, options)?,
-        Mode::Stopped => Vmm::boot(&media, Some(&saved()?), options)?,
-        Mode::Resume => resume(&media, &media.file, RestoreReason::Resume, options)?,
-        Mode::Frozen => resume(&media, &saved()?, RestoreReason::Resume, options)?,
+    match plan.mode {
+        Mode::Resume => wake(media, &media.file, RestoreReason::Resume, options, bound, command, records),
+        Mode::Frozen => wake(media, &saved()?, RestoreReason::Resume, options, bound, command, records),
         Mode::Forked => {
             // A copy has a name of its own in the guest, too.
             (options.hostname, options.gate) = (Some(instance.name().to_owned()), gate);
-            resume(&media, &origin()?, RestoreReason::Fork, options)?
+            let origin = MachineFile::open_path(&instance.origin());
+            let origin = origin.context("opening what the instance is a copy of")?;
+            wake(media, &origin, RestoreReason::Fork, options, bound, command, records)
         }
-    };
-    if matches!(plan.mode, Mode::Cold | Mode::Stopped) {
-        vmm.start_service(&plan.env, plan.workdir.as_deref())?;
+        Mode::Cold | Mode::Stopped => {
+            records()?;
+            let saved = (plan.mode == Mode::Stopped).then(saved).transpose()?;
+            let (vmm, report) = Vmm::boot(media, saved.as_ref(), options)?;
+            vmm.start_service(&plan.env, plan.workdir.as_deref())?;
+            let asked = command.map(|target| session::ask(vmm.connect()?, target)).transpose()?;
+            Ok(Started { vmm: Arc::new(vmm), waking: None, asked, report, bound })
+        }
     }
-    let vmm = Arc::new(vmm);
-    if std::env::var_os("SMOLVM_TRACE").is_some() {
-        // For benches/startup: compared with the clock when this program was started.
-        eprintln!("smolvm-trace first_run_ns {}", vmm.machine().first_run_ns().unwrap_or(0));
-    }
-    for port in bound {
-        let vmm = vmm.clone();
-        port.serve(Arc::new(move || vmm.connect())).context("serving a published port")?;
-    }
-    Ok(Running { vmm, report })
 }
 
-fn resume(
+fn wake(
     media: &Media,
     from: &MachineFile,
     reason: RestoreReason,
     options: VmmOptions,
-) -> Result<(Vmm, StartReport)> {
-    let (vmm, start, report) = Vmm::resume(media, from, reason, options)?;
-    for note in report.notes {
-        eprintln!("smolvm: {note}");
+    bound: Vec<Bound>,
+    command: Option<Target>,
+    records: impl FnOnce() -> Result<()>,
+) -> Result<Started> {
+    let mut asked = None;
+    let (vmm, waking) = Vmm::wake(media, from, reason, options, |vmm| {
+        asked = command.map(|target| session::ask(vmm.begin_connect()?, target)).transpose()?;
+        Ok(())
+    })?;
+    trace::point("guest_runs");
+    records()?;
+    trace::point("records");
+    let report = StartReport::default();
+    Ok(Started { vmm: Arc::new(vmm), waking: Some(waking), asked, report, bound })
+}
+
+impl Started {
+    /// Waits for the guest's agent, then lets connections in.
+    pub fn up(self) -> Result<Running> {
+        let Self { vmm, waking, asked, mut report, bound } = self;
+        if let Some(waking) = waking {
+            let (start, restored) = waking.finish()?;
+            report = start;
+            trace::point("agent");
+            for note in restored.notes {
+                eprintln!("smolvm: {note}");
+            }
+        }
+        trace::machine(vmm.machine());
+        for port in bound {
+            let vmm = vmm.clone();
+            port.serve(Arc::new(move || vmm.connect())).context("serving a published port")?;
+        }
+        Ok(Running { vmm, report, asked })
     }
-    Ok((vmm, start))
+}
+
+impl Running {
+    /// The session of the command.
+    pub fn session(&mut self) -> Result<Option<Session>> {
+        let vmm = &self.vmm;
+        let session = self.asked.take().map(|asked| asked.started_after_restore(|| vmm.connect()));
+        Ok(session.transpose()?)
+    }
 }
 
 /// Requests that end the machine and are not answered yet: the process stays until they are.
@@ -288,7 +335,7 @@ impl Control {
             Request::Connect { port } => {
                 self.vmm.wait_while_standing();
                 let defaults = serde_json::to_value(Defaults::of(self.vmm.spec())).unwrap_or_default();
-                Ok((defaults, Some(self.vmm.connect_port(port)?)))
+                Ok((defaults, Some(self.vmm.begin_connect_port(port)?)))
             }
             Request::Stop { grace_ms } => {
                 self.vmm.stop(grace_ms, Some(&self.instance.saved()))?;
@@ -325,12 +372,6 @@ impl Control {
     }
 }
 
-/// Opens the control socket of a machine that runs in this process.
-pub fn serve(control: Control) -> Result<control::Server> {
-    let instance = control.instance.clone();
-    Ok(control::serve(&instance, Arc::new(control))?)
-}
-
 /// The user's directories and store.
 pub struct Home {
     pub dirs: Dirs,
@@ -342,6 +383,7 @@ impl Home {
         let dirs = Dirs::from_env()?;
         store::dirs::ensure_private(&dirs.state)?;
         let store = Store::open(&dirs.store())?;
+        machine::remember_kvm_in(dirs.state.join("kvm-probe.json"));
         Ok(Self { dirs, store })
     }
 }

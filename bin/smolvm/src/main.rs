@@ -9,17 +9,22 @@ mod cmd;
 mod interrupt;
 mod launch;
 mod resolve;
+mod trace;
 mod ui;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    trace::point("main");
+    host::share_one_heap();
     let args = match args::parse() {
         Ok(args) => args,
         Err(code) => return code,
     };
-    match cmd::run(args) {
+    let code = match cmd::run(args) {
         Ok(code) => ExitCode::from(code),
         Err(error) => ui::fail(&error),
-    }
+    };
+    trace::print();
+    code
 }

@@ -1,12 +1,9 @@
 //! What the binary carries for the guest: kernel, first root, busybox, blank disk. `cargo xtask guest`
-//! makes them; the build compresses them (zstd) and includes them; here they are unpacked when asked for.
+//! makes them; the build compresses the large ones (zstd) and includes all; here they are unpacked when asked for.
 //!
-//! Next: `parts.rs` (the embedded bytes), `sparse.rs` (the blank disk's compact form).
+//! Next: `parts.rs` (the embedded bytes).
 
 mod parts;
-mod sparse;
-
-pub use sparse::{BLOCK_SIZE, SparseImage, SparseImageError};
 
 /// The guest kernel as one zstd frame: see [`kernel`].
 pub fn kernel_packed() -> &'static [u8] {
@@ -34,15 +31,11 @@ pub fn busybox() -> Vec<u8> {
     parts::BUSYBOX.unpack()
 }
 
-/// An empty 16 GiB ext4 file system: the writable layer of a new instance, by its blocks that are not zero.
-pub fn blank_ext4() -> SparseImage {
-    // The build's own output; a test reads it on every run.
-    SparseImage::parse(&parts::BLANK_EXT4.unpack()).expect("the embedded blank disk is well formed")
-}
-
-/// The same in its list form, as crate `disk` takes it.
-pub fn blank_ext4_list() -> Vec<u8> {
-    parts::BLANK_EXT4.unpack()
+/// An empty 16 GiB ext4 file system, the writable layer of a new instance, as the list of its blocks that are
+/// not zero. All little-endian: u64 size of the disk in bytes; u32 number of blocks; then for each block its u64
+/// index (in units of 4 KiB) and its 4096 bytes. Crate `disk` reads it where it lies (`SparseDisk`).
+pub fn blank_ext4_list() -> &'static [u8] {
+    parts::BLANK_EXT4
 }
 
 /// What the parts were made from: (key, value) pairs in the order of the keys. Versions, package hashes,

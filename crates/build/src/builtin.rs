@@ -73,17 +73,24 @@ pub fn built_in_tag() -> String {
     format!("builtin-{}-{}", env!("CARGO_PKG_VERSION"), digest.get(..12).unwrap_or_default())
 }
 
+/// The built-in machine, frozen, if the store has it.
+///
+/// # Errors
+/// The store's.
+pub fn built_in_ready(store: &Store) -> Result<Option<Pin>, Error> {
+    let found = store.resolve(&built_in_tag())?;
+    Ok(found.and_then(|found| store.pin(&found.id).ok()))
+}
+
 /// The built-in machine, frozen, from the store; booted and frozen into it the first time.
 ///
 /// # Errors
 /// What stands in the way of booting it.
 pub fn built_in(store: &Store, options: &VmmOptions, progress: &dyn Progress) -> Result<Pin, Error> {
-    let tag = built_in_tag();
-    if let Some(found) = store.resolve(&tag)?
-        && let Ok(pin) = store.pin(&found.id)
-    {
+    if let Some(pin) = built_in_ready(store)? {
         return Ok(pin);
     }
+    let tag = built_in_tag();
     progress.step("booting the built-in machine, once");
     let mut tree = Tree::new(Limits::default());
     fill(&mut tree)?;
@@ -95,6 +102,7 @@ pub fn built_in(store: &Store, options: &VmmOptions, progress: &dyn Progress) ->
     let media = Media::open(base)?;
     let (vmm, _) = Vmm::boot(&media, None, options.clone())?;
     progress.step("freezing it");
+    crate::stage::warm_up(&vmm)?;
     let mut object = store.begin_object(None)?;
     vmm.freeze(&mut object.writer, instance::SnapshotTarget::Whole)?;
     vmm.machine().end();

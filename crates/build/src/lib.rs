@@ -21,7 +21,7 @@ mod snapshots;
 mod stage;
 mod steps;
 
-pub use builtin::{built_in, built_in_tag};
+pub use builtin::{built_in, built_in_ready, built_in_tag};
 pub use cache::forget_pruned;
 pub use check::{Definition, check};
 pub use error::Error;

@@ -16,6 +16,7 @@ use store::Pin;
 
 use crate::error::Error;
 use crate::job::Job;
+use crate::stage;
 
 /// When and as what the machine is frozen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +60,7 @@ pub(crate) fn freeze_after_step(job: &Job<'_>, point: &Point, root: Pin) -> Resu
     media.spec = job.stage_spec();
     let vmm = job.boot(&media.to_become(point.info()), None)?;
     job.progress.step(&format!("snapshot `{}`: freezing", point.name));
+    stage::warm_up(&vmm)?;
     let mut report = FreezeReport::default();
     let state = job.write_object(|writer| {
         report = vmm.freeze(writer, SnapshotTarget::StateOnly)?;
@@ -150,6 +152,7 @@ fn freeze_ready(job: &Job<'_>, point: &Point, base: Pin) -> Result<(MachineFileW
     }
     let cold_ms = begun.elapsed().as_millis() as u64;
     job.progress.step("freezing");
+    stage::warm_up(&vmm)?;
     let mut writer = MachineFileWriter::create(&job.output())?;
     let freeze = vmm.freeze(&mut writer, SnapshotTarget::Whole)?;
     vmm.machine().end();

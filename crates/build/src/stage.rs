@@ -51,6 +51,28 @@ pub(crate) fn shell(
     }
 }
 
+/// Runs a command that does nothing, so that what every command needs (the shell, the loader, the agent's way of
+/// starting a process) is in the guest's memory when it is frozen, and not read from the disk after each resume:
+/// that was the better half of the time of a first command. Twice, since the kernel sorts pages anew when they are
+/// used a second time. A root without a shell has nothing to warm up.
+pub(crate) fn warm_up(vmm: &Vmm) -> Result<(), Error> {
+    (0..2).try_for_each(|_| do_nothing(vmm))
+}
+
+fn do_nothing(vmm: &Vmm) -> Result<(), Error> {
+    let argv = ["/bin/sh", "-c", "exec true"].map(str::to_owned).to_vec();
+    let mut client = Client::new(vmm.connect()?);
+    client.start(&Request::Exec(ExecSpec { argv, ..ExecSpec::default() }))?;
+    loop {
+        match client.next_frame() {
+            Ok(frame) if frame.kind == FrameKind::Exit => return Ok(()),
+            Ok(_) => {}
+            Err(ClientError::Failed(_)) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
 /// Configures unpacked packages.
 pub(crate) fn configure(vmm: &Vmm, script: &str, progress: &dyn Progress) -> Result<(), Error> {
     match shell(vmm, script, true, progress)? {

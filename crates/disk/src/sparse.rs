@@ -1,7 +1,7 @@
 //! A disk that is mostly zeros, kept as the list of its other blocks.
 
+use std::borrow::Cow;
 use std::io;
-use std::sync::Arc;
 
 use thiserror::Error;
 
@@ -31,7 +31,7 @@ pub enum SparseError {
 /// 16 GiB is a few dozen blocks.
 #[derive(Clone, Debug)]
 pub struct SparseDisk {
-    bytes: Arc<[u8]>,
+    bytes: Cow<'static, [u8]>,
     size: u64,
     /// (block, offset of its bytes), ascending.
     blocks: Vec<(u64, usize)>,
@@ -39,11 +39,12 @@ pub struct SparseDisk {
 
 impl SparseDisk {
     /// Takes the list form: u64 size in bytes, u32 count, then for each block its u64 number and
-    /// 4096 bytes; all little-endian, blocks in any order.
+    /// 4096 bytes; all little-endian, blocks in any order. A list that is part of the program is
+    /// used where it lies: only the blocks that are read become resident.
     ///
     /// # Errors
     /// [`SparseError`].
-    pub fn new(bytes: impl Into<Arc<[u8]>>) -> Result<Self, SparseError> {
+    pub fn new(bytes: impl Into<Cow<'static, [u8]>>) -> Result<Self, SparseError> {
         let bytes = bytes.into();
         let word = |at: usize, len: usize| {
             let mut raw = [0; 8];

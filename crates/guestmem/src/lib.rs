@@ -17,6 +17,7 @@
 
 mod access;
 mod flags;
+mod later;
 mod memory;
 mod ram;
 

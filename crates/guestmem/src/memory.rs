@@ -8,6 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use thiserror::Error;
 
 use crate::flags::PageTable;
+use crate::later::Piece;
 use crate::ram::Ram;
 
 /// Bytes in a guest page.
@@ -74,14 +75,21 @@ impl GuestMemory {
         self.inner.size
     }
 
-    /// RAM ranges as (guest-physical start, bytes, host address), ascending: one or two.
+    /// RAM ranges as (guest-physical start, bytes, host address), ascending: one or two. For those who go around
+    /// this type: everything that waits to be mapped is mapped first.
     pub fn regions(&self) -> Vec<(u64, u64, NonNull<u8>)> {
+        self.inner.ram.map_rest();
         let low = self.inner.size.min(MMIO_HOLE_START);
-        let mut out = vec![(0, low, self.inner.ram.at(0))];
+        let mut out = vec![(0, low, self.inner.ram.page(0, 1))];
         if self.inner.size > low {
-            out.push((MMIO_HOLE_END, self.inner.size - low, self.inner.ram.at(low as usize)));
+            out.push((MMIO_HOLE_END, self.inner.size - low, self.inner.ram.page(low as usize, 1)));
         }
         out
+    }
+
+    /// Where RAM begins in this process; not for access.
+    pub fn place(&self) -> usize {
+        self.inner.ram.base().as_ptr() as usize
     }
 
     /// Whole pages of RAM.
@@ -123,7 +131,7 @@ impl GuestMemory {
     #[inline]
     pub fn host_page(&self, gpa: u64) -> Option<NonNull<u8>> {
         let at = self.offset(gpa & !(PAGE_SIZE - 1), PAGE_SIZE)?;
-        Some(self.inner.ram.at(at))
+        Some(self.inner.ram.page(at, PAGE_SIZE as usize))
     }
 
     #[inline]
@@ -232,13 +240,27 @@ impl GuestMemory {
         self.inner.pages.epoch()
     }
 
-    /// Maps `len` bytes of `file` at `gpa`, private and copy-on-write: how a snapshot's pages come
-    /// to life. The range must be page-aligned RAM. It counts as clean.
+    /// Brings pieces of `file` to life, private and copy-on-write: how a snapshot's pages come back. Each is
+    /// (guest-physical address, bytes, place in the file), ascending, in whole pages of RAM. They count as clean, and
+    /// are mapped when they are first touched. Once for each file, with pieces apart from those of others, before
+    /// anybody uses the memory.
     ///
     /// # Errors
-    /// `InvalidInput` when the range is not RAM or unaligned; else the host's.
-    pub fn map_file(&self, gpa: u64, len: u64, file: &File, file_offset: u64) -> io::Result<()> {
-        let at = self.offset(gpa, len).ok_or(io::ErrorKind::InvalidInput)?;
-        self.inner.ram.map_file(at, len as usize, file, file_offset)
+    /// `InvalidInput` when a piece is not RAM, unaligned or out of order; else the host's.
+    pub fn map_file_later(
+        &self,
+        file: &File,
+        pieces: impl IntoIterator<Item = (u64, u64, u64)>,
+    ) -> io::Result<()> {
+        let mut next = 0;
+        let mut piece = |(gpa, len, file_offset): (u64, u64, u64)| {
+            let at = self.offset(gpa, len)?;
+            let aligned = [at as u64, len, file_offset].iter().all(|n| n.is_multiple_of(PAGE_SIZE));
+            let good = aligned && len > 0 && at >= next;
+            next = at + len as usize;
+            good.then_some(Piece { at, len: len as usize, file_offset })
+        };
+        let pieces: Option<Vec<Piece>> = pieces.into_iter().map(&mut piece).collect();
+        self.inner.ram.map_later(file.try_clone()?, &pieces.ok_or(io::ErrorKind::InvalidInput)?)
     }
 }

@@ -9,29 +9,59 @@ use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use host::Mapping;
 
+use crate::later::{Later, Piece};
+
 pub(crate) struct Ram {
     map: Mapping,
+    later: Later,
+}
+
+/// Copies into fresh memory that nobody knows of.
+pub(crate) fn copy_in(map: &Mapping, offset: usize, from: &[u8]) {
+    assert!(offset.checked_add(from.len()).is_some_and(|end| end <= map.len()));
+    // SAFETY: in bounds, checked above; only raw pointers ever refer to the mapping.
+    unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), map.base().add(offset).as_ptr(), from.len()) }
 }
 
 impl Ram {
     pub(crate) fn new(len: usize) -> io::Result<Self> {
-        Ok(Self { map: Mapping::anonymous(len)? })
+        Ok(Self { map: Mapping::anonymous(len)?, later: Later::default() })
     }
 
-    /// Host address of a byte offset; the caller has checked it against the size.
+    /// Has pieces of `file` mapped when they are touched.
+    pub(crate) fn map_later(&self, file: File, pieces: &[Piece]) -> io::Result<()> {
+        self.later.add(&self.map, file, pieces)
+    }
+
+    pub(crate) fn map_rest(&self) {
+        self.later.map_rest(&self.map);
+    }
+
+    /// First byte, for saying where the memory is.
+    pub(crate) fn base(&self) -> NonNull<u8> {
+        self.map.base()
+    }
+
+    /// Host address of a page that is about to be used directly.
     #[inline]
-    pub(crate) fn at(&self, offset: usize) -> NonNull<u8> {
+    pub(crate) fn page(&self, offset: usize, len: usize) -> NonNull<u8> {
+        self.later.touch(&self.map, offset, len);
+        self.at(offset)
+    }
+
+    /// Host address of a byte offset; the caller has checked it against the size and touched it.
+    #[inline]
+    fn at(&self, offset: usize) -> NonNull<u8> {
         assert!(offset <= self.map.len());
         // SAFETY: within the mapping (or one past its end), checked above.
         unsafe { self.map.base().add(offset) }
     }
 
-    pub(crate) fn map_file(&self, at: usize, len: usize, file: &File, offset: u64) -> io::Result<()> {
-        self.map.map_file_private(at, len, file, offset)
-    }
-
+    /// Every access begins here.
+    #[inline]
     fn check(&self, offset: usize, len: usize) {
         assert!(offset.checked_add(len).is_some_and(|end| end <= self.map.len()));
+        self.later.touch(&self.map, offset, len);
     }
 
     /// Copies out. The guest may write at the same time: bytes may be torn, never undefined.

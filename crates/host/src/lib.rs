@@ -7,6 +7,7 @@ pub use sys::capacity::memory_bytes;
 pub use sys::code_memory::CodeMemory;
 pub use sys::entropy::fill_random;
 pub use sys::event::Event;
+pub use sys::heap::share_one_heap;
 pub use sys::mapping::Mapping;
 pub use sys::poller::{Interest, Poller, Ready};
 pub use sys::process::{Side, split};

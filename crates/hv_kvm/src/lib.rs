@@ -17,6 +17,7 @@ mod assist;
 mod convert;
 mod kick;
 mod probe;
+mod remembered;
 mod report;
 mod state;
 mod vcpu;
@@ -26,5 +27,6 @@ pub mod selftest;
 pub mod tiny;
 
 pub use probe::{host_tsc_khz, works_well};
+pub use remembered::remember_in;
 pub use report::{Fact, KvmReport, report};
 pub use vm::{KvmPartition, same_rate};

@@ -1,5 +1,5 @@
 //! What this host's KVM is worth: found out by running guest code, in a few milliseconds, once in the
-//! life of the process. Nothing is kept on disk: a kernel update changes the answer.
+//! life of the process; or remembered from an earlier one (`remembered.rs`).
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -9,9 +9,11 @@ use arch::x86_64::msr;
 use arch::x86_64::regs::gpr;
 use hv::{Error, Exit, Partition, PartitionConfig, Vcpu};
 use kvm_ioctls::{Cap, Kvm};
+use serde::{Deserialize, Serialize};
 
 use crate::abi::{self, ENGINE, host};
 use crate::kick::Watchdog;
+use crate::remembered;
 use crate::tiny::{self, DEVICE, DONE, FAULT_PORT};
 use crate::vcpu::KvmVcpu;
 use crate::vm::{Abilities, KvmPartition, open};
@@ -41,7 +43,7 @@ const INVALID_OPCODE: u8 = 6;
 const TSC_MARK: u64 = 1 << 60;
 
 /// What the probe saw.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Found {
     pub(crate) abilities: Abilities,
     /// Why the CPU template cannot be kept here.
@@ -66,7 +68,14 @@ pub(crate) fn found() -> Result<&'static Found, Error> {
     if let Some(found) = FOUND.get() {
         return Ok(found);
     }
-    let found = probe()?;
+    let found = match remembered::read() {
+        Some(found) => found,
+        None => {
+            let found = probe()?;
+            remembered::write(&found);
+            found
+        }
+    };
     Ok(FOUND.get_or_init(|| found))
 }
 

@@ -24,6 +24,7 @@ use kvm_ioctls::{Cap, Kvm, VmFd};
 use crate::abi::{ENGINE, capability, host};
 use crate::probe;
 use crate::vcpu::KvmVcpu;
+use serde::{Deserialize, Serialize};
 
 const MAX_VCPUS: u32 = 16;
 /// Pins of our IOAPIC: routes that KVM keeps so that it tells us of acknowledgements.
@@ -38,7 +39,7 @@ const TSC_TOLERANCE_PPM: u64 = 250;
 const MSI_LEVEL: u32 = 1 << 15;
 
 /// What is known about this host's KVM when a machine is made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Abilities {
     /// TSC frequency in kHz without scaling.
     pub(crate) host_khz: u32,

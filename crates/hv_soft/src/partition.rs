@@ -74,7 +74,7 @@ impl Partition for SoftPartition {
             let what = format!("vCPU {id} of a machine of {}", self.shared.seats.len());
             return Err(Error::Unsupported { engine: ENGINE, what, advice: "make each vCPU once, from 0" });
         }
-        let cpu = Cpu::new(CpuConfig {
+        let cpu = Cpu::boxed(CpuConfig {
             memory: self.memory.clone(),
             id,
             cpuid: for_vcpu(&self.cpuid, id).into(),

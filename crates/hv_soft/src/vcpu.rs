@@ -13,7 +13,7 @@ use crate::partition::{ENGINE, Shared};
 const SLICE: u64 = 20_000;
 
 pub(crate) struct SoftVcpu {
-    cpu: Cpu,
+    cpu: Box<Cpu>,
     id: u32,
     shared: Arc<Shared>,
     /// The reply slot of the last exit, or the data of a write.
@@ -44,7 +44,7 @@ impl Kick for SoftKick {
 }
 
 impl SoftVcpu {
-    pub(crate) fn new(cpu: Cpu, id: u32, shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(cpu: Box<Cpu>, id: u32, shared: Arc<Shared>) -> Self {
         Self { cpu, id, shared, data: [0; 8], reading: false, deferred: None, fresh: false, exits: 0 }
     }
 

@@ -5,7 +5,7 @@
 //! socket; a lock that dies with the process tells who lives.
 //!
 //! Ways through: [`Vmm`] starts, freezes and stops (`vmm.rs`, over crate `machine`);
-//! [`control::serve`] lets other processes in; [`session::attach`] joins a terminal and a
+//! [`control::listen`] lets other processes in; [`session::attach`] joins a terminal and a
 //! process of the guest.
 
 pub mod control;
@@ -26,4 +26,4 @@ pub use media::{BOOT_ZSTD, Media, built_in_spec, differing_pages, read_spec};
 pub use record::{Instance, Phase, Record, list, new_name};
 pub use sizes::{FileSizes, sizes};
 pub use snapshot::{Point, SnapshotInfo, UNNAMED, find, points};
-pub use vmm::{FreezeReport, SnapshotTarget, StartReport, Vmm, VmmOptions, copy_base};
+pub use vmm::{FreezeReport, SnapshotTarget, StartReport, Vmm, VmmOptions, Waking, copy_base};

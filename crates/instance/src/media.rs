@@ -30,9 +30,10 @@ const MAP_CAP: u64 = 64 << 20;
 pub struct Media {
     /// Keeps the object from being pruned.
     pub pin: Pin,
-    pub file: MachineFile,
+    /// Header and index are read once and shared by all who need them.
+    pub file: Arc<MachineFile>,
     /// The file that it builds on, and its pin.
-    parent: Option<(Pin, MachineFile)>,
+    parent: Option<(Pin, Arc<MachineFile>)>,
     pub spec: MachineSpec,
     /// Which of the file's snapshots this is about; `None`: about its base.
     pub snapshot: Option<Point>,
@@ -61,8 +62,12 @@ impl Media {
     /// The file's; a specification of another version.
     pub fn open(pin: Pin) -> Result<Self, Error> {
         let file = pin.open()?;
+        Self::of(pin, file)
+    }
+
+    fn of(pin: Pin, file: MachineFile) -> Result<Self, Error> {
         let spec = read_spec(&file)?;
-        Ok(Self { pin, file, parent: None, spec, snapshot: None })
+        Ok(Self { pin, file: Arc::new(file), parent: None, spec, snapshot: None })
     }
 
     /// [`Media::open`] of an object that may build on another one of the store.
@@ -71,9 +76,15 @@ impl Media {
     /// As there; a parent that is not in the store.
     pub fn open_in(store: &Store, pin: Pin) -> Result<Self, Error> {
         let file = pin.open()?;
-        let Some(below) = store.parent(&file)? else { return Self::open(pin) };
+        let Some(below) = store.parent(&file)? else { return Self::of(pin, file) };
         let parent = Self::open(below)?;
-        Ok(Self { pin, file, spec: parent.spec, parent: Some((parent.pin, parent.file)), snapshot: None })
+        Ok(Self {
+            pin,
+            file: Arc::new(file),
+            spec: parent.spec,
+            parent: Some((parent.pin, parent.file)),
+            snapshot: None,
+        })
     }
 
     /// An object as one of its snapshots sees it: that of this name, or the default to resume. What
@@ -84,16 +95,16 @@ impl Media {
     pub fn open_snapshot(store: &Store, pin: Pin, name: Option<&str>) -> Result<Self, Error> {
         let mut media = Self::open_in(store, pin)?;
         let point = snapshot::find(&media.file, name)?;
-        media.file = snapshot::select(media.file, &point);
+        media.file = selected(media.file, &point)?;
         if let Some((pin, file)) = media.parent.take() {
             let below = snapshot::find(&file, Some(&point.info.name))?;
-            media.parent = Some((pin, snapshot::select(file, &below)));
+            media.parent = Some((pin, selected(file, &below)?));
         }
         Ok(media.at(point))
     }
 
     /// The file with kernel, root and specification.
-    pub fn base(&self) -> &MachineFile {
+    pub fn base(&self) -> &Arc<MachineFile> {
         self.parent.as_ref().map_or(&self.file, |(_, file)| file)
     }
 
@@ -104,7 +115,7 @@ impl Media {
     pub(crate) fn parent_of(&self, from: &MachineFile) -> Result<Option<&MachineFile>, Error> {
         let Some(id) = from.parent() else { return Ok(None) };
         let parent = [&self.file, self.base()].into_iter().find(|file| file.id() == id);
-        parent.map(Some).ok_or_else(|| {
+        parent.map(|file| Some(file.as_ref())).ok_or_else(|| {
             Error::Refused(format!("{} builds on another machine file, {id}", from.path().display()))
         })
     }
@@ -195,6 +206,15 @@ fn memory(media: &Media, file: &MachineFile) -> Result<GuestMemory, Error> {
     let memory = GuestMemory::new(media.spec.memory).map_err(io_error("map the memory of", file.path()))?;
     snapshot::map_memory(file, media.parent_of(file)?, &memory).map_err(machine::Error::from)?;
     Ok(memory)
+}
+
+/// A file that was just opened, with one of its snapshots alone.
+fn selected(file: Arc<MachineFile>, point: &Point) -> Result<Arc<MachineFile>, Error> {
+    let own = match Arc::try_unwrap(file) {
+        Ok(own) => own,
+        Err(shared) => shared.again()?,
+    };
+    Ok(Arc::new(snapshot::select(own, point)))
 }
 
 /// The specification in a file.

@@ -8,7 +8,9 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use agent_protocol::{Client, ClientError, ExecSpec, Exit, FrameKind, Request, SignalSpec, Started};
+use agent_protocol::{
+    Client, ClientError, ErrorKind, ExecSpec, Exit, FrameKind, Request, SignalSpec, Started,
+};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH};
 use signal_hook::iterator::Signals;
 
@@ -77,6 +79,71 @@ pub fn attach(stream: UnixStream, target: &Target) -> Result<Ending, Error> {
     start(stream, target)?.join()
 }
 
+/// A session that was asked for; its process may not run yet.
+pub struct Asked {
+    client: Client<UnixStream>,
+    stream: UnixStream,
+    target: Target,
+}
+
+/// Sends the request for a session and does not wait.
+///
+/// # Errors
+/// The connection's.
+pub fn ask(stream: UnixStream, target: Target) -> Result<Asked, Error> {
+    let mut client = Client::new(stream.try_clone().map_err(ClientError::Io)?);
+    client.start(&target.request())?;
+    Ok(Asked { client, stream, target })
+}
+
+impl Asked {
+    /// Waits until the process runs.
+    ///
+    /// # Errors
+    /// As [`attach`].
+    pub fn started(mut self) -> Result<Session, Error> {
+        let started = self.client.started()?;
+        let writer = self.stream.try_clone().map_err(ClientError::Io)?;
+        let (tty, stdin) = self.target.streams();
+        let writer = Arc::new(Mutex::new(Client::new(writer)));
+        Ok(Session {
+            client: self.client,
+            writer,
+            stream: self.stream,
+            tty,
+            stdin,
+            carries_signals: false,
+            started,
+        })
+    }
+
+    /// [`Asked::started`] for a request that went out together with the restore, after the agent's answer to that:
+    /// an older agent refused it or cut it off, having started nothing, and is asked once more over `again`.
+    ///
+    /// # Errors
+    /// As [`attach`].
+    pub fn started_after_restore(
+        self,
+        again: impl FnOnce() -> Result<UnixStream, Error>,
+    ) -> Result<Session, Error> {
+        let target = self.target.clone();
+        match self.started() {
+            Err(Error::Agent(error)) if came_too_early(&error) => start(again()?, &target),
+            other => other,
+        }
+    }
+}
+
+fn came_too_early(error: &ClientError) -> bool {
+    match error {
+        ClientError::Failed(failure) => failure.kind == ErrorKind::Busy,
+        ClientError::Io(error) => {
+            matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset)
+        }
+        _ => false,
+    }
+}
+
 /// A session whose process runs.
 pub struct Session {
     client: Client<UnixStream>,
@@ -94,13 +161,7 @@ pub struct Session {
 /// # Errors
 /// As [`attach`].
 pub fn start(stream: UnixStream, target: &Target) -> Result<Session, Error> {
-    let (tty, stdin) = target.streams();
-    let clone = |s: &UnixStream| s.try_clone().map_err(ClientError::Io);
-    let writer = Arc::new(Mutex::new(Client::new(clone(&stream)?)));
-    let mut client = Client::new(clone(&stream)?);
-    client.start(&target.request())?;
-    let started = client.started()?;
-    Ok(Session { client, writer, stream, tty, stdin, carries_signals: false, started })
+    ask(stream, target.clone())?.started()
 }
 
 impl Session {

@@ -51,7 +51,7 @@ pub struct Vmm {
     console: Arc<Console>,
     options: VmmOptions,
     /// Its base, whose sections a snapshot repeats.
-    base: MachineFile,
+    base: Arc<MachineFile>,
     /// The file of the store that its memory and disk changes lie over, if it was resumed from one.
     parent: Option<Digest>,
     /// One snapshot at a time.
@@ -60,6 +60,29 @@ pub struct Vmm {
     info: Option<SnapshotInfo>,
     /// Held for writing while the guest's tasks stand still for a snapshot.
     standing: RwLock<()>,
+}
+
+/// A machine that was brought back and runs, whose agent has not answered yet.
+pub struct Waking {
+    client: Client<UnixStream>,
+    begun: Instant,
+    first_instruction_us: u64,
+}
+
+impl Waking {
+    /// Waits until the agent has put the guest right: its tasks go on when this returns.
+    ///
+    /// # Errors
+    /// The agent's; the machine ended.
+    pub fn finish(mut self) -> Result<(StartReport, RestoredReport), Error> {
+        match self.client.reply()? {
+            Reply::Restored(report) => {
+                let agent_us = us(self.begun);
+                Ok((StartReport { first_instruction_us: self.first_instruction_us, agent_us }, report))
+            }
+            _ => Err(agent_error("Restored")),
+        }
+    }
 }
 
 /// What starting took.
@@ -112,7 +135,7 @@ impl Vmm {
         }
         let machine =
             Machine::boot(config, &media.kernel()?, &media.initramfs()?, line.trim(), console.sink())?;
-        let vmm = Self::new(machine, media, None, console, options)?;
+        let vmm = Self::new(machine, media, None, console, options);
         vmm.machine.resume();
         let first_instruction_us = us(begun);
         vmm.wait_agent()?;
@@ -131,16 +154,35 @@ impl Vmm {
         reason: RestoreReason,
         options: VmmOptions,
     ) -> Result<(Self, StartReport, RestoredReport), Error> {
+        let (vmm, waking) = Self::wake(media, from, reason, options, |_| Ok(()))?;
+        let (start, report) = waking.finish()?;
+        Ok((vmm, start, report))
+    }
+
+    /// [`Vmm::resume`] without waiting for the agent: the guest runs when this returns, and what it is to be told
+    /// first lies in its sockets. `before` is called just before its first instruction, to send it more
+    /// ([`Vmm::begin_connect`]).
+    ///
+    /// # Errors
+    /// What stands in the way.
+    pub fn wake(
+        media: &Media,
+        from: &MachineFile,
+        reason: RestoreReason,
+        options: VmmOptions,
+        before: impl FnOnce(&Self) -> Result<(), Error>,
+    ) -> Result<(Self, Waking), Error> {
         let begun = Instant::now();
         let vmm = Self::restore(media, from, options)?;
         let generation = vmm.machine.new_generation()?;
         if let Some(gate) = vmm.options.gate {
             gate(vmm.options.hostname.as_deref().unwrap_or_default());
         }
+        // After the gate: it holds the present time.
+        let client = vmm.send_restored(reason, generation)?;
+        before(&vmm)?;
         vmm.machine.resume();
-        let first_instruction_us = us(begun);
-        let report = vmm.restored(reason, generation)?;
-        Ok((vmm, StartReport { first_instruction_us, agent_us: us(begun) }, report))
+        Ok((vmm, Waking { client, begun, first_instruction_us: us(begun) }))
     }
 
     /// Brings a frozen machine's kernel and agent back, to be asked what they hold: the guest's
@@ -161,7 +203,7 @@ impl Vmm {
         let config = Self::config(media, &saved, &options)?;
         let machine = Machine::restore(config, from, parent, console.sink())?;
         let own = (from.id() == media.file.id()).then(|| from.id());
-        Self::new(machine, media, from.parent().or(own), console, options)
+        Ok(Self::new(machine, media, from.parent().or(own), console, options))
     }
 
     fn new(
@@ -170,11 +212,11 @@ impl Vmm {
         parent: Option<Digest>,
         console: Arc<Console>,
         options: VmmOptions,
-    ) -> Result<Self, Error> {
-        let base = media.base().again()?;
+    ) -> Self {
+        let base = media.base().clone();
         let info = media.snapshot.as_ref().map(|point| SnapshotInfo { root: 0, ..point.info.clone() });
         let (machine, spec) = (Arc::new(machine), media.spec.clone());
-        Ok(Self {
+        Self {
             machine,
             spec,
             console,
@@ -184,7 +226,7 @@ impl Vmm {
             info,
             saving: Mutex::default(),
             standing: RwLock::default(),
-        })
+        }
     }
 
     pub fn machine(&self) -> &Arc<Machine> {
@@ -222,6 +264,22 @@ impl Vmm {
         drop(self.standing.read().unwrap_or_else(PoisonError::into_inner));
     }
 
+    /// A stream to the guest's agent that does not wait for it: see [`Machine::begin_connect`].
+    ///
+    /// # Errors
+    /// The guest's sockets are not up; the host's.
+    pub fn begin_connect(&self) -> Result<UnixStream, Error> {
+        self.begin_connect_port(AGENT_PORT)
+    }
+
+    /// The same to any vsock port of the guest.
+    ///
+    /// # Errors
+    /// As [`Vmm::begin_connect`].
+    pub fn begin_connect_port(&self, port: u32) -> Result<UnixStream, Error> {
+        self.machine.begin_connect(port).map_err(|e| agent_protocol::ClientError::Io(e).into())
+    }
+
     fn agent(&self) -> Result<Client<UnixStream>, Error> {
         Ok(Client::new(self.connect()?))
     }
@@ -253,12 +311,16 @@ impl Vmm {
         HookSet { commands: commands.iter().map(argv).collect(), timeout_ms: 0 }
     }
 
-    /// Tells the agent that the machine was restored; the guest's tasks go on when this returns.
-    fn restored(&self, reason: RestoreReason, generation: [u8; 16]) -> Result<RestoredReport, Error> {
+    /// Sends the agent, which does not run yet, what it needs to put the guest right.
+    fn send_restored(
+        &self,
+        reason: RestoreReason,
+        generation: [u8; 16],
+    ) -> Result<Client<UnixStream>, Error> {
         let mut seed = vec![0u8; 64];
         rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
             .map_err(|e| Error::Refused(format!("the host gives no random numbers: {e}")))?;
-        let mut client = self.agent()?;
+        let mut client = Client::new(self.begin_connect()?);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let spec = RestoredSpec {
             reason,
@@ -269,10 +331,8 @@ impl Vmm {
             machine_id: self.options.hostname.as_ref().and_then(|_| seed_id(&seed)),
             hooks: Self::hooks(&self.spec.hooks.after_restore),
         };
-        match client.call(&Request::Restored(spec))? {
-            Reply::Restored(report) => Ok(report),
-            _ => Err(agent_error("Restored")),
-        }
+        client.start(&Request::Restored(spec))?;
+        Ok(client)
     }
 
     /// Starts the machine's service, with `env` and `workdir` over the definition's.

@@ -133,7 +133,7 @@ mod tests {
             clock: ClockState::default(),
             frozen_realtime_ns: 0,
             engine: EngineKind::Soft,
-            vcpus: vec![hv::VcpuState::default()],
+            vcpus: Vec::new(),
         };
         Examined::new(state, devices.iter().map(|d| (*d).to_owned()).collect())
     }

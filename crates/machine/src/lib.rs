@@ -17,7 +17,7 @@ mod save;
 mod selftest;
 mod vcpu_thread;
 
-pub use engine::{EngineChoice, EngineReport, KvmReport, choose, kvm_report};
+pub use engine::{EngineChoice, EngineReport, KvmReport, choose, kvm_report, remember_kvm_in};
 pub use error::Error;
 pub use examine::{Examined, Verdict, examine, verdict};
 pub use host::memory_bytes as host_memory;

@@ -143,6 +143,10 @@ impl Machine {
         }
         drop(threads);
         self.world.control.resume();
+        // After the vCPUs: what the guest answers waits, and nothing else needs this thread.
+        if let Err(e) = self.devices.vsock.start_io() {
+            self.world.control.end(Outcome::Failed(format!("serving the guest's sockets: {e}")));
+        }
     }
 
     /// Stops the vCPUs at instruction boundaries.
@@ -176,6 +180,11 @@ impl Machine {
         self.world.first_run_ns.get().copied()
     }
 
+    /// Where the guest's memory lies in this process: address and bytes. For measuring what is ours beside it.
+    pub fn memory_place(&self) -> (usize, u64) {
+        (self.memory.place(), self.memory.size())
+    }
+
     pub fn engine(&self) -> EngineKind {
         self.partition.engine()
     }
@@ -192,6 +201,15 @@ impl Machine {
     /// Nothing listens there, or the guest does not answer within [`CONNECT_TIMEOUT`].
     pub fn connect(&self, port: u32) -> io::Result<UnixStream> {
         self.devices.vsock.connect(port, CONNECT_TIMEOUT).map_err(io::Error::other)
+    }
+
+    /// A stream to a vsock port of the guest whose answer is not waited for: what is written reaches the guest when
+    /// it runs; if it refuses, the stream ends.
+    ///
+    /// # Errors
+    /// The guest's sockets are not up; the host's.
+    pub fn begin_connect(&self, port: u32) -> io::Result<UnixStream> {
+        self.devices.vsock.begin(port).map_err(io::Error::other)
     }
 
     /// Gives the machine a new generation (VMGenID) and tells the guest; returns it.

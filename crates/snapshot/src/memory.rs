@@ -149,7 +149,8 @@ pub struct Origin {
 }
 
 /// Brings a snapshot's pages to life in fresh guest memory: private, copy-on-write mappings of the
-/// files themselves; nothing is read. `parent`: the file that `file` builds on.
+/// files themselves, made when a page is touched; nothing is read. `parent`: the file that `file`
+/// builds on.
 ///
 /// # Errors
 /// [`Error::Malformed`] when a map does not fit this memory; the file's; the host's.
@@ -173,12 +174,10 @@ fn map_extents(
     pages: u64,
     extents: &[Extent],
 ) -> Result<(), Error> {
-    for extent in extents {
-        let gpa = memory.page_gpa(extent.start as usize);
-        let (len, at) = (extent.pages * PAGE_SIZE, pages + extent.file_page * PAGE_SIZE);
-        memory
-            .map_file(gpa, len, file.file(), at)
-            .map_err(|source| Error::Map { pages: extent.pages, source })?;
-    }
-    Ok(())
+    let pieces = extents.iter().map(|extent| {
+        let at = pages + extent.file_page * PAGE_SIZE;
+        (memory.page_gpa(extent.start as usize), extent.pages * PAGE_SIZE, at)
+    });
+    let pages = extents.iter().map(|extent| extent.pages).sum();
+    memory.map_file_later(file.file(), pieces).map_err(|source| Error::Map { pages, source })
 }

@@ -226,6 +226,17 @@ fn memory_comes_back_copy_on_write() {
             assert_eq!(clone.read_le::<u64>(page << 12), memory.read_le::<u64>(page << 12), "page {page}");
         }
     }
+    // Whoever goes around the type finds everything there, touched or not.
+    let other = GuestMemory::new(16 << 20).unwrap();
+    map_memory(&file, None, &other).unwrap();
+    other.write(701 << 12, b"not in the file").unwrap();
+    assert_eq!(other.regions().len(), 1);
+    let bytes = [700u64, 701, 702].map(|page| other.read_le::<u8>(page << 12).unwrap());
+    assert_eq!(bytes, [199, b'n', 201]);
+    // A read over the edges of several pieces.
+    let mut whole = vec![0; 16 << 20];
+    other.read(0, &mut whole).unwrap();
+    assert_eq!((whole[0], whole[(2 << 12) + 4095], whole[3 << 12], whole[4095 << 12]), (1, 3, 0, 80));
     clones[0].write(700 << 12, b"mine").unwrap();
     assert_eq!(clones[1].read_le::<u32>(700 << 12), memory.read_le::<u32>(700 << 12));
     assert!(clones[0].is_dirty(700) && !clones[1].is_dirty(700));

@@ -42,13 +42,20 @@ impl Store {
     /// The machine in the user's file at `path`: recognised if it was imported before, else imported. The way
     /// of `smolvm run FILE`.
     pub fn fetch(&self, path: &Path, options: ImportOptions<'_>) -> Result<Pin> {
-        if let Some(id) = self.lookup_path(path)? {
-            match self.pin(&id) {
-                Err(Error::Gone { .. }) => {}
-                pinned => return pinned,
-            }
+        match self.recognise(path)? {
+            Some(pin) => Ok(pin),
+            None => self.import_with(path, options),
         }
-        self.import_with(path, options)
+    }
+
+    /// The machine in the user's file at `path`, held, if it was imported before and is still there. Reads nothing
+    /// of the file.
+    pub fn recognise(&self, path: &Path) -> Result<Option<Pin>> {
+        let Some(id) = self.lookup_path(path)? else { return Ok(None) };
+        match self.pin(&id) {
+            Err(Error::Gone { .. }) => Ok(None),
+            pinned => pinned.map(Some),
+        }
     }
 
     /// [`Store::import_with`] without progress.

@@ -16,7 +16,8 @@ use crate::pin::Pin;
 use crate::root::Store;
 
 impl Store {
-    /// The pinned object is needed for as long as the directory `owner` (an absolute path) exists.
+    /// The pinned object is needed for as long as the directory `owner` (an absolute path) exists. It is known after a
+    /// power failure, too; saying so once more costs nothing.
     pub fn add_reference(&self, pin: &Pin, owner: &Path) -> Result<()> {
         self.refer(pin, owner, true)
     }
@@ -26,7 +27,12 @@ impl Store {
         self.made_part("refs")?;
         let part = format!("refs/{}", pin.id());
         let owner = owner.as_os_str().as_bytes();
-        self.put(&part, &Digest::of(owner).to_string(), owner, durable)
+        let name = Digest::of(owner).to_string();
+        // Written whole or not at all: one that is there is as good as a new one.
+        if fs::symlink_metadata(self.part(&part).join(&name)).is_ok() {
+            return Ok(());
+        }
+        self.put(&part, &name, owner, durable)
     }
 
     /// Holds the object that `file` builds on, if it builds on one.

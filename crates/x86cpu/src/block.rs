@@ -47,6 +47,13 @@ struct Link {
     block: u32,
 }
 
+/// A bit of every tag that [`link_tag`] gives.
+const TAGGED: u64 = 1 << 5;
+
+/// An entry of the jump cache.
+type Jump = (u64, u64, u32);
+const NO_JUMP: Jump = (0, 0, 0);
+
 const NO_LINK: Link = Link { rip: u64::MAX, tag: SAME_PAGE - 1, block: 0 };
 
 /// How a block was left, when it was not by a trap.
@@ -133,20 +140,23 @@ pub(crate) struct CodeCache {
     /// Links of side exits, by block.
     sides: Vec<Link>,
     by_address: HashMap<u64, u32, BuildHasherDefault<KeyHasher>>,
-    jumps: Vec<Link>,
+    /// (rip, tag, block); all zeros where there is none, so that a fresh cache is not resident.
+    jumps: Vec<Jump>,
     pub(crate) jit: Jit,
     /// Times everything was dropped: an index from before is meaningless after.
     flushes: u64,
 }
 
 impl Default for CodeCache {
+    /// The tables never move: they have their whole size from the start, of which only what is used becomes
+    /// resident. Moving them as they grow took a tenth of the time of a machine's first command.
     fn default() -> Self {
         Self {
-            ops: Vec::new(),
-            blocks: Vec::new(),
-            sides: Vec::new(),
+            ops: Vec::with_capacity(ARENA_OPS),
+            blocks: Vec::with_capacity(MAX_BLOCKS),
+            sides: Vec::with_capacity(MAX_BLOCKS + usize::from(MAX_SIDES)),
             by_address: HashMap::default(),
-            jumps: vec![NO_LINK; JUMPS],
+            jumps: vec![NO_JUMP; JUMPS],
             jit: Jit::default(),
             flushes: 0,
         }
@@ -166,7 +176,7 @@ fn context(cpu: &Cpu) -> u64 {
 /// [`End::System`], by traps and by events.
 #[inline(always)]
 pub(crate) fn link_tag(cpu: &Cpu) -> u64 {
-    (u64::from(cpu.mmu.map_epoch) << 8) | context(cpu)
+    (u64::from(cpu.mmu.map_epoch) << 8) | TAGGED | context(cpu)
 }
 
 #[inline(always)]
@@ -224,8 +234,8 @@ impl CodeCache {
         if block.end != End::Indirect {
             return None;
         }
-        let jump = &self.jumps[jump_slot(cpu.rip)];
-        (jump.rip == cpu.rip && jump.tag == tag).then_some(jump.block)
+        let (rip, known, block) = self.jumps[jump_slot(cpu.rip)];
+        (rip == cpu.rip && known == tag).then_some(block)
     }
 
     /// The block at `cpu.rip` by [`CodeCache::find`], noted as what follows `from`.
@@ -258,9 +268,9 @@ impl CodeCache {
         let kind = if single { SINGLE } else { 0 };
         let tag = link_tag(cpu) | kind;
         let slot = jump_slot(rip);
-        let jump = self.jumps[slot];
-        if jump.rip == rip && jump.tag == tag && self.is_valid(cpu, jump.block) {
-            return Ok(jump.block);
+        let (known, known_tag, block) = self.jumps[slot];
+        if known == rip && known_tag == tag && self.is_valid(cpu, block) {
+            return Ok(block);
         }
         let lin = cpu.code_address(rip)?;
         let fetched = cpu.fetch_page(lin)?;
@@ -286,17 +296,20 @@ impl CodeCache {
                 index
             }
         };
-        self.jumps[slot] = Link { rip, tag, block: index };
+        self.jumps[slot] = (rip, tag, index);
         Ok(index)
     }
 
     /// Forgets everything (restore, or full).
     pub(crate) fn clear(&mut self, cpu: &mut Cpu) {
+        // Without blocks there are no jumps: a fresh cache stays untouched.
+        if !self.blocks.is_empty() {
+            self.jumps.fill(NO_JUMP);
+        }
         self.ops.clear();
         self.blocks.clear();
         self.sides.clear();
         self.by_address.clear();
-        self.jumps.fill(NO_LINK);
         self.flushes += 1;
         self.jit.flush(cpu);
         cpu.fp_ops.clear();

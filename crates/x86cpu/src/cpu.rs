@@ -213,11 +213,26 @@ impl std::fmt::Debug for Cpu {
 }
 
 impl Cpu {
+    /// [`Cpu::new`] where it stays: it is large, and each copy on the way would take new pages of the stack.
+    #[inline(never)]
+    pub fn boxed(config: CpuConfig) -> Box<Self> {
+        let mut cpu = Box::write(Box::new_uninit(), Self::blank(config));
+        cpu.reset();
+        cpu
+    }
+
     /// A vCPU in its reset state (SDM vol. 3, 10.1.1): the boot processor runs, others wait for INIT.
     pub fn new(config: CpuConfig) -> Self {
+        let mut cpu = Self::blank(config);
+        cpu.reset();
+        cpu
+    }
+
+    #[inline(always)]
+    fn blank(config: CpuConfig) -> Self {
         let poll = Arc::new(PollFlag::default());
         let lapic = Lapic::new(config.id, Arc::clone(&config.apic_bus), Arc::clone(&poll));
-        let mut cpu = Self {
+        Self {
             jx: JitState::default(),
             gpr: [0; 32],
             flags: Flags::default(),
@@ -256,9 +271,7 @@ impl Cpu {
             fp_ops: Vec::new(),
             code: Some(Box::default()),
             jumps: empty_jumps(),
-        };
-        cpu.reset();
-        cpu
+        }
     }
 
     /// Instructions retired since the vCPU was made.

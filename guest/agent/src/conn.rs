@@ -13,6 +13,8 @@ pub const HIGH_WATER: usize = 256 << 10;
 pub enum Role {
     /// The request has not come yet.
     Fresh,
+    /// Wants a process while the machine is frozen, and gets it when the machine goes on.
+    Held(Box<agent_protocol::ExecSpec>),
     /// Feeds a session and shows its output.
     Attached(u64),
     /// Waits for a session's end.
@@ -115,7 +117,7 @@ impl Conn {
 
     /// Watches for what the connection needs next.
     pub fn watch(&mut self, poller: &Poller, id: u64) {
-        let close = matches!(self.role, Role::Worker(_));
+        let close = matches!(self.role, Role::Worker(_) | Role::Held(_));
         let want =
             Interest { read: !self.paused && !self.finish && !close, write: !self.out.is_empty(), close };
         poller.set(&self.fd, Token::Conn(id), &mut self.interest, want);

@@ -119,7 +119,7 @@ impl Agent {
                 self.reply(id, &pong);
                 Ok(())
             }
-            Request::Exec(spec) => self.exec(id, &spec),
+            Request::Exec(spec) => self.exec(id, spec),
             Request::Sessions => {
                 let list = Reply::Sessions(self.session_list());
                 self.reply(id, &list);

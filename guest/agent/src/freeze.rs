@@ -87,7 +87,9 @@ impl Agent {
             self.state = AgentState::Running;
         }
         self.conns.values_mut().for_each(|conn| conn.before_freeze = false);
-        self.world.cgroup.as_ref().map_or(Ok(()), |group| group.write("cgroup.freeze", "0"))
+        let thawed = self.world.cgroup.as_ref().map_or(Ok(()), |group| group.write("cgroup.freeze", "0"));
+        self.start_held();
+        thawed
     }
 
     /// Serves `Thaw`.
@@ -129,6 +131,9 @@ fn try_freeze(world: &World, spec: &FreezeSpec) -> Result<FrozenReport, Failure>
     run_hooks(world, &spec.hooks, "snapshot")?;
     let hooked = microseconds();
     if spec.sync {
+        rustix::fs::sync();
+        // The first one's journal commit leaves a superblock to be written: a machine that resumes with it wakes up
+        // every five seconds for half a minute to look whether it is old enough.
         rustix::fs::sync();
     }
     let synced = microseconds();

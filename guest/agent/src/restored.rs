@@ -9,6 +9,7 @@ use crate::dispatch::nanoseconds;
 use crate::sys::{random, tcp};
 use crate::world::World;
 use agent_protocol::{ErrorKind, Failure, Reply, RestoredReport, RestoredSpec};
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
 use rustix::time::{ClockId, Timespec};
 use std::io;
@@ -33,15 +34,7 @@ impl Agent {
         self.freezing = None;
         let mut report = put_right(&self.world, &spec);
         self.generation = spec.generation;
-        // The other ends of these were not restored with us.
-        for (other, conn) in &mut self.conns {
-            if *other != id {
-                conn.before_freeze = true;
-                conn.dead = true;
-                self.touched.push(*other);
-            }
-        }
-        self.settle_touched();
+        self.drop_stale(id);
         if spec.hooks.commands.is_empty() {
             note(&mut report.notes, "letting the processes go on", self.let_go());
             report.total_us = (nanoseconds(ClockId::Monotonic) - begin) / 1000;
@@ -62,10 +55,31 @@ impl Agent {
             Ok(()) => {
                 self.state = agent_protocol::AgentState::Running;
                 self.restoring = Some(id);
+                self.start_held();
             }
             Err(_) => drop(self.let_go()),
         }
         result
+    }
+
+    /// Drops the connections whose other ends were not restored with us, of all but `id`. The device resets them
+    /// before it carries anything new, so each that is not marked shows by now that its host is gone; what is left
+    /// came with the request that is being served.
+    fn drop_stale(&mut self, id: u64) {
+        let gone = PollFlags::HUP | PollFlags::RDHUP | PollFlags::ERR;
+        let mut watched: Vec<PollFd<'_>> =
+            self.conns.values().map(|conn| PollFd::new(&conn.fd, PollFlags::RDHUP)).collect();
+        // A failure shows nobody as gone; their ends come as events.
+        let _ = rustix::event::poll(&mut watched, Some(&Timespec::default()));
+        let gone: Vec<bool> = watched.iter().map(|fd| fd.revents().intersects(gone)).collect();
+        for ((other, conn), gone) in self.conns.iter_mut().zip(gone) {
+            if *other != id && (conn.before_freeze || gone) {
+                conn.before_freeze = true;
+                conn.dead = true;
+                self.touched.push(*other);
+            }
+        }
+        self.settle_touched();
     }
 }
 
@@ -103,12 +117,18 @@ fn put_right(world: &World, spec: &RestoredSpec) -> RestoredReport {
     report
 }
 
-/// Whether there is an interface besides the loopback; without one nobody outside can be a peer, and looking through
-/// the kernel's tables of connections would take longer than all the rest.
+/// Whether there is an interface besides the loopback that is up; without one nobody outside can be a peer, and
+/// looking through the kernel's tables of connections would take longer than all the rest.
 fn reaches_outside() -> bool {
+    const UP: u32 = 1; // IFF_UP, netdevice(7)
     let names = crate::world::open_directory(std::path::Path::new("/sys/class/net"));
-    let names = names.and_then(|directory| crate::walk::names_in(&directory));
-    names.map_or(true, |names| names.iter().any(|name| name.as_c_str() != c"lo"))
+    let Ok(names) = names.and_then(|directory| crate::walk::names_in(&directory)) else { return true };
+    let is_up = |name: &std::ffi::CString| {
+        let flags = crate::world::read_text(&format!("/sys/class/net/{}/flags", name.to_string_lossy()));
+        let flags = u32::from_str_radix(flags.trim().trim_start_matches("0x"), 16);
+        flags.is_ok_and(|flags| flags & UP != 0)
+    };
+    names.iter().any(|name| name.as_c_str() != c"lo" && is_up(name))
 }
 
 fn hex(id: &[u8; 16]) -> String {

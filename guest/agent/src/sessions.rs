@@ -1,15 +1,15 @@
 //! What the loop does with processes: start them, move their bytes, notice their end.
 
 use crate::agent::{Agent, Deadline, now_ms};
-use crate::conn::{HIGH_WATER, Role};
+use crate::conn::{Conn, HIGH_WATER, Role};
 use crate::poll::{Interest, Token};
 use crate::session::{Input, Kept, Output, Session, output_token};
 use crate::spawn::{Program, Spawned, Stdio, outcome, prepare, spawn};
 use crate::world::World;
 use agent_protocol::frame::{self, FrameKind};
 use agent_protocol::{
-    ErrorKind, ExecSpec, Exit, Failure, Frame, MAX_DATA, SERVICE_SESSION, SessionInfo, SignalSpec, Started,
-    WinSize,
+    AgentState, ErrorKind, ExecSpec, Exit, Failure, Frame, MAX_DATA, SERVICE_SESSION, SessionInfo,
+    SignalSpec, Started, WinSize,
 };
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
@@ -78,18 +78,43 @@ fn set_size(terminal: &OwnedFd, size: WinSize) {
 }
 
 impl Agent {
-    /// Serves `Exec`.
+    /// Serves `Exec`; while the machine is frozen, later. (A host may ask for a process together with the restore,
+    /// without waiting for it.)
     ///
     /// # Errors
     /// What keeps the process from being made; a program that cannot be executed is reported later.
-    pub fn exec(&mut self, conn: u64, spec: &ExecSpec) -> Result<(), Failure> {
+    pub fn exec(&mut self, conn: u64, spec: ExecSpec) -> Result<(), Failure> {
+        if matches!(self.state, AgentState::Freezing | AgentState::Frozen) {
+            if let Some(conn) = self.conns.get_mut(&conn) {
+                conn.role = Role::Held(Box::new(spec));
+                conn.paused = true;
+            }
+            return Ok(());
+        }
         self.must_run()?;
         let id = self.fresh_id();
-        self.start(id, Some(conn), spec)?;
+        self.start(id, Some(conn), &spec)?;
         if let Some(conn) = self.conns.get_mut(&conn) {
             conn.role = Role::Attached(id);
         }
         Ok(())
+    }
+
+    /// Starts the processes that were asked for while the machine was frozen.
+    pub fn start_held(&mut self) {
+        let held = |conn: &Conn| matches!(conn.role, Role::Held(_)) && !conn.dead;
+        let ids: Vec<u64> = self.conns.iter().filter(|(_, conn)| held(conn)).map(|(id, _)| *id).collect();
+        for id in ids {
+            let Some(conn) = self.conns.get_mut(&id) else { continue };
+            let Role::Held(spec) = std::mem::replace(&mut conn.role, Role::Fresh) else { continue };
+            conn.paused = false;
+            self.touched.push(id);
+            match self.exec(id, *spec) {
+                // Input that came with the request.
+                Ok(()) => self.frames(id),
+                Err(failure) => self.fail(id, &failure),
+            }
+        }
     }
 
     /// Makes a process and its session `id`.

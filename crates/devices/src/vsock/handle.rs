@@ -3,7 +3,7 @@
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
 use bus::lock;
@@ -62,16 +62,9 @@ impl VsockHandle {
     /// # Errors
     /// [`ConnectError`].
     pub fn connect(&self, port: u32, timeout: Duration) -> Result<UnixStream, ConnectError> {
-        self.shared.start_io()?;
-        let (ours, theirs) = UnixStream::pair()?;
-        ours.set_nonblocking(true)?;
+        self.start_io()?;
         let (waiter, answer) = sync_channel(1);
-        let token = self.shared.with(|state| {
-            if state.closed || state.world.is_none() {
-                return Err(ConnectError::NotReady { port });
-            }
-            state.table.connect(port, ours, waiter).ok_or(ConnectError::TooMany)
-        })?;
+        let (token, theirs) = self.ask(port, waiter)?;
         match answer.recv_timeout(timeout) {
             Ok(_) => Ok(theirs),
             Err(RecvTimeoutError::Disconnected) => Err(ConnectError::Refused { port }),
@@ -80,6 +73,38 @@ impl VsockHandle {
                 if made { Ok(theirs) } else { Err(ConnectError::TimedOut { port, after: timeout }) }
             }
         }
+    }
+
+    /// Asks for a connection and does not wait for the guest: what is written to the stream reaches it with its
+    /// first answer. A guest that refuses, or ends, closes the stream. For a machine that is about to run; once it
+    /// does, [`VsockHandle::start_io`] must be called.
+    ///
+    /// # Errors
+    /// [`ConnectError`], but for the guest's own answer.
+    pub fn begin(&self, port: u32) -> Result<UnixStream, ConnectError> {
+        // Nobody waits for the answer.
+        let (waiter, _) = sync_channel(1);
+        self.ask(port, waiter).map(|(_, theirs)| theirs)
+    }
+
+    fn ask(&self, port: u32, waiter: SyncSender<bool>) -> Result<(u64, UnixStream), ConnectError> {
+        let (ours, theirs) = UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let token = self.shared.with(|state| {
+            if state.closed || state.world.is_none() {
+                return Err(ConnectError::NotReady { port });
+            }
+            state.table.connect(port, ours, waiter).ok_or(ConnectError::TooMany)
+        })?;
+        Ok((token, theirs))
+    }
+
+    /// Starts the device's I/O thread, if it does not run yet.
+    ///
+    /// # Errors
+    /// The host has no more file descriptors or threads.
+    pub fn start_io(&self) -> io::Result<()> {
+        self.shared.start_io()
     }
 
     /// Calls `accept` with a stream for each connection that the guest opens to `port` of the

@@ -58,8 +58,13 @@ impl Table {
         }
     }
 
+    /// From now on streams are watched, those of connections that were made before first of all.
     pub fn set_poller(&mut self, poller: Arc<Poller>) {
         self.poller = Some(poller);
+        let made = self.connections.iter().filter(|(_, c)| !matches!(c.phase, Phase::Connecting(_)));
+        for token in made.map(|(token, _)| *token).collect::<Vec<_>>() {
+            self.watch(token);
+        }
     }
 
     /// Forgets all connections (the host's ends see the end); listeners stay.
@@ -219,13 +224,12 @@ impl Table {
         }
     }
 
-    /// Starts to watch the stream of a connection that was just made.
+    /// Starts to watch the stream of a connection that was just made; without a poller later.
     fn watch(&mut self, token: u64) {
-        let stream = self.connections.get(&token).and_then(Connection::stream);
-        let watched = match (&self.poller, stream) {
-            (Some(poller), Some(stream)) => poller.add(stream, token, Interest::READ).is_ok(),
-            _ => false,
-        };
+        let Some(poller) = &self.poller else { return };
+        let Some(c) = self.connections.get(&token) else { return };
+        let interest = if c.watching_room { Interest::BOTH } else { Interest::READ };
+        let watched = c.stream().is_none_or(|stream| poller.add(stream, token, interest).is_ok());
         if !watched {
             self.kill(token);
         }

@@ -163,6 +163,31 @@ fn a_host_connection_lives_from_request_to_reset() {
 }
 
 #[test]
+fn what_is_written_before_the_guest_answers_comes_with_its_answer() {
+    let mut g = Guest::new();
+    let mut stream = g.handle.begin(7).unwrap();
+    stream.write_all(b"early").unwrap();
+    let ports = Ports { guest: 7, host: g.expect(Op::Request).src_port };
+    g.send(ports, Op::Response);
+    assert_eq!(g.next().1, b"early");
+    stream.write_all(b"meanwhile").unwrap();
+    // Connections that were made before are watched, too.
+    g.handle.start_io().unwrap();
+    assert_eq!(g.next().1, b"meanwhile");
+    stream.write_all(b"late").unwrap();
+    assert_eq!(g.next().1, b"late");
+    g.send_data(ports, b"answer");
+    let mut answer = [0; 6];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"answer");
+
+    let mut refused = g.handle.begin(8).unwrap();
+    let ports = Ports { guest: 8, host: g.expect(Op::Request).src_port };
+    g.send(ports, Op::Reset);
+    assert_eq!(refused.read(&mut [0]).unwrap(), 0);
+}
+
+#[test]
 fn the_guest_may_close_half_and_read_on() {
     let mut g = Guest::new();
     let (mut stream, ports) = g.connect(5);

@@ -8,7 +8,7 @@ mod server;
 use serde::{Deserialize, Serialize};
 
 pub use client::Client;
-pub use server::{Asker, Handler, Server, serve};
+pub use server::{Asker, Handler, Listening, Server, listen};
 
 /// Longest request or answer, in bytes.
 const LINE_MAX: u64 = 64 * 1024;

@@ -53,26 +53,43 @@ impl Drop for Server {
     }
 }
 
-/// Serves an instance's control socket until the process ends. The caller holds the instance's
-/// lock, so a socket file that is there is a dead VMM's.
+/// A socket that listens and is not served yet: who connects waits.
+pub struct Listening {
+    listener: UnixListener,
+    server: Server,
+}
+
+/// Makes an instance's control socket. The caller holds the instance's lock, so a socket file that is there is a
+/// dead VMM's.
 ///
 /// # Errors
 /// The host's.
-pub fn serve(instance: &Instance, handler: Arc<dyn Handler>) -> Result<Server, Error> {
+pub fn listen(instance: &Instance) -> Result<Listening, Error> {
     let path = instance.socket();
     let _ = fs::remove_file(&path);
     let listener = UnixListener::bind(&path).map_err(io_error("listen on", &path))?;
-    let accept = move || {
-        for stream in listener.incoming().flatten() {
-            let handler = handler.clone();
-            let _ = thread::Builder::new()
-                .name("control".into())
-                .spawn(move || answer(&stream, handler.as_ref()));
-        }
-    };
-    let thread = thread::Builder::new().name("control-accept".into()).stack_size(64 * 1024).spawn(accept);
-    thread.map_err(io_error("serve", &path))?;
-    Ok(Server { path })
+    Ok(Listening { listener, server: Server { path } })
+}
+
+impl Listening {
+    /// Serves it until the process ends.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn serve(self, handler: Arc<dyn Handler>) -> Result<Server, Error> {
+        let listener = self.listener;
+        let accept = move || {
+            for stream in listener.incoming().flatten() {
+                let handler = handler.clone();
+                let _ = thread::Builder::new()
+                    .name("control".into())
+                    .spawn(move || answer(&stream, handler.as_ref()));
+            }
+        };
+        let thread = thread::Builder::new().name("control-accept".into()).stack_size(64 * 1024).spawn(accept);
+        thread.map_err(io_error("serve", &self.server.path))?;
+        Ok(self.server)
+    }
 }
 
 /// Only this user and root may ask: the directory is 0700, this is the second lock on the door.

@@ -4,9 +4,10 @@
 //! instant is taken, and then (where the engine sees every write) vCPUs and tasks go on while it is
 //! written. Way (c) through the house; next: `machine/save.rs`.
 
+use std::io::Read;
 use std::path::Path;
 use std::sync::PoisonError;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use agent_protocol::{FreezeSpec, FrozenReport, Reply, Request};
 use artifact::{CopyCheck, MachineFile, MachineFileWriter, SectionKind, WriterOptions};
@@ -16,6 +17,9 @@ use serde::Serialize;
 
 use super::{Vmm, agent_error, us};
 use crate::error::Error;
+
+/// How long the agent's helper may take to end after it has frozen the guest; later is only slower.
+const SETTLE: Duration = Duration::from_secs(1);
 
 /// What freezing took and wrote.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
@@ -68,10 +72,18 @@ impl Vmm {
     fn quiesce(&self, target: SnapshotTarget) -> Result<FrozenReport, Error> {
         let hooks = Self::hooks(&self.spec.hooks.before_snapshot);
         let sync = target != SnapshotTarget::Fork;
-        match self.agent()?.call(&Request::Freeze(FreezeSpec { hooks, timeout_ms: 0, sync }))? {
-            Reply::Frozen(report) => Ok(report),
-            _ => Err(agent_error("Freeze")),
+        let mut client = self.agent()?;
+        let report = match client.call(&Request::Freeze(FreezeSpec { hooks, timeout_ms: 0, sync }))? {
+            Reply::Frozen(report) => report,
+            _ => return Err(agent_error("Freeze")),
+        };
+        // The agent closes when its copy that did the work is gone. Frozen before, its end would be the first
+        // thing that a restored guest does, in front of everything that somebody waits for.
+        let mut stream = client.into_stream();
+        if stream.set_read_timeout(Some(SETTLE)).is_ok() {
+            let _ = stream.read(&mut [0]);
         }
+        Ok(report)
     }
 
     /// Freezes the machine into a file that the caller finishes. Afterwards the vCPUs stand still;

@@ -4,6 +4,7 @@ pub mod capacity;
 pub mod code_memory;
 pub mod entropy;
 pub mod event;
+pub mod heap;
 pub mod mapping;
 pub mod poller;
 pub mod process;
