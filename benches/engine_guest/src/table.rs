@@ -64,17 +64,17 @@ const fn program(
 /// Every row, in the order of the table.
 pub static WORKLOADS: &[Workload] = &[
     micro("int", "integer loop", 300_000_000, compute::integers),
-    micro("branch", "branches on random bits", 50_000_000, compute::branches),
+    micro("branch", "branches on random bits", 100_000_000, compute::branches),
     micro("indirect", "indirect calls, 16 targets at random", 40_000_000, calls::indirect),
-    micro("direct", "direct calls and returns (recursion)", 36, calls::recursion),
+    micro("direct", "direct calls and returns (recursion)", 1000, calls::recursion),
     micro("chase", "pointer chase over 4 MB", 20_000_000, memory::chase),
     micro("sieve", "sieve of Eratosthenes, 8 MB", 4, memory::sieve),
     micro("matmul", "double matrix product, 320 x 320", 3, compute::matrix),
-    micro("x87", "x87 arithmetic", 4_000_000, compute::x87),
+    micro("x87", "x87 arithmetic", 8_000_000, compute::x87),
     micro("memset", "memset of 256 MB", 256 << 20, memory::set),
     micro("memcpy", "memcpy of 256 MB", 256 << 20, memory::copy),
     micro("syscall", "null system call", 4_000_000, system::null_call),
-    micro("fork", "fork, exit, wait", 1500, system::fork_exit),
+    micro("fork", "fork, exit, wait", 3000, system::fork_exit),
     micro("exec", "fork, exec, exit, wait", 700, system::fork_exec),
     micro("fault", "page faults (anonymous memory)", 600_000, memory::faults),
     micro("pipe", "pipe ping-pong of two processes", 60_000, system::ping_pong),
@@ -83,13 +83,13 @@ pub static WORKLOADS: &[Workload] = &[
     program("sha256", "sha256sum of 64 MB", 64 << 20, programs::data, programs::sha256),
     program("gzip", "gzip -1 of 64 MB", 64 << 20, programs::data, programs::gzip),
     program("py-start", "CPython start, 10 times", 10, programs::warm_python, programs::python_start),
-    program("py-pidigits", "CPython pidigits", 1500, programs::warm_python, programs::pidigits),
-    program("py-json", "CPython json", 30, programs::warm_python, programs::json),
-    program("py-regex", "CPython regular expressions", 20, programs::warm_python, programs::regex),
-    program("py-nbody", "CPython nbody", 20_000, programs::warm_python, programs::nbody),
+    program("py-pidigits", "CPython pidigits", 1000, programs::warm_python, programs::pidigits),
+    program("py-json", "CPython json", 20, programs::warm_python, programs::json),
+    program("py-regex", "CPython regular expressions", 12, programs::warm_python, programs::regex),
+    program("py-nbody", "CPython nbody", 12_000, programs::warm_python, programs::nbody),
     program("sqlite", "sqlite3 inserts and selects", 40_000, programs::warm_sqlite, programs::sqlite),
     program("node-start", "Node start, 3 times", 3, programs::warm_node, programs::node_start),
-    program("node-loop", "Node compute loop", 40, programs::warm_node, programs::node_loop),
+    program("node-loop", "Node compute loop", 20, programs::warm_node, programs::node_loop),
     program("initdb", "PostgreSQL initdb", 1, programs::warm_postgres, programs::initdb),
     Workload {
         name: "pgbench",
@@ -120,7 +120,7 @@ mod tests {
     fn micro_workloads_give_the_same_check_twice() {
         for workload in WORKLOADS {
             if let Work::Micro(function) = workload.work
-                && !["exec", "memset", "memcpy", "fault", "direct", "matmul", "sieve", "sieve-2"]
+                && !["exec", "memset", "memcpy", "fault", "matmul", "sieve", "sieve-2"]
                     .contains(&workload.name)
             {
                 let size = workload.scaled(10_000);

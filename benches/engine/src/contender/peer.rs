@@ -33,7 +33,7 @@ pub fn start(setup: &Setup, cpus: u32) -> Result<Contender> {
     let mut command = Command::new("qemu-system-x86_64");
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-S"]);
     let machine =
-        "microvm,acpi=off,pit=on,pic=on,rtc=off,isa-serial=on,auto-kernel-cmdline=off,x-option-roms=off";
+        "microvm,acpi=off,pit=on,pic=on,rtc=on,isa-serial=on,auto-kernel-cmdline=off,x-option-roms=off";
     command.args(["-M", machine, "-accel", "tcg,thread=multi", "-cpu", CPU]);
     command.args(["-m", &setup.memory.to_string(), "-smp", &cpus.to_string()]);
     command.arg("-bios").arg(&image.rom);
