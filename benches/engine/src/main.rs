@@ -8,7 +8,7 @@
 //! that must agree, and a time by the guest's clock that the host's clock is held against.
 //!
 //! Next: `setup.rs` (what is needed), `contender/` (the three), `measure.rs` (turns), `report.rs`.
-//! `services/` is the second half: Debian's services frozen and resumed (`-- services`).
+//! `services.rs` is the second half: Debian's services frozen and resumed (`-- services`).
 
 mod contender;
 mod cpio;
@@ -16,6 +16,7 @@ mod host;
 mod measure;
 mod options;
 mod report;
+mod services;
 mod setup;
 
 use clap::Parser;
@@ -25,6 +26,7 @@ fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     match &options.task {
         Some(Task::Soft(part)) => contender::soft::child(part),
+        Some(Task::Services(services)) => services::run(services),
         None => measure::run(&options),
     }
 }

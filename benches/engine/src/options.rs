@@ -15,9 +15,23 @@ pub struct Options {
 
 #[derive(Subcommand)]
 pub enum Task {
+    /// Debian services and tools: built, frozen, resumed, put under load
+    Services(Services),
     /// One machine on the soft engine, spoken to over standard streams
     #[command(name = "__soft", hide = true)]
     Soft(SoftChild),
+}
+
+/// The services of examples/services.
+#[derive(Args)]
+pub struct Services {
+    /// Only these
+    pub names: Vec<String>,
+    /// Don't compare with a native run (which needs root)
+    #[arg(long)]
+    pub no_native: bool,
+    #[command(flatten)]
+    pub place: Place,
 }
 
 /// The table of workloads.

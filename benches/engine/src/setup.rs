@@ -30,6 +30,13 @@ pub struct Setup {
 
 /// Makes what is missing.
 pub fn setup(place: &Place) -> Result<Setup> {
+    let mut setup = setup_program(place)?;
+    setup.root = root(&setup.work, &setup.smolvm)?;
+    Ok(setup)
+}
+
+/// Everything but the root of the workloads.
+pub fn setup_program(place: &Place) -> Result<Setup> {
     let target =
         env::var_os("CARGO_TARGET_DIR").map_or_else(|| host::checkout().join("target"), PathBuf::from);
     let work = place.work.clone().unwrap_or_else(|| target.join("engine"));
@@ -46,8 +53,7 @@ pub fn setup(place: &Place) -> Result<Setup> {
         }
     };
     let smolvm = smolvm(place)?;
-    let root = root(&work, &smolvm)?;
-    Ok(Setup { work, root, kernel, initramfs, guest, memory: place.memory, smolvm })
+    Ok(Setup { root: work.join("root.erofs"), work, kernel, initramfs, guest, memory: place.memory, smolvm })
 }
 
 /// QEMU, installed from Debian's packages where it is missing and we may; its version.
@@ -149,7 +155,7 @@ fn key(source: &Path) -> Result<String> {
 }
 
 /// Copies the root image out of a machine file.
-fn extract(file: &Path, image: &Path) -> Result<()> {
+pub fn extract(file: &Path, image: &Path) -> Result<()> {
     let file = MachineFile::open_path(file)?;
     let section = file.require(SectionKind::RootImage, 0)?;
     let mut out = File::create(image)?;
