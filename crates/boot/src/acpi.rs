@@ -21,8 +21,10 @@ const OEM_TABLE: [u8; 8] = *b"SMOLVM01";
 /// One virtio-mmio device as the guest finds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VirtioSlot {
-    /// Guest-physical base of its 4 KiB of registers.
+    /// Guest-physical base of its registers.
     pub base: u64,
+    /// Bytes of registers.
+    pub size: u64,
     /// Its edge-triggered interrupt.
     pub gsi: u32,
 }
@@ -133,7 +135,7 @@ fn virtio_device(index: usize, slot: VirtioSlot) -> Vec<u8> {
             &Name::new(
                 Path::new("_CRS"),
                 &ResourceTemplate::new(vec![
-                    &Memory32Fixed::new(true, slot.base as u32, layout::VIRTIO_STRIDE as u32),
+                    &Memory32Fixed::new(true, slot.base as u32, slot.size as u32),
                     &edge(slot.gsi),
                 ]),
             ),

@@ -24,6 +24,7 @@ fn tiny_kernel(code: &[u8]) -> Vec<u8> {
 fn config<'a>(kernel: &'a [u8], line: &'a str) -> BootConfig<'a> {
     let virtio = (0..4).map(|i| VirtioSlot {
         base: layout::VIRTIO_BASE + i * layout::VIRTIO_STRIDE,
+        size: layout::VIRTIO_STRIDE,
         gsi: layout::VIRTIO_GSI + i as u32,
     });
     BootConfig {

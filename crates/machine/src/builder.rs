@@ -72,6 +72,7 @@ impl Devices {
 fn slot(index: usize) -> VirtioSlot {
     VirtioSlot {
         base: layout::VIRTIO_BASE + index as u64 * layout::VIRTIO_STRIDE,
+        size: layout::VIRTIO_STRIDE,
         gsi: layout::VIRTIO_GSI + index as u32,
     }
 }
