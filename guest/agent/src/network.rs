@@ -12,8 +12,10 @@ use std::net::{IpAddr, Ipv4Addr};
 const NEW_LINK: u16 = 16;
 const NEW_ADDRESS: u16 = 20;
 const NEW_ROUTE: u16 = 24;
-/// REQUEST, ACK, CREATE, REPLACE.
-const FLAGS: u16 = 0x1 | 0x4 | 0x400 | 0x100;
+/// REQUEST, ACK.
+const CHANGE: u16 = 0x1 | 0x4;
+/// And CREATE, REPLACE; of a link the kernel refuses these.
+const MAKE: u16 = CHANGE | 0x400 | 0x100;
 const HEADER: usize = 16;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -54,20 +56,20 @@ pub fn bring_up(words: &str) -> io::Result<()> {
     link.extend_from_slice(&index.to_ne_bytes());
     link.extend_from_slice(&IFF_UP.to_ne_bytes());
     link.extend_from_slice(&IFF_UP.to_ne_bytes());
-    request(&socket, NEW_LINK, &link)?;
+    request(&socket, NEW_LINK, CHANGE, &link)?;
     for (address, prefix, gateway) in &wanted {
         let (family, bytes) = octets(*address);
         let mut body = vec![family, *prefix, NO_DETECTION, 0];
         body.extend_from_slice(&index.to_ne_bytes());
         attribute(&mut body, IFA_LOCAL, &bytes);
         attribute(&mut body, IFA_ADDRESS, &bytes);
-        request(&socket, NEW_ADDRESS, &body)?;
+        request(&socket, NEW_ADDRESS, MAKE, &body)?;
         let mut body = vec![family, 0, 0, 0];
         body.extend_from_slice(&ROUTE);
         body.extend_from_slice(&[0; 4]);
         attribute(&mut body, RTA_GATEWAY, &octets(*gateway).1);
         attribute(&mut body, RTA_OIF, &index.to_ne_bytes());
-        request(&socket, NEW_ROUTE, &body)?;
+        request(&socket, NEW_ROUTE, MAKE, &body)?;
     }
     let resolver = wanted.iter().find(|(address, ..)| address.is_ipv4()).map(|(.., gateway)| *gateway);
     resolve_by(resolver.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)))
@@ -104,11 +106,11 @@ fn attribute(body: &mut Vec<u8>, kind: u16, payload: &[u8]) {
 }
 
 /// Sends a request and takes its acknowledgement.
-fn request(socket: &OwnedFd, kind: u16, body: &[u8]) -> io::Result<()> {
+fn request(socket: &OwnedFd, kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
     let mut message = Vec::with_capacity(HEADER + body.len());
     message.extend_from_slice(&((HEADER + body.len()) as u32).to_ne_bytes());
     message.extend_from_slice(&kind.to_ne_bytes());
-    message.extend_from_slice(&FLAGS.to_ne_bytes());
+    message.extend_from_slice(&flags.to_ne_bytes());
     message.extend_from_slice(&[0; 8]);
     message.extend_from_slice(body);
     rustix::net::send(socket, &message, SendFlags::empty())?;
