@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, UdpSocket};
 
 use netstack::{Config, Policy, Published};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 use spec::NetSpec;
 
@@ -32,11 +33,18 @@ impl NetOptions {
             return Ok(None);
         }
         let spec = spec.cloned().unwrap_or_default();
+        raise_descriptors();
         let hosts = parsed(spec.allow_hosts.iter().chain(&self.allow_hosts))?;
         let policy = Policy::new(hosts, parsed(&spec.allow_cidrs)?, parsed(&self.allow_cidrs)?);
         let published = self.udp.iter().map(bind).collect::<Result<_, _>>()?;
         Ok(Some(Config { policy, resolvers: self.dns.clone(), published }))
     }
+}
+
+/// A flow is a descriptor, and a soft limit of 1024 is common. Where it cannot be raised, flows beyond it are refused.
+fn raise_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 fn parsed<'a, T>(words: impl IntoIterator<Item = &'a String>) -> Result<Vec<T>, Error>

@@ -18,6 +18,8 @@
 
 mod port;
 mod saved_state;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 pub use saved_state::NetState;
