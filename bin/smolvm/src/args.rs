@@ -48,7 +48,7 @@ pub enum Verb {
     /// Build a machine file from a Smolfile
     Build(Build),
     /// Resume (or boot) a machine and execute
-    Run(Run),
+    Run(Box<Run>),
     /// Execute a command in a running machine
     Exec(Exec),
     /// Open a shell in a running machine

@@ -27,7 +27,7 @@ pub fn checksums(offload: bool) -> ChecksumCapabilities {
     all.icmpv4 = Checksum::Tx;
     all.icmpv6 = Checksum::Tx;
     all.tcp = if offload { Checksum::None } else { Checksum::Tx };
-    all.udp = all.tcp.clone();
+    all.udp = all.tcp;
     all
 }
 
