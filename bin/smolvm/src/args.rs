@@ -49,7 +49,7 @@ pub enum Verb {
     /// Build a machine file from a Smolfile
     Build(Build),
     /// Resume (or boot) a machine and execute
-    Run(Run),
+    Run(Box<Run>),
     /// Execute a command in a running machine
     Exec(Exec),
     /// Open a shell in a running machine
@@ -90,6 +90,8 @@ pub enum Verb {
     Images,
     /// Remove from the store what nothing uses
     Prune(Prune),
+    /// Look at a machine's network
+    Net(Net),
     /// Say what this host can do
     Doctor(Doctor),
     /// Print versions
@@ -220,12 +222,24 @@ pub struct Run {
     /// Discard the instance at its end (the default in the foreground without a name)
     #[arg(long)]
     pub rm: bool,
-    /// Publish a port: [IP:]HOST:GUEST
+    /// Publish a port: [IP:]HOST:GUEST[/udp] (UDP needs the network)
     #[arg(short, long, value_name = "[IP:]HOST:GUEST")]
     pub publish: Vec<String>,
     /// The guest's host name; without, the one it was built with
     #[arg(long, value_name = "NAME")]
     pub hostname: Option<String>,
+    /// Give it a network, or with --net=off take it away; as its definition says when absent
+    #[arg(long, value_name = "on|off", num_args = 0..=1, require_equals = true, default_missing_value = "on", value_parser = on_off)]
+    pub net: Option<bool>,
+    /// Let it reach this host name (or *.NAME), and nothing that is on no list
+    #[arg(long, value_name = "NAME")]
+    pub allow_host: Vec<String>,
+    /// Let it reach these addresses, even this host's own, and nothing that is on no list
+    #[arg(long, value_name = "CIDR")]
+    pub allow_cidr: Vec<String>,
+    /// Resolve names there instead of by this host's resolvers
+    #[arg(long, value_name = "ADDRESS")]
+    pub dns: Vec<String>,
     /// Boot the base instead of resuming
     #[arg(long)]
     pub cold: bool,
@@ -440,6 +454,29 @@ pub struct Doctor {
     pub selftest: bool,
     #[command(flatten)]
     pub engine: EngineArgs,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Net {
+    #[command(subcommand)]
+    pub verb: NetVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum NetVerb {
+    /// List what a machine asked for and was refused
+    Log {
+        /// The machine
+        name: String,
+    },
+}
+
+fn on_off(word: &str) -> Result<bool, String> {
+    match word {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("write on or off".into()),
+    }
 }
 
 #[derive(Debug, ClapArgs)]

@@ -55,6 +55,9 @@ pub struct Plan {
     /// The guest's host name; its own when absent.
     #[serde(default)]
     pub hostname: Option<String>,
+    /// The network, and published UDP ports.
+    #[serde(default)]
+    pub net: instance::NetOptions,
     /// A command to run beside the service, and to end with.
     pub command: Option<Exec>,
 }
@@ -73,6 +76,7 @@ impl Plan {
             memory: None,
             ports: Vec::new(),
             hostname: None,
+            net: instance::NetOptions::default(),
             command: None,
         }
     }
@@ -158,6 +162,7 @@ pub fn vmm_options(plan: &Plan, scratch_dir: PathBuf, kernel_log: Option<PathBuf
         hostname: plan.hostname.clone(),
         command_line: String::new(),
         gate: None,
+        net: plan.net.clone(),
     })
 }
 
@@ -363,6 +368,10 @@ impl Control {
                 // The copies need not look for an engine again.
                 report["engine"] = self.vmm.machine().engine().to_string().into();
                 Ok((report, None))
+            }
+            Request::Network => {
+                let report = self.vmm.machine().network();
+                Ok((serde_json::to_value(report).unwrap_or_default(), None))
             }
             Request::Drift => {
                 let drift = self.vmm.machine().drift();

@@ -90,7 +90,7 @@ pub fn fetch(what: &What, home: &Home) -> Result<Pin> {
     }
 }
 
-/// `[IP:]HOST:GUEST[/tcp]`, loopback by default.
+/// `[IP:]HOST:GUEST[/tcp|/udp]`, loopback by default.
 ///
 /// # Errors
 /// Words that are no port.
@@ -98,7 +98,7 @@ pub fn publish(word: &str) -> Result<Publish> {
     let form = || format!("`-p {word}`: write [IP:]HOST:GUEST, like 8000:80 or 0.0.0.0:8000:80");
     let plain = match word.split_once('/') {
         Some((plain, "tcp")) => plain,
-        Some((_, "udp")) => bail!("`-p {word}`: publishing UDP is planned; TCP works today"),
+        Some((plain, "udp")) => plain,
         Some(_) => bail!(form()),
         None => word,
     };
@@ -109,6 +109,48 @@ pub fn publish(word: &str) -> Result<Publish> {
     };
     let guest = guest.parse().ok().filter(|p| *p > 0).with_context(form)?;
     Ok(Publish { host: SocketAddr::new(ip, host.parse().with_context(form)?), guest })
+}
+
+/// `--net` and its companions; each of those means a network, too.
+///
+/// # Errors
+/// Words that are no port or address, a companion of `--net=off`.
+pub fn network(run: &crate::args::Run) -> Result<instance::NetOptions> {
+    let udp: Vec<Publish> =
+        run.publish.iter().filter(|p| p.ends_with("/udp")).map(|p| publish(p)).collect::<Result<_>>()?;
+    let address = |word: &String| {
+        let whole = word.parse::<SocketAddr>();
+        whole.or_else(|_| Ok(SocketAddr::new(word.parse()?, 53)))
+    };
+    let dns: Vec<SocketAddr> = run
+        .dns
+        .iter()
+        .map(|word| {
+            address(word).map_err(|_: std::net::AddrParseError| {
+                anyhow::anyhow!("--dns {word}: write an address, like 192.0.2.53")
+            })
+        })
+        .collect::<Result<_>>()?;
+    let wanted =
+        !(udp.is_empty() && dns.is_empty() && run.allow_host.is_empty() && run.allow_cidr.is_empty());
+    if run.net == Some(false) && wanted {
+        bail!(
+            "--net=off leaves nothing for --allow-host, --allow-cidr, --dns and -p …/udp; drop one or the other"
+        );
+    }
+    for cidr in &run.allow_cidr {
+        cidr.parse::<netstack::Cidr>().map_err(anyhow::Error::msg)?;
+    }
+    for host in &run.allow_host {
+        host.parse::<netstack::HostPattern>().map_err(anyhow::Error::msg)?;
+    }
+    Ok(instance::NetOptions {
+        switch: run.net.or(wanted.then_some(true)),
+        allow_hosts: run.allow_host.clone(),
+        allow_cidrs: run.allow_cidr.clone(),
+        dns,
+        udp,
+    })
 }
 
 /// `-e`, `--env-file`, with the host's value for a bare KEY.

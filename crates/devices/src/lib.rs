@@ -8,6 +8,7 @@
 pub mod blk;
 pub mod console;
 pub mod ioapic;
+pub mod net;
 pub mod power;
 pub mod rng;
 pub mod serial;

@@ -6,6 +6,7 @@ use bus::Saved;
 use devices::Tail;
 use devices::blk::Blk;
 use devices::console::Console;
+use devices::net::Net;
 use devices::rng::Rng;
 use devices::vsock::Vsock;
 use disk::{FileDisk, Overlay};
@@ -69,6 +70,8 @@ proptest! {
         torture(Rng::from_host, &seed, &table, &heads);
         torture(|| Console::new(Box::new(Tail::new(4096))), &seed, &table, &heads);
         torture(|| Vsock::new(3), &seed, &table, &heads);
+        torture(|| Net::new(Some(Default::default())).unwrap(), &seed, &table, &heads);
+        torture(|| Net::new(None).unwrap(), &seed, &table, &heads);
     }
 }
 

@@ -52,6 +52,7 @@ pub fn built_in_spec() -> MachineSpec {
         ready: None,
         hooks: Hooks::default(),
         env: Vec::new(),
+        net: None,
     }
 }
 

@@ -17,6 +17,7 @@ use spec::{MachineSpec, ReadyCheck};
 
 use crate::error::Error;
 use crate::media::{self, Media};
+use crate::net::NetOptions;
 
 mod console;
 mod save;
@@ -42,6 +43,8 @@ pub struct VmmOptions {
     /// Called with the host name when a restored machine is whole and has not run yet: waits for the
     /// moment to start.
     pub gate: Option<fn(&str)>,
+    /// Its network.
+    pub net: NetOptions,
 }
 
 /// A machine that runs in this process.
@@ -113,6 +116,7 @@ impl Vmm {
             memory: media.spec.memory,
             root: media.root()?,
             scratch: media::scratch(saved, &options.scratch_dir)?,
+            net: options.net.config(media.spec.net.as_ref())?,
         })
     }
 

@@ -11,6 +11,7 @@ use bus::{Bus, BusDevice, IrqLine, Saved};
 use devices::blk::Blk;
 use devices::console::Console;
 use devices::ioapic::{IoApic, MsiSink};
+use devices::net::Net;
 use devices::power::{Power, PowerEvent};
 use devices::rng::Rng;
 use devices::serial::Serial;
@@ -31,12 +32,15 @@ use crate::vcpu_thread::World;
 
 /// The guest's context id on vsock.
 const GUEST_CID: u64 = 3;
-/// virtio-mmio devices that every machine has, in the order of their slots.
+/// virtio-mmio devices that every machine has, in the order of their slots; a network device comes after them.
 const VIRTIO_DEVICES: usize = 5;
 
 /// Devices whose state travels, in the order of the saved format.
 pub(crate) const PART_NAMES: [&str; 8] =
     ["ioapic", "serial", "ged", "blk0", "blk1", "vsock", "rng", "console"];
+
+/// The network device's name in the saved format.
+pub(crate) const NET: &str = "net";
 
 /// The CPU as the guest sees it.
 pub(crate) struct Cpu {
@@ -60,6 +64,16 @@ impl Cpu {
 pub(crate) struct Devices {
     pub(crate) vsock: VsockHandle,
     generation: Arc<VmGenId>,
+    pub(crate) net: Option<netstack::Reporter>,
+}
+
+/// The machine's network device.
+pub(crate) enum Network {
+    /// There is none, as in every machine that did not ask for it.
+    Absent,
+    /// It has no carrier: a machine that was frozen with it runs without network.
+    Down,
+    Up(netstack::Config),
 }
 
 impl Devices {
@@ -78,8 +92,8 @@ fn slot(index: usize) -> VirtioSlot {
 }
 
 /// What the ACPI tables of a machine describe.
-pub(crate) fn acpi(vcpus: u32) -> AcpiConfig {
-    AcpiConfig { vcpus, virtio: (0..VIRTIO_DEVICES).map(slot).collect() }
+pub(crate) fn acpi(vcpus: u32, network: bool) -> AcpiConfig {
+    AcpiConfig { vcpus, virtio: (0..VIRTIO_DEVICES + usize::from(network)).map(slot).collect() }
 }
 
 /// Fresh memory of the configured size.
@@ -102,6 +116,7 @@ pub(crate) fn build(
     config: MachineConfig,
     memory: GuestMemory,
     cpu: Cpu,
+    network: Network,
     console: Sink,
 ) -> Result<Machine, Error> {
     let partition: Arc<dyn Partition> = engine::partition(
@@ -117,7 +132,7 @@ pub(crate) fn build(
     .into();
     let control = Arc::new(Control::new());
     let mut board = Board::new(memory.clone(), IoApic::new(Arc::new(ToEngine(partition.clone()))))?;
-    let devices = board.populate(&config, console, control.clone())?;
+    let devices = board.populate(&config, network, console, control.clone())?;
     let (ioapic, streams) = (board.ioapic.clone(), devices.vsock.clone());
     let world = World {
         mmio: board.mmio,
@@ -187,10 +202,23 @@ impl Board {
         Ok(())
     }
 
+    fn network(&mut self, network: Network) -> Result<Option<netstack::Reporter>, Error> {
+        let config = match network {
+            Network::Absent => return Ok(None),
+            Network::Down => None,
+            Network::Up(config) => Some(config),
+        };
+        let net = Arc::new(Net::new(config).map_err(host("starting the machine's network"))?);
+        let reporter = net.reporter();
+        self.virtio(NET, net)?;
+        Ok(Some(reporter))
+    }
+
     /// Every device, in the order of the saved format.
     fn populate(
         &mut self,
         config: &MachineConfig,
+        network: Network,
         console: Sink,
         control: Arc<Control>,
     ) -> Result<Devices, Error> {
@@ -221,6 +249,7 @@ impl Board {
         self.virtio("rng", Arc::new(Rng::from_host()))?;
         let output = Box::new(move |bytes: &[u8]| console(bytes));
         self.virtio("console", Arc::new(Console::new(output)))?;
-        Ok(Devices { vsock: handle, generation })
+        let net = self.network(network)?;
+        Ok(Devices { vsock: handle, generation, net })
     }
 }

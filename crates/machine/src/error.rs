@@ -19,6 +19,11 @@ pub enum Error {
     Bus(#[from] bus::InsertError),
     #[error("the saved machine does not fit: {0}; it was written by another version of smolvm")]
     Mismatch(String),
+    #[error(
+        "the machine was frozen without a network device and cannot be given one; boot its base with --cold, or \
+         rebuild it with `net = true` in its Smolfile"
+    )]
+    NoNetworkDevice,
     #[error("{what} failed: {source}")]
     Host {
         what: &'static str,

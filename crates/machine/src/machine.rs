@@ -13,7 +13,7 @@ use hv::{CpuidLeaf, EngineKind, Partition, Vcpu};
 use snapshot::Origin;
 
 use crate::Error;
-use crate::builder::{self, Devices};
+use crate::builder::{self, Devices, Network};
 use crate::engine::{self, EngineChoice};
 use crate::error::host;
 use crate::lifecycle::Outcome;
@@ -44,6 +44,8 @@ pub struct MachineConfig {
     pub root: Arc<dyn Disk>,
     /// The writable disk (/dev/vdb).
     pub scratch: Arc<Overlay>,
+    /// The network that it is on, if any.
+    pub net: Option<netstack::Config>,
 }
 
 /// A machine: paused, running or ended.
@@ -77,13 +79,19 @@ pub(crate) struct Assembly {
     pub(crate) cpu: builder::Cpu,
 }
 
+/// Tells the agent how to set the network device up (`guest/agent/src/network.rs`).
+fn network_words() -> String {
+    use netstack::{GATEWAY_V4, GATEWAY_V6, GUEST_V4, GUEST_V6, PREFIX_V4, PREFIX_V6};
+    format!(" smolvm.net={GUEST_V4}/{PREFIX_V4},{GATEWAY_V4},{GUEST_V6}/{PREFIX_V6},{GATEWAY_V6}")
+}
+
 impl Machine {
     /// Loads a kernel into a fresh machine, paused before its first instruction.
     ///
     /// # Errors
     /// What does not fit, what the engine or the host refuses.
     pub fn boot(
-        config: MachineConfig,
+        mut config: MachineConfig,
         kernel: &[u8],
         initramfs: &[u8],
         command_line: &str,
@@ -93,12 +101,16 @@ impl Machine {
         let mut rng_seed = [0; 32];
         rustix::rand::getrandom(&mut rng_seed, rustix::rand::GetRandomFlags::empty())
             .map_err(|e| host("asking the host for random numbers")(e.into()))?;
-        let acpi = builder::acpi(config.vcpus);
+        let network = config.net.take().map_or(Network::Absent, Network::Up);
+        let with_network = matches!(network, Network::Up(_));
+        let command_line =
+            &format!("{command_line}{}", if with_network { network_words() } else { String::new() });
+        let acpi = builder::acpi(config.vcpus, with_network);
         let boot = boot::BootConfig { kernel, initramfs, command_line, rng_seed, acpi };
         let loaded = boot::load(&memory, &boot)?;
         let tsc_khz = engine::natural_tsc_khz(config.engine)?;
         let cpu = builder::Cpu::template(config.vcpus, tsc_khz);
-        let machine = builder::build(config, memory, cpu, console)?;
+        let machine = builder::build(config, memory, cpu, network, console)?;
         if let Some(first) = machine.vcpus.first() {
             lock(first).restore(&loaded.vcpu)?;
         }
@@ -187,6 +199,11 @@ impl Machine {
 
     pub fn engine(&self) -> EngineKind {
         self.partition.engine()
+    }
+
+    /// What its network did; `None` without one.
+    pub fn network(&self) -> Option<netstack::NetReport> {
+        self.devices.net.as_ref().map(netstack::Reporter::report)
     }
 
     /// Guest instructions executed, where the engine counts them; the machine must be paused or

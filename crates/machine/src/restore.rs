@@ -6,7 +6,7 @@ use bus::lock;
 use snapshot::{MachineState, PartState};
 
 use crate::Error;
-use crate::builder;
+use crate::builder::{self, Network};
 use crate::machine::{Machine, MachineConfig, Sink};
 
 /// Most bytes of CPU or device state.
@@ -23,6 +23,16 @@ pub(crate) fn read_parts(file: &MachineFile) -> Result<Vec<PartState>, Error> {
     Ok(PartState::decode_all(section.version, &file.read_section(section, STATE_CAP)?)?)
 }
 
+/// The frozen machine's device decides whether there is one; whether it has a carrier is the caller's.
+fn network(config: Option<netstack::Config>, parts: &[PartState]) -> Result<Network, Error> {
+    match (parts.iter().any(|part| part.name == builder::NET), config) {
+        (true, Some(config)) => Ok(Network::Up(config)),
+        (true, None) => Ok(Network::Down),
+        (false, None) => Ok(Network::Absent),
+        (false, Some(_)) => Err(Error::NoNetworkDevice),
+    }
+}
+
 impl Machine {
     /// Brings the frozen machine in `file` back, paused. `parent`: the file that it builds on.
     /// `config.scratch` holds the disk already, with the changes of both.
@@ -30,7 +40,7 @@ impl Machine {
     /// # Errors
     /// The files'; a state that does not fit this machine, this version or this host.
     pub fn restore(
-        config: MachineConfig,
+        mut config: MachineConfig,
         file: &MachineFile,
         parent: Option<&MachineFile>,
         console: Sink,
@@ -47,14 +57,16 @@ impl Machine {
             cpuid: state.cpuid,
             tsc_khz: Some(state.tsc_khz),
         };
-        let mut machine = builder::build(config, memory, cpu, console)?;
+        let parts = read_parts(file)?;
+        let network = network(config.net.take(), &parts)?;
+        let mut machine = builder::build(config, memory, cpu, network, console)?;
         machine.origin = origin;
         machine.disk_below = usize::from(parent.unwrap_or(file).section(SectionKind::DiskDeltaMap).is_some());
         machine.partition.set_clock(&state.clock)?;
         for (vcpu, state) in machine.vcpus.iter().zip(&state.vcpus) {
             lock(vcpu).restore(state)?;
         }
-        machine.parts.restore(&read_parts(file)?)?;
+        machine.parts.restore(&parts)?;
         machine.parts.resume();
         Ok(machine)
     }

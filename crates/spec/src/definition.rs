@@ -38,6 +38,39 @@ pub struct Smolfile {
     /// Commands around freezing and resuming.
     #[serde(default)]
     pub hooks: Hooks,
+    /// The network: `true`, or a table with what may be reached. Off when absent.
+    pub net: Option<NetDef>,
+}
+
+/// `net = true`, or `[net]`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum NetDef {
+    Switch(bool),
+    Table(NetSpec),
+}
+
+/// What may be reached. With neither list everything but the host itself; with lists only what they name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NetSpec {
+    /// Host names: `example.org`, `*.example.org`.
+    #[serde(default)]
+    pub allow_hosts: Vec<String>,
+    /// Ranges of addresses: `203.0.113.0/24`. The host's own and its loopback are opened on the command line only.
+    #[serde(default)]
+    pub allow_cidrs: Vec<String>,
+}
+
+impl NetDef {
+    /// What it means; `None`: no network.
+    pub fn spec(&self) -> Option<NetSpec> {
+        match self {
+            NetDef::Switch(false) => None,
+            NetDef::Switch(true) => Some(NetSpec::default()),
+            NetDef::Table(spec) => Some(spec.clone()),
+        }
+    }
 }
 
 fn one() -> u32 {

@@ -13,7 +13,8 @@ mod parse;
 mod quantity;
 
 pub use definition::{
-    BuildDef, Command, CpuProfile, Hooks, ReadyDef, RootDef, RunDef, Smolfile, SnapshotDef, SnapshotPoint,
+    BuildDef, Command, CpuProfile, Hooks, NetDef, NetSpec, ReadyDef, RootDef, RunDef, Smolfile, SnapshotDef,
+    SnapshotPoint,
 };
 pub use locate::locate;
 pub use machine::{MachineSpec, Ready, ReadyCheck, SPEC_VERSION, Service};

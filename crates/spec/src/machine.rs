@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::definition::{CpuProfile, Hooks};
+use crate::definition::{CpuProfile, Hooks, NetSpec};
 
 /// Version of [`MachineSpec`]; a reader refuses another one by name.
 pub const SPEC_VERSION: u32 = 1;
@@ -25,6 +25,9 @@ pub struct MachineSpec {
     pub hooks: Hooks,
     /// Default environment of commands (PATH and the like).
     pub env: Vec<(String, String)>,
+    /// The network; none when absent, as in files of before there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub net: Option<NetSpec>,
 }
 
 /// The machine's main process.

@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use crate::definition::{Command, CpuProfile, ReadyDef, RootDef, RunDef, Smolfile, SnapshotDef};
+use crate::definition::{Command, CpuProfile, NetDef, ReadyDef, RootDef, RunDef, Smolfile, SnapshotDef};
 use crate::locate::locate;
 use crate::machine::{MachineSpec, Ready, ReadyCheck, SPEC_VERSION, Service};
 use crate::nearest::nearest;
@@ -296,6 +296,7 @@ impl Smolfile {
             ready,
             hooks: self.hooks.clone(),
             env: Vec::new(),
+            net: self.net.as_ref().and_then(NetDef::spec),
         })
     }
 }

@@ -141,3 +141,15 @@ fn the_published_schema_is_the_programs() {
         assert!(now.contains(key), "{key}");
     }
 }
+
+#[test]
+fn the_network_is_off_unless_asked_for() {
+    let net = |text: &str| spec::parse(text).unwrap().resolve("m").unwrap().net;
+    assert_eq!(net(""), None);
+    assert_eq!(net("net = false"), None);
+    assert_eq!(net("net = true"), Some(spec::NetSpec::default()));
+    let listed = net("[net]\nallow_hosts = [\"example.org\"]\nallow_cidrs = [\"203.0.113.0/24\"]").unwrap();
+    assert_eq!((listed.allow_hosts.len(), listed.allow_cidrs.len()), (1, 1));
+    assert!(spec::parse("[net]\nallow = []").is_err());
+    assert!(!serde_json::to_string(&spec::parse("").unwrap().resolve("m").unwrap()).unwrap().contains("net"));
+}

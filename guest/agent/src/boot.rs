@@ -34,6 +34,8 @@ pub struct Parameters {
     pub writable: Option<String>,
     /// `smolvm.hostname=`.
     pub hostname: Option<String>,
+    /// `smolvm.net=`: addresses and gateways of the network device.
+    pub net: Option<String>,
 }
 
 impl Parameters {
@@ -51,6 +53,7 @@ impl Parameters {
                 "rootfs" => parameters.root_type = value,
                 "rw" => parameters.writable = value,
                 "hostname" => parameters.hostname = value,
+                "net" => parameters.net = value,
                 _ => {}
             }
         }
@@ -92,6 +95,9 @@ pub fn surroundings() -> io::Result<World> {
         tell("setting the host name", rustix::system::sethostname(name.as_bytes()));
     }
     tell("bringing up the loopback interface", crate::sys::socket::loopback_up());
+    if let Some(net) = &parameters.net {
+        tell("bringing up the network", crate::network::bring_up(net));
+    }
     let run = PathBuf::from("/run/smolvm");
     let directory = open_directory(Path::new("/"))?;
     let null = open_null()?;

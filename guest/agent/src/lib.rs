@@ -25,6 +25,7 @@ pub mod environment;
 pub mod forward;
 pub mod freeze;
 pub mod log;
+pub mod network;
 pub mod options;
 pub mod poll;
 pub mod ready;

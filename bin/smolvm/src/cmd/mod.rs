@@ -14,6 +14,7 @@ mod files;
 mod fork;
 mod inspect;
 mod logs;
+mod net;
 mod ps;
 mod run;
 mod snapshot;
@@ -65,6 +66,7 @@ pub fn run(args: Args) -> Result<u8> {
         Verb::Import(import) => files::import(&import, global, &Home::open()?),
         Verb::Images => files::images(global, &Home::open()?),
         Verb::Prune(prune) => files::prune(&prune, global, &Home::open()?),
+        Verb::Net(net) => net::net(&net, global, &Home::open()?),
         Verb::Doctor(doctor) => doctor::doctor(&doctor, global),
         Verb::Version => version::version(global),
         Verb::Completions(c) => version::completions(&c),

@@ -108,7 +108,9 @@ fn pin(what: &What, run: &Run, global: &Global, home: &Home) -> Result<Pin> {
 /// What the flags mean for this file.
 fn plan(run: &Run, argv: &[String], what: &What, pin: &Pin) -> Result<Plan> {
     let file = pin.open()?;
-    let cold = run.cold || !file.is_snapshot();
+    let net = resolve::network(run)?;
+    // The frozen built-in machine has no network device; booting its base takes about a second.
+    let cold = run.cold || !file.is_snapshot() || (*what == What::BuiltIn && net.switch == Some(true));
     let snapshot = match cold && run.snapshot.is_none() {
         true => None,
         false => {
@@ -136,7 +138,13 @@ fn plan(run: &Run, argv: &[String], what: &What, pin: &Pin) -> Result<Plan> {
     plan.cpus = run.cpus;
     plan.hostname = run.hostname.as_deref().map(resolve::hostname).transpose()?;
     plan.memory = memory.map(|s| s.0);
-    plan.ports = run.publish.iter().map(|p| resolve::publish(p)).collect::<Result<_>>()?;
+    plan.net = net;
+    plan.ports = run
+        .publish
+        .iter()
+        .filter(|p| !p.ends_with("/udp"))
+        .map(|p| resolve::publish(p))
+        .collect::<Result<_>>()?;
     if argv.is_empty() {
         plan.env = resolve::environment(&run.process)?;
         plan.workdir = run.process.workdir.clone();

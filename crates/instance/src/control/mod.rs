@@ -37,6 +37,8 @@ pub enum Request {
     /// Write what copies of the machine start from, and go on. An absolute path on the file system
     /// of the instances.
     Fork { path: String },
+    /// What its network refused and carried.
+    Network,
     /// How much of memory and disk changed.
     Drift,
 }

@@ -1,0 +1,119 @@
+//! The device as a driver sees it. The gateway's answer to ARP is the simplest frame that comes back.
+
+use std::sync::Arc;
+
+use bus::Saved;
+use netstack::{Config, GATEWAY_V4, GUEST_MAC, GUEST_V4, MTU};
+use virtio::driver_mock::{Driver, Used};
+
+use super::{Net, NetState};
+
+fn device() -> Arc<Net> {
+    Arc::new(Net::new(Some(Config::default())).unwrap())
+}
+
+/// A frame that asks who has the gateway's address, with the header that drivers put in front.
+fn arp(gso: u8) -> Vec<u8> {
+    let mut frame = vec![0, gso, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    frame.extend_from_slice(&[0xff; 6]);
+    frame.extend_from_slice(&GUEST_MAC);
+    frame.extend_from_slice(&[8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+    frame.extend_from_slice(&GUEST_MAC);
+    frame.extend_from_slice(&GUEST_V4.octets());
+    frame.extend_from_slice(&[0; 6]);
+    frame.extend_from_slice(&GATEWAY_V4.octets());
+    frame
+}
+
+fn transmit(driver: &mut Driver<Net>, frame: &[u8]) {
+    driver.offer(1, &[frame], &[]).unwrap();
+    driver.kick(1);
+    wait(driver, 1, 1);
+}
+
+/// Waits for `count` buffers of a queue.
+fn wait(driver: &mut Driver<Net>, queue: usize, count: usize) -> Vec<Used> {
+    let mut all = Vec::new();
+    loop {
+        let edges = driver.line.edges();
+        all.extend(driver.used(queue));
+        all.extend(driver.used(queue));
+        if all.len() >= count {
+            return all;
+        }
+        assert!(driver.line.wait_beyond(edges), "nothing came");
+    }
+}
+
+#[test]
+fn the_configuration_names_address_status_and_mtu() {
+    let up = Driver::started(device());
+    let mut expected = GUEST_MAC.to_vec();
+    expected.extend_from_slice(&[1, 0, 1, 0]);
+    expected.extend_from_slice(&(MTU as u16).to_le_bytes());
+    assert_eq!(up.config(0, 12), expected);
+    let down = Driver::started(Arc::new(Net::new(None).unwrap()));
+    assert_eq!(down.config(6, 2), [0, 0], "no carrier");
+}
+
+#[test]
+fn a_frame_is_answered_into_one_buffer_or_several() {
+    let mut driver = Driver::started(device());
+    driver.offer(0, &[], &[2000]).unwrap();
+    transmit(&mut driver, &arp(0));
+    let used = wait(&mut driver, 0, 1);
+    assert_eq!((used[0].len, &used[0].data[10..12]), (12 + 42, &[1, 0][..]));
+    let whole = used[0].data[12..54].to_vec();
+    for _ in 0..3 {
+        driver.offer(0, &[], &[20]).unwrap();
+    }
+    transmit(&mut driver, &arp(0));
+    let used = wait(&mut driver, 0, 3);
+    let joined: Vec<u8> = used.iter().flat_map(|u| u.data[..u.len as usize].to_vec()).collect();
+    assert_eq!((&joined[10..12], &joined[12..]), (&[3, 0][..], &whole[..]));
+}
+
+#[test]
+fn a_frame_waits_for_buffers() {
+    let mut driver = Driver::started(device());
+    transmit(&mut driver, &arp(0));
+    driver.offer(0, &[], &[20]).unwrap();
+    driver.kick(0);
+    for _ in 0..2 {
+        driver.offer(0, &[], &[20]).unwrap();
+    }
+    driver.kick(0);
+    assert_eq!(wait(&mut driver, 0, 3).iter().map(|u| u.len).sum::<u32>(), 54);
+}
+
+#[test]
+fn what_was_not_offered_is_not_carried() {
+    let mut driver = Driver::started(device());
+    for _ in 0..2 {
+        driver.offer(0, &[], &[2000]).unwrap();
+    }
+    // A segment to be cut, a header cut short, a frame that no MTU allows: taken, and lost.
+    transmit(&mut driver, &arp(1));
+    transmit(&mut driver, &arp(0)[..8]);
+    transmit(&mut driver, &vec![0; MTU + 100]);
+    transmit(&mut driver, &arp(0));
+    assert_eq!(wait(&mut driver, 0, 1).len(), 1);
+}
+
+#[test]
+fn a_restored_device_answers_and_a_foreign_state_is_refused() {
+    let mut driver = Driver::started(device());
+    driver.offer(0, &[], &[2000]).unwrap();
+    driver.transport.pause();
+    // Sent while the machine stands: not lost.
+    driver.offer(1, &[&arp(0)], &[]).unwrap();
+    let state = driver.transport.save();
+    let mut other = Driver::in_memory(driver.memory.clone(), device());
+    other.transport.restore(&state).unwrap();
+    other.adopt(&driver);
+    other.transport.resume();
+    wait(&mut other, 1, 1);
+    assert_eq!(wait(&mut other, 0, 1)[0].len, 54);
+    let newer = virtio::VirtioState { device: NetState { version: 2 }, ..state };
+    assert!(other.transport.restore(&newer).is_err());
+}

@@ -1,0 +1,396 @@
+//! One TCP connection of the guest: smoltcp on the guest's side, a host socket on the other, bytes moved between.
+//!
+//! ```text
+//!   SYN ──> policy, connect ──> Opening ──connected──> SYN into smoltcp ──> Open ──both ends closed──> over
+//!                 │                 └──refused──> reset to the guest
+//!                 └──refused──> reset to the guest
+//! ```
+//! The guest's SYN is held until the host is connected, so the guest sees exactly the outcome. Each connection has a
+//! smoltcp interface of its own whose only address is the remote's: handling a packet never looks at other connections.
+//! Bytes wait in smoltcp's two buffers and nowhere else; a side that does not read stops the other by its window.
+
+use std::collections::HashMap;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use host::{Interest, Ready};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use smoltcp::iface::{Interface, PollResult, SocketHandle, SocketSet};
+use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
+use smoltcp::wire::{HardwareAddress, IpCidr, TcpPacket};
+
+use crate::address::on_host;
+use crate::flows::{Kind, Slots, Token};
+use crate::frame::Packet;
+use crate::link::{Link, Wire};
+use crate::policy::Reason;
+use crate::stack::Core;
+
+/// Connections at a time; more are reset.
+pub const MAX_TCP: usize = 1536;
+/// How long the host may take to connect.
+const CONNECT: Duration = Duration::from_secs(60);
+/// The least time before a connection is looked at again without an event.
+const SOON: Duration = Duration::from_millis(1);
+/// Buffer of each direction, by how many connections there are: (up to so many, bytes). Below 200 MiB in all, and memory
+/// is only taken as it is used.
+const BUFFERS: [(usize, usize); 3] = [(32, 512 << 10), (160, 128 << 10), (MAX_TCP, 32 << 10)];
+
+struct Flow {
+    guest: SocketAddr,
+    remote: SocketAddr,
+    host: TcpStream,
+    stage: Stage,
+    sides: Sides,
+    armed: Option<Instant>,
+}
+
+/// How far the two ends are.
+#[derive(Default)]
+struct Sides {
+    /// The host's socket may have room or bytes: set by events, cleared by "would block".
+    writable: bool,
+    readable: bool,
+    /// The host will send no more.
+    host_ended: bool,
+    /// The guest said that it will send no more.
+    guest_fin: bool,
+    /// That was passed on, after all its bytes.
+    shut: bool,
+}
+
+enum Stage {
+    /// Waits for the host; holds the guest's SYN packet.
+    Opening(Vec<u8>),
+    Open(Box<Open>),
+}
+
+struct Open {
+    interface: Interface,
+    sockets: SocketSet<'static>,
+    handle: SocketHandle,
+    /// The handshake with the guest is over.
+    established: bool,
+}
+
+/// Whether a flow goes on.
+#[derive(PartialEq, Eq)]
+enum After {
+    GoesOn,
+    Over,
+}
+
+/// All connections.
+pub struct Connections {
+    flows: Slots<Flow>,
+    index: HashMap<(SocketAddr, SocketAddr), Token>,
+}
+
+impl Connections {
+    pub fn new() -> Self {
+        Self { flows: Slots::new(Kind::Tcp, MAX_TCP), index: HashMap::new() }
+    }
+
+    pub fn len(&self) -> usize {
+        self.flows.len()
+    }
+
+    pub fn clear(&mut self) {
+        self.flows.clear();
+        self.index.clear();
+    }
+
+    /// Takes a segment of the guest. `target` is where a new connection really goes.
+    pub fn segment(
+        &mut self,
+        core: &mut Core,
+        link: &mut dyn Link,
+        packet: &Packet<'_>,
+        target: impl FnOnce(SocketAddr) -> Option<SocketAddr>,
+        now: Instant,
+    ) {
+        let Ok(segment) = TcpPacket::new_checked(packet.payload) else { return };
+        let guest = SocketAddr::new(packet.source, segment.src_port());
+        let remote = SocketAddr::new(packet.destination, segment.dst_port());
+        if guest.port() == 0 || remote.port() == 0 {
+            return;
+        }
+        match self.index.get(&(guest, remote)) {
+            Some(token) => {
+                let token = *token;
+                let Some(flow) = self.flows.get_mut(token) else { return };
+                let after = match &flow.stage {
+                    Stage::Opening(_) if segment.rst() => After::Over,
+                    // The SYN again, or nonsense.
+                    Stage::Opening(_) => After::GoesOn,
+                    Stage::Open(_) => flow.serve(core, link, Some(packet.ip), token, now),
+                };
+                self.settle(core, token, after);
+            }
+            None if segment.syn() && !segment.ack() && !segment.rst() => {
+                if self.open(core, guest, remote, target, packet, now).is_err() {
+                    refuse(core, link, packet);
+                }
+            }
+            None => refuse(core, link, packet),
+        }
+    }
+
+    fn open(
+        &mut self,
+        core: &mut Core,
+        guest: SocketAddr,
+        remote: SocketAddr,
+        target: impl FnOnce(SocketAddr) -> Option<SocketAddr>,
+        packet: &Packet<'_>,
+        now: Instant,
+    ) -> Result<(), Reason> {
+        let target = match target(remote) {
+            Some(target) => target,
+            None => {
+                let target = SocketAddr::new(on_host(remote.ip()), remote.port());
+                core.admit("tcp", target, now)?;
+                target
+            }
+        };
+        let opened = self.flows.insert_with(|token| {
+            let host = connect(target).ok()?;
+            core.poller.add(&host, token.0, Interest::BOTH).ok()?;
+            Some(Flow {
+                guest,
+                remote,
+                host,
+                stage: Stage::Opening(packet.ip.to_vec()),
+                sides: Sides::default(),
+                armed: None,
+            })
+        });
+        let Some(token) = opened else {
+            core.reporter.refuse_address("tcp", target, Reason::NoRoom);
+            return Err(Reason::NoRoom);
+        };
+        self.index.insert((guest, remote), token);
+        if let Some(flow) = self.flows.get_mut(token) {
+            core.deadlines.arm(&mut flow.armed, Some(now + CONNECT), token);
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self, core: &mut Core, token: Token, after: After) {
+        if after == After::Over
+            && let Some(flow) = self.flows.remove(token)
+        {
+            self.index.remove(&(flow.guest, flow.remote));
+            core.blocked.remove(&token);
+        }
+    }
+
+    /// The host's socket changed.
+    pub fn ready(
+        &mut self,
+        core: &mut Core,
+        link: &mut dyn Link,
+        token: Token,
+        ready: Option<&Ready>,
+        now: Instant,
+    ) {
+        let count = self.flows.len();
+        let Some(flow) = self.flows.get_mut(token) else { return };
+        if let Some(ready) = ready {
+            flow.sides.writable |= ready.writable || ready.closed;
+            flow.sides.readable |= ready.readable;
+        }
+        let after = match &flow.stage {
+            Stage::Opening(_) => flow.connected(core, link, token, count, now),
+            Stage::Open(_) => flow.serve(core, link, None, token, now),
+        };
+        self.settle(core, token, after);
+    }
+
+    /// A timer of the connection ran out.
+    pub fn late(&mut self, core: &mut Core, link: &mut dyn Link, token: Token, when: Instant, now: Instant) {
+        let Some(flow) = self.flows.get_mut(token).filter(|flow| flow.armed == Some(when)) else { return };
+        flow.armed = None;
+        let after = match &flow.stage {
+            Stage::Opening(syn) => {
+                refuse_bytes(core, link, syn);
+                After::Over
+            }
+            Stage::Open(_) => flow.serve(core, link, None, token, now),
+        };
+        self.settle(core, token, after);
+    }
+}
+
+/// Answers a segment with a reset.
+fn refuse(core: &mut Core, link: &mut dyn Link, packet: &Packet<'_>) {
+    let sums = core.checksums();
+    let built = crate::frame::reset(&mut core.buffer, packet, &sums);
+    core.send_built(link, built);
+}
+
+fn refuse_bytes(core: &mut Core, link: &mut dyn Link, ip: &[u8]) {
+    if let Some(packet) = crate::frame::packet(ip) {
+        refuse(core, link, &packet);
+    }
+}
+
+/// A socket on its way to `target`.
+fn connect(target: SocketAddr) -> io::Result<TcpStream> {
+    let family = if target.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    match rustix::net::connect(&socket, &target) {
+        // Refused at once is found by the first look, as refused later is.
+        Ok(()) | Err(rustix::io::Errno::INPROGRESS) => {}
+        Err(e) => return Err(e.into()),
+    }
+    let _ = sockopt::set_tcp_nodelay(&socket, true);
+    Ok(socket.into())
+}
+
+impl Open {
+    fn new(
+        remote: SocketAddr,
+        wire: &mut Wire<'_>,
+        count: usize,
+        now: smoltcp::time::Instant,
+        seed: u64,
+    ) -> Option<Self> {
+        let mut config = smoltcp::iface::Config::new(HardwareAddress::Ip);
+        config.random_seed = seed;
+        let mut interface = Interface::new(config, wire, now);
+        // The whole world is this interface's neighbour: there is no route to look up.
+        interface.update_ip_addrs(|all| {
+            // The first always fits.
+            let _ = all.push(IpCidr::new(remote.ip().into(), 0));
+        });
+        let size = BUFFERS.iter().find(|(upto, _)| count <= *upto).map_or(16 << 10, |(_, size)| *size);
+        let mut socket = Socket::new(SocketBuffer::new(vec![0; size]), SocketBuffer::new(vec![0; size]));
+        socket.set_nagle_enabled(false);
+        socket.set_ack_delay(None);
+        socket.listen((remote.ip(), remote.port())).ok()?;
+        let mut sockets = SocketSet::new(Vec::with_capacity(1));
+        let handle = sockets.add(socket);
+        Some(Self { interface, sockets, handle, established: false })
+    }
+}
+
+impl Flow {
+    /// The host's socket says how connecting went.
+    fn connected(
+        &mut self,
+        core: &mut Core,
+        link: &mut dyn Link,
+        token: Token,
+        count: usize,
+        now: Instant,
+    ) -> After {
+        let Stage::Opening(syn) = &mut self.stage else { return After::GoesOn };
+        let outcome = sockopt::socket_error(&self.host).and_then(|outcome| outcome);
+        if outcome.is_ok() && !self.sides.writable {
+            return After::GoesOn;
+        }
+        let syn = std::mem::take(syn);
+        let (time, seed, offload) = (core.time(now), core.seed(), core.offload);
+        let mut wire = Wire::new(link, None, &mut core.buffer, offload);
+        let open = outcome.ok().and_then(|()| Open::new(self.remote, &mut wire, count, time, seed));
+        let Some(open) = open else {
+            refuse_bytes(core, link, &syn);
+            return After::Over;
+        };
+        self.stage = Stage::Open(Box::new(open));
+        self.serve(core, link, Some(&syn), token, now)
+    }
+
+    /// Takes a packet in, moves bytes both ways until neither side goes on, says what became of the flow.
+    fn serve(
+        &mut self,
+        core: &mut Core,
+        link: &mut dyn Link,
+        incoming: Option<&[u8]>,
+        token: Token,
+        now: Instant,
+    ) -> After {
+        let Stage::Open(open) = &mut self.stage else { return After::GoesOn };
+        let time = core.time(now);
+        let mut wire = Wire::new(link, incoming, &mut core.buffer, core.offload);
+        if incoming.is_some() {
+            open.interface.poll_ingress_single(time, &mut wire, &mut open.sockets);
+        }
+        let socket = open.sockets.get_mut::<Socket<'_>>(open.handle);
+        open.established |= !matches!(socket.state(), State::Listen | State::SynReceived);
+        self.sides.guest_fin |=
+            matches!(socket.state(), State::CloseWait | State::LastAck | State::Closing | State::TimeWait);
+        let failed = open.established && exchange(socket, &mut self.host, &mut self.sides).is_err();
+        if failed {
+            socket.abort();
+        }
+        loop {
+            let before = wire.sent;
+            let result = open.interface.poll_egress(time, &mut wire, &mut open.sockets);
+            if result == PollResult::None || wire.sent == before {
+                break;
+            }
+        }
+        let full = !wire.link.ready();
+        let wants = open.interface.poll_at(time, &open.sockets);
+        let socket = open.sockets.get_mut::<Socket<'_>>(open.handle);
+        let ended = matches!(socket.state(), State::Closed | State::Listen | State::TimeWait);
+        if failed || (ended && (socket.recv_queue() == 0 || !self.sides.guest_fin)) {
+            if !self.sides.guest_fin {
+                // The guest's reset becomes the host's.
+                let _ = sockopt::set_socket_linger(&self.host, Some(Duration::ZERO));
+            }
+            return After::Over;
+        }
+        if full && wants.is_some() {
+            core.blocked.insert(token);
+        } else {
+            // "Now" after everything was done means soon.
+            let due = wants.map(|at| core.instant(at).max(now + SOON));
+            core.deadlines.arm(&mut self.armed, due, token);
+        }
+        After::GoesOn
+    }
+}
+
+/// Moves what can be moved between the two sockets.
+fn exchange(socket: &mut Socket<'_>, host: &mut TcpStream, sides: &mut Sides) -> io::Result<()> {
+    while sides.writable && socket.can_recv() {
+        let sent = socket.recv(|bytes| match host.write(bytes) {
+            Ok(n) => (n, Ok(n)),
+            Err(e) => (0, Err(e)),
+        });
+        match sent {
+            Ok(Ok(n)) if n > 0 => {}
+            Ok(Err(e)) if e.kind() == ErrorKind::WouldBlock => sides.writable = false,
+            Ok(Err(e)) if e.kind() == ErrorKind::Interrupted => {}
+            Ok(Err(e)) => return Err(e),
+            Ok(Ok(_)) | Err(_) => break,
+        }
+    }
+    if sides.guest_fin && !sides.shut && !socket.may_recv() {
+        sides.shut = true;
+        let _ = host.shutdown(Shutdown::Write);
+    }
+    while sides.readable && !sides.host_ended && socket.can_send() {
+        let got = socket.send(|room| match host.read(room) {
+            Ok(n) => (n, Ok(n)),
+            Err(e) => (0, Err(e)),
+        });
+        match got {
+            Ok(Ok(0)) => {
+                sides.host_ended = true;
+                socket.close();
+            }
+            Ok(Ok(_)) => {}
+            Ok(Err(e)) if e.kind() == ErrorKind::WouldBlock => sides.readable = false,
+            Ok(Err(e)) if e.kind() == ErrorKind::Interrupted => {}
+            Ok(Err(e)) => return Err(e),
+            Err(_) => break,
+        }
+    }
+    Ok(())
+}

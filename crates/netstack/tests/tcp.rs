@@ -1,0 +1,211 @@
+//! Connections of a guest to the host's loopback, opened by the policy.
+
+mod common;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::thread;
+
+use common::{Guest, descriptors, gateway, opened};
+use netstack::{Config, GATEWAY_V4, GUEST_V4, MAX_TCP, Reason};
+use smoltcp::socket::tcp::State;
+
+fn listener() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    (listener, gateway(port))
+}
+
+fn pattern(len: usize, seed: usize) -> Vec<u8> {
+    (0..len).map(|i| (i.wrapping_mul(31).wrapping_add(i >> 9).wrapping_add(seed)) as u8).collect()
+}
+
+/// Both directions at once, megabytes, with half closes; the host echoes nothing before the guest's end.
+fn both_ways(guest: &mut Guest, listener: TcpListener, to: SocketAddr, len: usize) {
+    let (up, down) = (pattern(len, 1), pattern(len, 2));
+    let (expected, answer) = (up.clone(), down.clone());
+    let server = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut writer = stream.try_clone().unwrap();
+        let writing = thread::spawn(move || {
+            writer.write_all(&answer).unwrap();
+            writer.shutdown(Shutdown::Write).unwrap();
+        });
+        let mut got = Vec::new();
+        stream.read_to_end(&mut got).unwrap();
+        writing.join().unwrap();
+        got == expected
+    });
+    let handle = guest.connect(to, 200_000);
+    let (mut sent, mut got) = (0, Vec::new());
+    guest.until("the transfer", |g| {
+        let socket = g.tcp(handle);
+        if socket.can_send() && sent < up.len() {
+            sent += socket.send_slice(&up[sent..]).unwrap();
+            if sent == up.len() {
+                socket.close();
+            }
+        }
+        while socket.can_recv() {
+            socket.recv(|bytes| (bytes.len(), got.extend_from_slice(bytes))).unwrap();
+        }
+        (got.len() == down.len() && sent == up.len() && !socket.may_recv()).then_some(())
+    });
+    assert!(got == down, "what the guest received differs");
+    guest.until_no_flows();
+    assert!(server.join().unwrap(), "what the host received differs");
+}
+
+#[test]
+fn megabytes_flow_both_ways_and_end() {
+    let mut guest = Guest::new(opened(&["127.0.0.1"]));
+    let (listener, to) = listener();
+    both_ways(&mut guest, listener, to, 6 << 20);
+}
+
+#[test]
+fn a_guest_with_little_room_gets_everything() {
+    let mut guest = Guest::new(opened(&["127.0.0.1"]));
+    guest.cable.room = 1;
+    let (listener, to) = listener();
+    both_ways(&mut guest, listener, to, 1 << 20);
+}
+
+#[test]
+fn what_the_policy_refuses_is_reset_and_listed() {
+    let mut guest = Guest::new(Config::default());
+    let (_listener, to) = listener();
+    for _ in 0..2 {
+        let handle = guest.connect(to, 1000);
+        guest.until("a reset", |g| (g.tcp(handle).state() == State::Closed).then_some(()));
+    }
+    let report = guest.stack.reporter().report();
+    let [refused] = &report.refused[..] else { panic!("{report:?}") };
+    assert_eq!(refused.to, format!("127.0.0.1:{}", to.port()));
+    assert_eq!((refused.count, refused.reason, refused.protocol.as_str()), (2, Reason::Loopback, "tcp"));
+    assert_eq!(guest.stack.flows(), 0);
+}
+
+#[test]
+fn a_closed_port_refuses_the_guest() {
+    let mut guest = Guest::new(opened(&["127.0.0.1"]));
+    let (listener, to) = listener();
+    drop(listener);
+    let handle = guest.connect(to, 1000);
+    guest.until("a reset", |g| (g.tcp(handle).state() == State::Closed).then_some(()));
+    guest.until_no_flows();
+}
+
+#[test]
+fn resets_pass_both_ways() {
+    let mut guest = Guest::new(opened(&["127.0.0.1"]));
+    let (listener, to) = listener();
+    let handle = guest.connect(to, 1000);
+    guest.until_established(handle);
+    let (mut stream, _) = listener.accept().unwrap();
+    guest.tcp(handle).abort();
+    guest.until_no_flows();
+    assert_eq!(stream.read(&mut [0; 8]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+
+    let handle = guest.connect(to, 1000);
+    guest.until_established(handle);
+    let (stream, _) = listener.accept().unwrap();
+    guest.tcp(handle).send_slice(b"unread").unwrap();
+    for _ in 0..20 {
+        guest.step();
+    }
+    // Unread bytes make the kernel reset on close.
+    drop(stream);
+    guest.until("a reset", |g| (g.tcp(handle).state() == State::Closed).then_some(()));
+    guest.until_no_flows();
+}
+
+#[test]
+fn a_segment_of_an_unknown_connection_is_reset_at_once() {
+    let mut guest = Guest::new(opened(&["127.0.0.1"]));
+    let (listener, to) = listener();
+    let handle = guest.connect(to, 1000);
+    guest.until_established(handle);
+    let _stream = listener.accept().unwrap();
+    // What a machine finds after a restore: its connection is known nowhere.
+    guest.stack.reset(true);
+    guest.tcp(handle).send_slice(b"anyone?").unwrap();
+    guest.until("a reset", |g| (g.tcp(handle).state() == State::Closed).then_some(()));
+}
+
+#[test]
+fn ipv6_works_the_same() {
+    let Ok(listener) = TcpListener::bind("[::1]:0") else {
+        return eprintln!("skipped: this host has no IPv6 loopback");
+    };
+    let port = listener.local_addr().unwrap().port();
+    let mut guest = Guest::new(opened(&["::1"]));
+    both_ways(&mut guest, listener, SocketAddr::new(netstack::GATEWAY_V6.into(), port), 1 << 20);
+}
+
+#[test]
+fn a_thousand_connections_at_once_leave_nothing_behind() {
+    const COUNT: usize = 1000;
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, {
+        let now = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+        rustix::process::Rlimit { current: now.maximum, maximum: now.maximum }
+    });
+    let mut guest = Guest::new(opened(&["127.0.0.1"]));
+    let (listener, to) = listener();
+    let before = descriptors();
+    let server = thread::spawn(move || {
+        let mut streams: Vec<_> = (0..COUNT).map(|_| listener.accept().unwrap().0).collect();
+        for stream in &mut streams {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            stream.write_all(&byte).unwrap();
+        }
+        streams.iter_mut().for_each(|s| assert_eq!(s.read(&mut [0]).unwrap(), 0));
+    });
+    let handles: Vec<_> = (0..COUNT)
+        .map(|i| {
+            let handle = guest.connect(to, 64);
+            if i % 50 == 0 {
+                guest.step();
+            }
+            handle
+        })
+        .collect();
+    let mut open = handles.clone();
+    guest.until("all open", |g| {
+        open.retain(|h| !(g.tcp(*h).can_send() && g.tcp(*h).send_slice(b"x").is_ok()));
+        open.is_empty().then_some(())
+    });
+    assert_eq!(guest.stack.flows(), COUNT);
+    let mut waiting = handles.clone();
+    guest.until("all answers", |g| {
+        waiting.retain(|h| {
+            let socket = g.tcp(*h);
+            let got = socket.can_recv() && socket.recv_slice(&mut [0; 4]).unwrap() == 1;
+            if got {
+                socket.close();
+            }
+            !got
+        });
+        waiting.is_empty().then_some(())
+    });
+    guest.until_no_flows();
+    server.join().unwrap();
+    // Other tests open some at the same time, but far fewer.
+    assert!(descriptors() < before + COUNT / 2, "{} descriptors, {before} before", descriptors());
+}
+
+#[test]
+fn a_flood_of_connections_meets_a_cap() {
+    let mut guest = Guest::new(opened(&["127.0.0.1"]));
+    let (_listener, to) = listener();
+    for port in 1..=4000u16 {
+        let frame = common::syn(GUEST_V4, port, GATEWAY_V4, to.port());
+        guest.stack.input(&frame, &mut guest.cable);
+        guest.cable.to_guest.clear();
+        assert!(guest.stack.flows() <= MAX_TCP);
+    }
+    assert!(guest.stack.reporter().report().refused.iter().any(|r| r.reason == Reason::NoRoom));
+    guest.stack.reset(true);
+    assert_eq!(guest.stack.flows(), 0);
+}

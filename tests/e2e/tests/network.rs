@@ -1,0 +1,76 @@
+//! A machine on the network: what it reaches, what it is refused, and what a freeze does to it.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, UdpSocket};
+use std::thread;
+
+use e2e::{Home, engines};
+
+/// A web server on loopback that says "hello" to everybody.
+fn server() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(b"HTTP/1.0 200 OK\r\nContent-Length: 6\r\n\r\nhello\n");
+        }
+    });
+    port
+}
+
+/// A resolver on loopback that knows one address for every name: the machine's gateway.
+fn resolver() -> String {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    let here = socket.local_addr().expect("an address").to_string();
+    thread::spawn(move || {
+        let mut buffer = [0; 1500];
+        while let Ok((n, from)) = socket.recv_from(&mut buffer) {
+            let mut answer = buffer[..n].to_vec();
+            answer[2] |= 0x80;
+            let v4 = answer.ends_with(&[0, 1, 0, 1]);
+            answer[7] = u8::from(v4);
+            if v4 {
+                answer.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 10, 0, 2, 2]);
+            }
+            let _ = socket.send_to(&answer, from);
+        }
+    });
+    here
+}
+
+#[test]
+fn a_machine_reaches_what_it_may_before_and_after_a_freeze() {
+    for engine in engines() {
+        let home = Home::new(engine);
+        let (port, dns) = (server(), resolver());
+        let flags =
+            ["run", "-d", "--name", "n", "--net", "--allow-cidr", "127.0.0.1", "--allow-host", "web.example"];
+        home.ok(&[&flags[..], &["--dns", &dns, "--", "sleep", "1000"]].concat());
+        let fetch = |from: &str| {
+            let url = format!("http://{from}:{port}/");
+            home.run(&["exec", "n", "wget", "-q", "-O", "-", &url])
+        };
+        assert_eq!(fetch("10.0.2.2").stdout, b"hello\n");
+        assert_eq!(fetch("web.example").stdout, b"hello\n");
+        assert!(!fetch("169.254.169.254").status.success());
+        assert!(!fetch("other.example").status.success());
+        let log = home.ok(&["net", "log", "n"]);
+        assert!(log.contains("169.254.169.254") && log.contains("link-local"), "{log}");
+        assert!(log.contains("other.example"), "{log}");
+
+        home.ok(&["freeze", "n"]);
+        home.ok(&["start", "n"]);
+        assert_eq!(fetch("10.0.2.2").stdout, b"hello\n", "after a freeze");
+        home.ok(&["rm", "-f", "n"]);
+    }
+}
+
+#[test]
+fn a_machine_without_network_has_no_device() {
+    for engine in engines() {
+        let home = Home::new(engine);
+        let links = home.ok(&["run", "--", "ls", "/sys/class/net"]);
+        assert!(!links.contains("eth0"), "{links}");
+    }
+}
