@@ -28,6 +28,17 @@ pub struct SourceLock {
     pub blake3: String,
 }
 
+/// A container image, exactly. Each is `sha256:` and 64 lower-case hexadecimal digits.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageLock {
+    /// The manifest for linux/amd64; not that of an index.
+    pub manifest: String,
+    pub config: String,
+    /// The layers as they are transferred, from the lowest.
+    pub layers: Vec<String>,
+}
+
 /// Which of the sources a [`SourceLock`] is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -53,6 +53,7 @@ pub fn built_in_spec() -> MachineSpec {
         hooks: Hooks::default(),
         env: Vec::new(),
         net: None,
+        image: None,
     }
 }
 

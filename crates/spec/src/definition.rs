@@ -98,7 +98,7 @@ pub enum CpuProfile {
 pub struct RootDef {
     /// Debian packages, `name` or `name=version-glob`.
     pub packages: Option<Vec<String>>,
-    /// An OCI image (not yet).
+    /// An OCI image: `oci:DIR[:TAG]`, `docker-archive:FILE[:NAME]`, or a reference of a registry.
     pub image: Option<String>,
     /// A directory on the host.
     pub dir: Option<String>,

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod definition;
+mod image;
 mod locate;
 mod machine;
 mod nearest;
@@ -16,6 +17,7 @@ pub use definition::{
     BuildDef, Command, CpuProfile, Hooks, NetDef, NetSpec, ReadyDef, RootDef, RunDef, Smolfile, SnapshotDef,
     SnapshotPoint,
 };
+pub use image::{ImageDefaults, signal_number};
 pub use locate::locate;
 pub use machine::{MachineSpec, Ready, ReadyCheck, SPEC_VERSION, Service};
 pub use nearest::nearest;

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::definition::{CpuProfile, Hooks, NetSpec};
+use crate::image::ImageDefaults;
 
 /// Version of [`MachineSpec`]; a reader refuses another one by name.
 pub const SPEC_VERSION: u32 = 1;
@@ -28,6 +29,9 @@ pub struct MachineSpec {
     /// The network; none when absent, as in files of before there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub net: Option<NetSpec>,
+    /// What the container image said that the root was made from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageDefaults>,
 }
 
 /// The machine's main process.
@@ -37,6 +41,9 @@ pub struct Service {
     pub env: Vec<(String, String)>,
     pub user: Option<String>,
     pub workdir: Option<String>,
+    /// What asks it to end, 1 to 64; TERM when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_signal: Option<u8>,
 }
 
 /// When the service counts as ready.

@@ -107,7 +107,7 @@ fn validate(file: &Smolfile) -> Result<(), Complaint> {
         validate_run(run)?;
     }
     if let Some(ready) = &file.ready {
-        if file.run.is_none() {
+        if !has_service(file) {
             return refuse(&["ready"], "[ready] needs a [run] command to wait for");
         }
         if let Err(what) = ready_check(ready) {
@@ -144,6 +144,11 @@ fn validate_run(run: &RunDef) -> Result<(), Complaint> {
     Ok(())
 }
 
+/// Whether there may be a service: an image can bring its own.
+fn has_service(file: &Smolfile) -> bool {
+    file.run.is_some() || file.root.image.is_some()
+}
+
 fn validate_root(root: &RootDef) -> Result<(), Complaint> {
     let sources = [
         ("packages", root.packages.is_some()),
@@ -156,8 +161,8 @@ fn validate_root(root: &RootDef) -> Result<(), Complaint> {
         let what = format!("[root] has {} sources ({}); keep one", given.len(), given.join(", "));
         return refuse(&["root", second], what);
     }
-    if root.image.is_some() {
-        let what = "root images from a registry are planned; use packages, dir or tar";
+    if root.image.as_ref().is_some_and(|image| image.trim().is_empty()) {
+        let what = "image is empty; write oci:DIR, docker-archive:FILE, or a name like debian:12";
         return refuse(&["root", "image"], what);
     }
     if root.packages.as_ref().is_some_and(Vec::is_empty) {
@@ -219,7 +224,7 @@ fn point_of(file: &Smolfile, point: &SnapshotDef) -> Result<u32, (&'static str, 
                 if steps == 1 { "" } else { "s" }
             ),
         )),
-        (None, Some(_)) if file.run.is_some() => Ok(u32::MAX),
+        (None, Some(_)) if has_service(file) => Ok(u32::MAX),
         (None, Some(_)) => Err(("at", "at = \"ready\" needs a [run] command; or use after_step".to_owned())),
         _ => Err((
             "name",
@@ -292,11 +297,13 @@ impl Smolfile {
                 env: run.env.clone().into_iter().collect(),
                 user: run.user.clone(),
                 workdir: run.workdir.clone(),
+                stop_signal: None,
             }),
             ready,
             hooks: self.hooks.clone(),
             env: Vec::new(),
             net: self.net.as_ref().and_then(NetDef::spec),
+            image: None,
         })
     }
 }

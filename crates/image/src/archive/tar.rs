@@ -10,7 +10,7 @@ use super::ArchiveError;
 use super::header::{BLOCK, Header};
 use crate::tree::{Device, Meta, Time, Xattrs, shown};
 
-/// Largest extended header or long name, in bytes.
+/// Largest extended header or long name, in bytes; also the attributes of one member together.
 const MAX_EXTENDED: u64 = 1 << 20;
 
 /// What an archive member is.
@@ -64,6 +64,11 @@ impl<R: Read> TarReader<R> {
     /// Reads an archive that is not compressed (any more).
     pub fn new(inner: R) -> Self {
         Self { inner, left: 0, pad: 0, at: 0, global: Extended::default() }
+    }
+
+    /// Where in the archive reading is: after [`TarReader::next_entry`], at the member's data.
+    pub fn position(&self) -> u64 {
+        self.at
     }
 
     /// The next member; None behind the end mark. Data of the last one are skipped.
@@ -204,6 +209,11 @@ impl<R: Read> TarReader<R> {
             let equals = record.iter().position(|b| *b == b'=').ok_or_else(damaged)?;
             into.set(&record[..equals], &record[equals + 1..]).ok_or_else(damaged)?;
             records = &records[len..];
+        }
+        // Header upon header could add up to any size.
+        let attributes: usize = into.xattrs.iter().map(|(k, v)| k.len() + v.len()).sum();
+        if attributes as u64 > MAX_EXTENDED {
+            return Err(self.damaged("a member's extended attributes are larger than 1 MiB"));
         }
         Ok(())
     }

@@ -150,6 +150,12 @@ impl Tree {
         let Ok(dir) = self.resolve(ROOT, parents, Last::Follow) else {
             return false;
         };
+        self.remove_child(dir, name)
+    }
+
+    /// Takes the entry `name` out of directory `dir`, with everything below it; says whether it
+    /// was there.
+    pub(crate) fn remove_child(&mut self, dir: NodeId, name: &[u8]) -> bool {
         let Some(id) = self.child(dir, name) else {
             return false;
         };
@@ -228,7 +234,7 @@ impl Tree {
         self.nodes.get_mut(id.0 as usize)?.as_mut()
     }
 
-    pub(super) fn child(&self, dir: NodeId, name: &[u8]) -> Option<NodeId> {
+    pub(crate) fn child(&self, dir: NodeId, name: &[u8]) -> Option<NodeId> {
         match &self.get(dir)?.kind {
             Kind::Dir(entries) => entries.get(name).copied(),
             _ => None,
