@@ -260,7 +260,8 @@ pub struct Run {
     pub timeout: Option<String>,
     #[command(flatten)]
     pub engine: EngineArgs,
-    /// A machine file, a name in the store; nothing: the built-in machine. Then the command
+    /// A machine file, a name in the store, a container image (debian:12, oci:DIR, docker-archive:FILE),
+    /// a root (dir:PATH, - for a tar on standard input); nothing: the built-in machine. Then the command
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "WHAT [CMD [ARG…]]")]
     pub words: Vec<String>,
     /// Whether the words began with `--`, which clap swallows: there is no WHAT then. See [`parse`].

@@ -60,6 +60,9 @@ pub struct Plan {
     pub net: instance::NetOptions,
     /// A command to run beside the service, and to end with.
     pub command: Option<Exec>,
+    /// The command is what runs, in the place of the service.
+    #[serde(default)]
+    pub no_service: bool,
 }
 
 impl Plan {
@@ -78,6 +81,7 @@ impl Plan {
             hostname: None,
             net: instance::NetOptions::default(),
             command: None,
+            no_service: false,
         }
     }
 }
@@ -105,14 +109,15 @@ pub struct Defaults {
 }
 
 impl Defaults {
-    /// Those of a specification: its service's.
+    /// Those of a specification: its service's, else those of the image that it was made from.
     pub fn of(spec: &spec::MachineSpec) -> Self {
         let service = spec.service.as_ref();
+        let image = spec.image.as_ref();
         let own = service.map(|s| s.env.as_slice()).unwrap_or_default();
         Self {
             env: spec.env.iter().chain(own).cloned().collect(),
-            workdir: service.and_then(|s| s.workdir.clone()),
-            user: service.and_then(|s| s.user.clone()),
+            workdir: service.map_or(image.and_then(|i| i.workdir.clone()), |s| s.workdir.clone()),
+            user: service.map_or(image.and_then(|i| i.user.clone()), |s| s.user.clone()),
         }
     }
 }
@@ -212,7 +217,9 @@ pub fn start(
             records()?;
             let saved = (plan.mode == Mode::Stopped).then(saved).transpose()?;
             let (vmm, report) = Vmm::boot(media, saved.as_ref(), options)?;
-            vmm.start_service(&plan.env, plan.workdir.as_deref())?;
+            if !plan.no_service {
+                vmm.start_service(&plan.env, plan.workdir.as_deref())?;
+            }
             let asked = command.map(|target| session::ask(vmm.connect()?, target)).transpose()?;
             Ok(Started { vmm: Arc::new(vmm), waking: None, asked, report, bound })
         }

@@ -6,6 +6,7 @@
 
 mod args;
 mod cmd;
+mod containers;
 mod interrupt;
 mod launch;
 mod resolve;

@@ -9,6 +9,7 @@ use instance::forward::Publish;
 use store::{ImportOptions, Pin};
 
 use crate::args::Process;
+use crate::containers::Source;
 use crate::launch::{Exec, Home};
 
 /// What `run` was asked to run.
@@ -20,6 +21,8 @@ pub enum What {
     File(PathBuf),
     /// A name in the store.
     Stored(String),
+    /// A container image or a plain root.
+    Source(Source),
 }
 
 impl What {
@@ -29,6 +32,7 @@ impl What {
             What::BuiltIn => "built-in".to_owned(),
             What::File(path) => path.display().to_string(),
             What::Stored(name) => name.clone(),
+            What::Source(source) => source.label(),
         }
     }
 }
@@ -50,21 +54,21 @@ pub fn split(words: &[String], leading_dashes: bool, home: &Home) -> Result<(Wha
 
 /// CLI.md, "Referring to things".
 fn what(word: &str, home: &Home) -> Result<What> {
-    for transport in ["oci:", "docker-archive:", "dir:"] {
-        if word.starts_with(transport) {
-            bail!(
-                "`{word}`: running images directly is planned; a Smolfile with `[root] dir` or `tar` builds one today"
-            );
-        }
-    }
-    if word == "-" {
-        bail!("a root tar on standard input is planned; a Smolfile with `[root] tar` builds one today");
-    }
-    if word.contains('/') || word.ends_with(".smolmachine") {
-        return Ok(What::File(PathBuf::from(word)));
+    let path = Path::new(word);
+    if word != "-" && ((word.contains('/') && path.exists()) || word.ends_with(".smolmachine")) {
+        return Ok(What::File(path.to_owned()));
     }
     if home.store.find(word).is_ok() {
         return Ok(What::Stored(word.to_owned()));
+    }
+    // A bare word is a machine far more often than an image of the same name on docker.io: that
+    // one is written with its tag.
+    let plain = !word.contains(['/', ':', '@']) && word != "-";
+    if !plain && let Some(source) = Source::parse(word)? {
+        return Ok(What::Source(source));
+    }
+    if word.contains('/') {
+        return Ok(What::File(path.to_owned()));
     }
     let file = format!("{word}.smolmachine");
     let near = if Path::new(&file).exists() {
@@ -86,7 +90,7 @@ pub fn fetch(what: &What, home: &Home) -> Result<Pin> {
     match what {
         What::File(path) => Ok(home.store.fetch(path, ImportOptions::default())?),
         What::Stored(name) => Ok(home.store.pin(&home.store.find(name)?)?),
-        What::BuiltIn => bail!("the built-in machine is no file"),
+        What::BuiltIn | What::Source(_) => bail!("{} is no file", what.label()),
     }
 }
 

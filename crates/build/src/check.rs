@@ -23,6 +23,9 @@ pub struct Definition {
 impl Definition {
     /// Digest of the part that its packages are resolved from: another one, another lock.
     pub(crate) fn digest(&self) -> String {
+        if let Some(image) = &self.file.root.image {
+            return Digest::of(format!("image {image}").as_bytes()).to_string();
+        }
         let packages = self.file.root.packages.clone().unwrap_or_default().join("\n");
         Digest::of(packages.as_bytes()).to_string()
     }

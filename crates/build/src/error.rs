@@ -24,6 +24,8 @@ pub enum Error {
     #[error("the service did not become ready: {why}\nits last output:\n{tail}")]
     NotReady { why: String, tail: String },
     #[error(transparent)]
+    Container(#[from] image::oci::OciError),
+    #[error(transparent)]
     Debian(#[from] image::DebianError),
     #[error(transparent)]
     Source(#[from] image::SourceError),

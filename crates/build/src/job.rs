@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use artifact::hash::Digest;
 use image::ErofsOptions;
+use image::oci::Image;
 use image::tree::Time;
 use instance::{Media, Vmm};
 use spec::{DefinitionError, MachineSpec};
@@ -24,6 +25,8 @@ pub(crate) struct Job<'a> {
     pub(crate) cache: Cache<'a>,
     pub(crate) progress: &'a dyn Progress,
     pub(crate) definition: Definition,
+    /// What `[root] image` names.
+    pub(crate) image: Option<Image>,
     /// Objects that the build made on its way.
     made: RefCell<Vec<Digest>>,
 }
@@ -33,10 +36,14 @@ impl<'a> Job<'a> {
         options: &'a BuildOptions,
         store: &'a Store,
         progress: &'a dyn Progress,
-        definition: Definition,
+        mut definition: Definition,
+        image: Option<Image>,
     ) -> Result<Self, Error> {
+        if let Some(image) = &image {
+            definition.spec = definition.spec.over_image(image.defaults().clone());
+        }
         let cache = Cache::open(&options.cache, store, !options.no_cache)?;
-        Ok(Self { options, store, cache, progress, definition, made: RefCell::default() })
+        Ok(Self { options, store, cache, progress, definition, image, made: RefCell::default() })
     }
 
     /// Where the definition's host paths start.

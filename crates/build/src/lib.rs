@@ -4,13 +4,14 @@
 //! packages configured inside a machine) → `steps.rs` (steps inside the machine, what they changed
 //! merged back) → `base.rs` (an object of the store that boots) → `snapshots.rs` (ready, frozen,
 //! into one file). `cache.rs` remembers what the slow stages made; `builtin.rs` is the machine that
-//! needs no definition.
+//! needs no definition, `container.rs` those made of images.
 #![forbid(unsafe_code)]
 
 mod base;
 mod builtin;
 mod cache;
 mod check;
+mod container;
 mod error;
 mod job;
 mod lock;
@@ -24,6 +25,7 @@ mod steps;
 pub use builtin::{built_in, built_in_ready, built_in_tag};
 pub use cache::forget_pruned;
 pub use check::{Definition, check};
+pub use container::{PlainRoot, image_base, plain_base};
 pub use error::Error;
 pub use lock::Lock;
 pub use progress::{Progress, Silent};

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use artifact::hash::Digest;
-use image::{PackageLock, SourceLock};
+use image::{ImageLock, PackageLock, SourceLock};
 use instance::io_error;
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +28,9 @@ pub struct Lock {
     pub guest: BTreeMap<String, String>,
     #[serde(default, rename = "package", skip_serializing_if = "Vec::is_empty")]
     pub packages: Vec<PackageLock>,
+    /// The container image that the root is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageLock>,
     #[serde(default, rename = "source", skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<SourceLock>,
     /// BLAKE3 of the build steps; absent without any.

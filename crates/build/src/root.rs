@@ -16,15 +16,16 @@ use store::Pin;
 use crate::base::{self, RootSource};
 use crate::builtin;
 use crate::cache::{Cache, Stage};
+use crate::container;
 use crate::error::Error;
 use crate::job::Job;
 use crate::lock::Lock;
 use crate::stage;
 
 /// Most bytes that a root's files may have together: 64 GiB.
-const SPOOL_LIMIT: u64 = 64 << 30;
+pub(crate) const SPOOL_LIMIT: u64 = 64 << 30;
 /// Time of files that come from a checkout when no package sets an epoch: 2020-01-01.
-const EPOCH: Time = Time::from_secs(1_577_836_800);
+pub(crate) const EPOCH: Time = Time::from_secs(1_577_836_800);
 /// Debian's name of the guest's architecture.
 const ARCH: &str = "amd64";
 
@@ -48,6 +49,11 @@ pub(crate) fn gather(job: &Job<'_>, old: Option<&Lock>) -> Result<Root, Error> {
     let def = &job.definition.file.root;
     if let Some(packages) = &def.packages {
         from_packages(job, &mut root, packages, old)?;
+    } else if let Some(image) = &job.image {
+        job.progress.step(&format!("unpacking {}", def.image.as_deref().unwrap_or_default()));
+        image.unpack(&mut root.tree, &root.spool, &|line| job.progress.detail(line))?;
+        root.lock.image = Some(image.lock());
+        root.epoch = container::epoch(&root.tree);
     } else if let Some(dir) = &def.dir {
         job.progress.step(&format!("reading {dir}"));
         let report = add_dir(&mut root.tree, &root.spool, &job.host_path(dir), "", &DirOptions::ROOT)?;

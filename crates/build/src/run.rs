@@ -1,16 +1,17 @@
 //! [`build`]: the whole way from a Smolfile to a machine file.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use artifact::{MachineFile, SectionKind};
+use image::oci::{Image, ImageName, OciOptions, RegistryOptions};
 use instance::{FileSizes, FreezeReport, VmmOptions, io_error};
 use serde::Serialize;
 use store::{Origin, Pin, Store};
 
 use crate::base::RootSource;
-use crate::check;
+use crate::check::{Definition, check};
 use crate::error::Error;
 use crate::job::Job;
 use crate::lock::Lock;
@@ -32,6 +33,8 @@ pub struct BuildOptions {
     pub update_lock: bool,
     /// Make everything anew, whatever earlier builds did.
     pub no_cache: bool,
+    /// How registries of container images are asked.
+    pub registry: RegistryOptions,
     pub vmm: VmmOptions,
 }
 
@@ -70,15 +73,32 @@ pub fn build(options: &BuildOptions, store: &Store, progress: &dyn Progress) -> 
     let begun = Instant::now();
     let definition = check(&options.smolfile)?;
     fs::create_dir_all(&options.cache).map_err(io_error("make the directory", &options.cache))?;
-    let job = Job::new(options, store, progress, definition)?;
-    let made = make(&job);
+    let lock_path = options.smolfile.with_file_name("Smolfile.lock");
+    let old = if options.update_lock { None } else { Lock::read(&lock_path)? };
+    let image = image(options, &definition, old.as_ref(), progress)?;
+    let job = Job::new(options, store, progress, definition, image)?;
+    let made = make(&job, &lock_path, old);
     job.clean();
     made.map(|report| BuildReport { total_ms: begun.elapsed().as_millis() as u64, ..report })
 }
 
-fn make(job: &Job<'_>) -> Result<BuildReport, Error> {
-    let lock_path = job.options.smolfile.with_file_name("Smolfile.lock");
-    let old = if job.options.update_lock { None } else { Lock::read(&lock_path)? };
+/// What `[root] image` names: the very image of the lock, where it is this definition's.
+fn image(
+    options: &BuildOptions,
+    definition: &Definition,
+    old: Option<&Lock>,
+    progress: &dyn Progress,
+) -> Result<Option<Image>, Error> {
+    let Some(word) = &definition.file.root.image else { return Ok(None) };
+    progress.step(&format!("looking at {word}"));
+    let locked =
+        old.filter(|lock| lock.definition == definition.digest()).and_then(|lock| lock.image.as_ref());
+    let oci = OciOptions { cache: options.cache.clone(), registry: options.registry.clone() };
+    let name = ImageName::parse(word, &definition.dir)?;
+    Ok(Some(Image::open(&name, &oci, locked.map(|lock| lock.manifest.as_str()))?))
+}
+
+fn make(job: &Job<'_>, lock_path: &Path, old: Option<Lock>) -> Result<BuildReport, Error> {
     let root = root::gather(job, old.as_ref())?;
     let points = snapshots::points(&job.definition.file);
     let mut steps = Steps::new(job, &root);
@@ -93,7 +113,7 @@ fn make(job: &Job<'_>) -> Result<BuildReport, Error> {
     drop(steps);
     let base = job.write_base(&job.definition.spec, RootSource::Base(&whole.open()?), &root.lock)?;
     let lock = recorded(job, root.lock, old.as_ref(), &base)?;
-    lock.write(&lock_path)?;
+    lock.write(lock_path)?;
     let frozen = roots
         .into_iter()
         .map(|(point, root)| snapshots::freeze_after_step(job, point, root))
@@ -122,8 +142,8 @@ fn make(job: &Job<'_>) -> Result<BuildReport, Error> {
 fn recorded(job: &Job<'_>, mut lock: Lock, old: Option<&Lock>, base: &Pin) -> Result<Lock, Error> {
     let root = base.open()?.require(SectionKind::RootImage, 0)?.digest.to_string();
     let same_inputs = |old: &&Lock| {
-        (&old.definition, &old.guest, &old.packages, &old.sources)
-            == (&lock.definition, &lock.guest, &lock.packages, &lock.sources)
+        (&old.definition, &old.guest, &old.packages, &old.image, &old.sources)
+            == (&lock.definition, &lock.guest, &lock.packages, &lock.image, &lock.sources)
     };
     lock.steps = job.definition.steps_digest();
     if let Some(promised) =

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use agent_protocol::{
     AGENT_PORT, Client, ExecSpec, HookSet, Power, Probe, ReadySpec, Reply, Request, RestoreReason,
-    RestoredReport, RestoredSpec, ServiceSpec, Started,
+    RestoredReport, RestoredSpec, SERVICE_SESSION, ServiceSpec, SignalSpec, Started,
 };
 use artifact::{Digest, MachineFile, MachineFileWriter};
 use machine::{EngineChoice, Machine, MachineConfig, Outcome};
@@ -23,6 +23,9 @@ mod console;
 mod save;
 pub use console::Console;
 pub use save::{FreezeReport, SnapshotTarget, copy_base};
+
+/// What every shutdown sends.
+const TERM: u8 = 15;
 
 /// How to run a machine.
 #[derive(Clone, Debug)]
@@ -382,11 +385,28 @@ impl Vmm {
         }
     }
 
+    /// Gives the service its own stop signal, where it has one, and time to heed it.
+    fn ask_service(&self, grace_ms: u32) {
+        let signal = self.spec.service.as_ref().and_then(|service| service.stop_signal);
+        let Some(signal) = signal.filter(|signal| *signal != TERM) else { return };
+        let kill = Request::Kill { session: SERVICE_SESSION, signal: SignalSpec { signal, group: false } };
+        // A service that ended already, or does not end: TERM and KILL come next in any case.
+        let _ = self.agent().and_then(|mut agent| {
+            agent.call(&kill)?;
+            let stream = self.connect()?;
+            let grace = Duration::from_millis(u64::from(grace_ms.max(1)));
+            stream.set_read_timeout(Some(grace)).map_err(agent_protocol::ClientError::Io)?;
+            Client::new(stream).wait(SERVICE_SESSION)?;
+            Ok(())
+        });
+    }
+
     /// Shuts the guest down and, with `save`, writes its disk there.
     ///
     /// # Errors
     /// The file's. A guest that does not end within its grace is ended.
     pub fn stop(&self, grace_ms: u32, save: Option<&Path>) -> Result<(), Error> {
+        self.ask_service(grace_ms);
         let asked = self.agent().and_then(|mut agent| {
             agent.start(&Request::Shutdown { power: Power::Off, grace_ms })?;
             Ok(agent)

@@ -13,7 +13,7 @@ use machine::Outcome;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use spec::MachineSpec;
-use store::Pin;
+use store::{Pin, Store};
 
 use crate::args::{Global, Run};
 use crate::cmd::{WATCHING, silent, vmm};
@@ -32,7 +32,7 @@ pub fn run(run: &Run, global: &Global) -> Result<u8> {
     let home = Home::open()?;
     let (what, argv) = resolve::split(&run.words, run.no_what, &home)?;
     let pin = pin(&what, run, global, &home)?;
-    let plan = plan(run, &argv, &what, &pin)?;
+    let plan = plan(run, &argv, &what, &pin, &home.store)?;
     let media = launch::media(&plan, &home.store, pin)?;
     trace::point("file");
     tell_engine(&plan, global);
@@ -84,7 +84,7 @@ pub fn run(run: &Run, global: &Global) -> Result<u8> {
 fn pin(what: &What, run: &Run, global: &Global, home: &Home) -> Result<Pin> {
     let there = match what {
         What::File(path) => home.store.recognise(path)?,
-        What::Stored(_) => None,
+        What::Stored(_) | What::Source(_) => None,
         What::BuiltIn => build::built_in_ready(&home.store)?,
     };
     if let Some(pin) = there {
@@ -92,6 +92,12 @@ fn pin(what: &What, run: &Run, global: &Global, home: &Home) -> Result<Pin> {
     }
     // From here on it may take long.
     interrupt::watch().context(WATCHING)?;
+    if let What::Source(source) = what {
+        let steps = Steps::new(silent(global), global.verbose);
+        let pin = source.base(home, &steps)?;
+        steps.finish();
+        return Ok(pin);
+    }
     if *what != What::BuiltIn {
         return resolve::fetch(what, home);
     }
@@ -106,7 +112,7 @@ fn pin(what: &What, run: &Run, global: &Global, home: &Home) -> Result<Pin> {
 }
 
 /// What the flags mean for this file.
-fn plan(run: &Run, argv: &[String], what: &What, pin: &Pin) -> Result<Plan> {
+fn plan(run: &Run, argv: &[String], what: &What, pin: &Pin, store: &Store) -> Result<Plan> {
     let file = pin.open()?;
     let net = resolve::network(run)?;
     // The frozen built-in machine has no network device; booting its base takes about a second.
@@ -145,11 +151,22 @@ fn plan(run: &Run, argv: &[String], what: &What, pin: &Pin) -> Result<Plan> {
         .filter(|p| !p.ends_with("/udp"))
         .map(|p| resolve::publish(p))
         .collect::<Result<_>>()?;
-    if argv.is_empty() {
+    // An image's command stands in its service's place, as with docker: behind the entrypoint.
+    let image = match cold && *what != What::BuiltIn {
+        true => Media::open_in(store, store.pin(&pin.id())?)?.spec.image,
+        false => None,
+    };
+    let hands_on = (run.process.interactive || run.process.tty) && !run.detach;
+    let words = match &image {
+        Some(image) if !argv.is_empty() || hands_on => image.argv(argv),
+        _ => argv.to_vec(),
+    };
+    if words.is_empty() {
         plan.env = resolve::environment(&run.process)?;
         plan.workdir = run.process.workdir.clone();
     } else {
-        plan.command = Some(resolve::exec(&run.process, argv)?);
+        plan.command = Some(resolve::exec(&run.process, &words)?);
+        plan.no_service = image.is_some();
     }
     Ok(plan)
 }
