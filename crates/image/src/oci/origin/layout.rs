@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::image::{Descriptor, ImageIndex};
 
-use super::super::checked::sha256_hex;
+use super::super::checked::{sha256_hex, verify};
 use super::super::document::{choose, shown};
 use super::super::{Problem, document_problem};
 use super::{Origin, open_regular, read_document};
@@ -66,19 +66,18 @@ impl Layout {
 
 impl Origin for Layout {
     fn find(&self, digest: Option<&str>) -> Result<Vec<u8>, Problem> {
-        let path = match digest {
-            None => self.path(&self.named(&self.index()?)?)?,
-            Some(digest) => {
-                let hex = digest.strip_prefix("sha256:").unwrap_or_default();
-                let digits: String = hex.chars().filter(char::is_ascii_hexdigit).collect();
-                let path = self.dir.join("blobs/sha256").join(digits);
-                if !path.is_file() {
-                    return Err(locked_away(&self.dir, digest));
-                }
-                path
-            }
+        let Some(digest) = digest else {
+            let wanted = self.named(&self.index()?)?;
+            let bytes = self.document(&wanted)?;
+            verify("its manifest", &bytes, wanted.digest().as_ref())?;
+            return Ok(bytes);
         };
-        read_document("manifest", open_regular(&path)?)
+        let digits: String = digest.chars().skip("sha256:".len()).filter(char::is_ascii_hexdigit).collect();
+        let path = self.dir.join("blobs/sha256").join(digits);
+        match path.is_file() {
+            true => read_document("manifest", open_regular(&path)?),
+            false => Err(locked_away(&self.dir, digest)),
+        }
     }
 
     fn document(&self, wanted: &Descriptor) -> Result<Vec<u8>, Problem> {
