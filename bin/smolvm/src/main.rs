@@ -6,7 +6,6 @@
 
 mod args;
 mod cmd;
-mod containers;
 mod interrupt;
 mod launch;
 mod resolve;

@@ -9,8 +9,10 @@ use instance::forward::Publish;
 use store::{ImportOptions, Pin};
 
 use crate::args::Process;
-use crate::containers::Source;
 use crate::launch::{Exec, Home};
+
+mod containers;
+pub use containers::{Source, registry};
 
 /// What `run` was asked to run.
 #[derive(Debug, PartialEq, Eq)]

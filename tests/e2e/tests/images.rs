@@ -70,7 +70,7 @@ fn a_definition_may_name_an_image() {
     assert!(lock.contains("[image]") && lock.contains("layers = [\"sha256:"), "{lock}");
     let name = home.ok(&["run", "-d", "x.smolmachine"]);
     let command = ["exec", name.trim(), "/bin/busybox", "sh", "-c", "echo $(/bin/busybox id -u) $PWD $WHO"];
-    assert_eq!(home.ok(&command), "1000 /srv/app image\n");
+    assert_eq!(home.ok(&command), "1000 /srv/app definition\n");
 }
 
 #[test]

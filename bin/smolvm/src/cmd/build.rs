@@ -71,7 +71,7 @@ pub fn make(
         cache: home.dirs.cache.clone(),
         update_lock: how.update_lock,
         no_cache: how.no_cache,
-        registry: crate::containers::registry(home)?,
+        registry: crate::resolve::registry(home)?,
         vmm: launch::vmm_options(&plan, home.dirs.cache.clone(), None)?,
     };
     let report = build::build(&options, &home.store, &steps)?;
