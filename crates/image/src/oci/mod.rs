@@ -45,9 +45,9 @@ pub enum OciError {
     )]
     Name { word: String, why: String },
     #[error("image {image}: {problem}")]
-    Image { image: String, problem: Problem },
+    Image { image: String, problem: Box<Problem> },
     #[error("image {image}, layer {number} of {count} ({digest}): {problem}")]
-    Layer { image: String, number: usize, count: usize, digest: String, problem: Problem },
+    Layer { image: String, number: usize, count: usize, digest: String, problem: Box<Problem> },
 }
 
 /// What is wrong, without saying with what.

@@ -62,7 +62,7 @@ impl Image {
     /// # Errors
     /// [`OciError`].
     pub fn open(name: &ImageName, options: &OciOptions, pinned: Option<&str>) -> Result<Self, OciError> {
-        let told = |problem| OciError::Image { image: name.to_string(), problem };
+        let told = |problem: Problem| OciError::Image { image: name.to_string(), problem: problem.into() };
         Self::find(name, options, pinned).map_err(told)
     }
 
@@ -146,13 +146,20 @@ impl Image {
             let wanted = &self.config.rootfs().diff_ids()[i]; // as many as layers: parse_config
             self.apply(layer, wanted, &mut applier).map_err(|problem| self.of_layer(i, problem))?;
         }
-        self.furnish(tree).map_err(|problem| OciError::Image { image: self.name.clone(), problem })
+        self.furnish(tree)
+            .map_err(|problem| OciError::Image { image: self.name.clone(), problem: problem.into() })
     }
 
     fn of_layer(&self, i: usize, problem: Problem) -> OciError {
         let layers = self.manifest.layers();
         let digest = layers.get(i).map(|layer| layer.digest().to_string()).unwrap_or_default();
-        OciError::Layer { image: self.name.clone(), number: i + 1, count: layers.len(), digest, problem }
+        OciError::Layer {
+            image: self.name.clone(),
+            number: i + 1,
+            count: layers.len(),
+            digest,
+            problem: problem.into(),
+        }
     }
 
     /// Brings the layers that are not in the cache there, several at a time.

@@ -95,7 +95,8 @@ fn layers_come_plain_gzip_and_zstd() {
         encoder.finish().unwrap()
     };
     let zstd = |bytes: &[u8]| zstd::encode_all(bytes, 1).unwrap();
-    let packs: [&dyn Fn(&[u8]) -> Vec<u8>; 3] = [&gzip, &zstd, &|bytes| bytes.to_vec()];
+    type Pack<'a> = &'a dyn Fn(&[u8]) -> Vec<u8>;
+    let packs: [Pack<'_>; 3] = [&gzip, &zstd, &|bytes| bytes.to_vec()];
     for pack in packs {
         let world = World::new();
         world.index(vec![world.image(&[lower()], json!({}), pack)]);

@@ -19,6 +19,9 @@ struct Server {
     paths: Arc<Mutex<Vec<String>>>,
 }
 
+/// Answers a path with headers, on this port.
+type Answering = dyn Fn(&str, &HashMap<String, String>, u16) -> Answer + Send + Sync;
+
 /// What a request gets: status, headers, body, and whether the body is cut off.
 type Answer = (u16, String, Vec<u8>, bool);
 
@@ -42,12 +45,7 @@ impl Server {
     }
 }
 
-fn serve(
-    mut stream: TcpStream,
-    answer: &dyn Fn(&str, &HashMap<String, String>, u16) -> Answer,
-    seen: &Mutex<Vec<String>>,
-    port: u16,
-) {
+fn serve(mut stream: TcpStream, answer: &Answering, seen: &Mutex<Vec<String>>, port: u16) {
     let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
     let Some(Ok(first)) = lines.next() else { return };
     let path = first.split(' ').nth(1).unwrap_or_default().to_owned();
