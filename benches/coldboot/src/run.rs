@@ -82,6 +82,7 @@ fn boot(options: &Options, kernel: &[u8], initramfs: &[u8]) -> Result<(u64, Dura
         memory: options.memory << 20,
         root: blank.clone(),
         scratch: Arc::new(Overlay::new(blank, private).context("the writable disk")?),
+        net: None,
     };
     let line = format!("{} {}", machine::COMMAND_LINE, options.words);
     let shown = options.console;

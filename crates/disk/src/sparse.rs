@@ -71,6 +71,11 @@ impl SparseDisk {
         }
         Ok(Self { bytes, size, blocks })
     }
+
+    /// The blocks that are listed, ascending: offset on the disk in bytes, and the 4096 bytes.
+    pub fn stored(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        self.blocks.iter().map(|&(block, at)| (block * CLUSTER, &self.bytes[at..at + CLUSTER as usize]))
+    }
 }
 
 impl Disk for SparseDisk {

@@ -12,6 +12,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use disk::{Disk, SparseDisk};
 
 use super::{BOOT_LIMIT, Contender, Kind, is_up, peer_image};
 use crate::setup::Setup;
@@ -60,11 +61,11 @@ pub fn start(setup: &Setup, cpus: u32) -> Result<Contender> {
 
 /// An empty ext4, as the soft machine's.
 fn scratch_disk(path: &std::path::Path) -> Result<()> {
-    let blank = assets::blank_ext4();
+    let blank = SparseDisk::new(assets::blank_ext4_list()).context("the blank disk")?;
     let file = std::fs::File::create(path)?;
     file.set_len(blank.size())?;
-    for (index, block) in blank.blocks() {
-        file.write_all_at(block, index * assets::BLOCK_SIZE as u64)?;
+    for (offset, block) in blank.stored() {
+        file.write_all_at(block, offset)?;
     }
     Ok(())
 }
