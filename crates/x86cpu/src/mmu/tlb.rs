@@ -84,6 +84,8 @@ pub(super) struct Tlb {
     large: [u64; 16],
     /// A 1 GiB page was used since then: any address may be part of it.
     huge: bool,
+    /// Anything was put since the last full flush. A vCPU that is being set up is flushed many times.
+    filled: bool,
     /// By bank: what was fetched from since the bank's epoch moved.
     pub(super) fetched: [Fetched; BANKS],
 }
@@ -147,6 +149,7 @@ impl Tlb {
             writers: Vec::with_capacity(LOG_LIMIT),
             large: [0; 16],
             huge: false,
+            filled: false,
             fetched: [NOTHING_FETCHED; BANKS],
         }
     }
@@ -166,6 +169,7 @@ impl Tlb {
     /// Puts a translation for data; without a write tag.
     pub(super) fn fill(&mut self, bank: usize, lin: u64, host: u64, info: u64) {
         let slot = Self::slot(bank, lin);
+        self.filled = true;
         self.data[slot] = Entry { read: lin & PAGE_MASK, write: no_tag(slot), host, info };
         if info & info::GLOBAL == 0 && self.local.len() < LOG_LIMIT {
             self.local.push(slot as u16);
@@ -202,6 +206,7 @@ impl Tlb {
     }
 
     pub(super) fn fill_exec(&mut self, bank: usize, lin: u64, info: u64) {
+        self.filled = true;
         self.exec[Self::exec_slot(bank, lin)] = ExecEntry { tag: lin & PAGE_MASK, info };
         self.note_large(lin, info);
         self.fetched[bank / ENTRIES].note(lin, info);
@@ -209,6 +214,9 @@ impl Tlb {
 
     /// Drops everything.
     pub(super) fn flush_all(&mut self) {
+        if !std::mem::take(&mut self.filled) {
+            return;
+        }
         for (slot, entry) in self.data.iter_mut().enumerate() {
             *entry = empty(slot);
         }
