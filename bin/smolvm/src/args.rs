@@ -510,11 +510,19 @@ fn alone(words: &[OsString]) -> Option<Args> {
     let (verb, rest) = (words.get(1)?.to_str()?, words.get(1..)?);
     fn read<T: ClapArgs>(verb: &'static str, words: &[OsString]) -> Option<(T, Global)> {
         let command = Global::augment_args(T::augment_args(Command::new(verb)));
-        let matches = command.disable_help_flag(true).try_get_matches_from(words).ok()?;
+        let matches = command.try_get_matches_from(words).ok()?;
         Some((T::from_arg_matches(&matches).ok()?, Global::from_arg_matches(&matches).ok()?))
     }
     let (verb, global) = match verb {
-        "run" => read("run", rest).map(|(run, global)| (Verb::Run(run), global))?,
+        "run" => {
+            let (run, global) = read::<Box<Run>>("run", rest)?;
+            // A flag that is none of `run`'s looks like its first word.
+            let flag = |word: &String| word.len() > 1 && word.starts_with('-');
+            if run.words.first().is_some_and(flag) {
+                return None;
+            }
+            (Verb::Run(run), global)
+        }
         "exec" => read("exec", rest).map(|(exec, global)| (Verb::Exec(exec), global))?,
         "__vmm" => read("__vmm", rest).map(|(vmm, global)| (Verb::Vmm(vmm), global))?,
         _ => return None,

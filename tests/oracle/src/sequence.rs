@@ -42,6 +42,7 @@ pub fn pool(entries: &[Entry]) -> Pool {
                     && !near
             })
             && !excluded(e.code.mnemonic())
+            && !reaches_far(e)
     };
     let all: Vec<Entry> = entries.iter().copied().filter(suits).collect();
     let chosen = |f: &dyn Fn(&Entry) -> bool| all.iter().copied().filter(f).collect();
@@ -50,6 +51,14 @@ pub fn pool(entries: &[Entry]) -> Pool {
         readers: chosen(&|e| e.code.is_jcc_short_or_near() || reads_condition(e.code.mnemonic())),
         all,
     }
+}
+
+/// Bit tests of memory by a register: with what instructions before left in it they reach the oracle's own
+/// pages, which are not alike on both sides. Alone they are tested with offsets that stay near.
+fn reaches_far(e: &Entry) -> bool {
+    use iced_x86::OpCodeOperandKind as K;
+    matches!(e.code.mnemonic(), M::Bt | M::Bts | M::Btr | M::Btc)
+        && e.code.op_code().op_kinds().iter().any(|k| matches!(k, K::r16_reg | K::r32_reg | K::r64_reg))
 }
 
 fn sets_flags(m: M) -> bool {
