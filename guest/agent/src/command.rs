@@ -35,7 +35,7 @@ pub fn run(world: &World, spec: &ExecSpec, user: bool, limit_ms: u64) -> Result<
         .map_err(|error| other("watching a process", error.into()))?;
     let ended = wait_readable(&handle, PollFlags::IN, left());
     if !ended {
-        let _ = rustix::process::kill_process_group(started.pid, Signal::KILL);
+        let _ = crate::sessions::signal_group(started.pid, Signal::KILL);
         let _ = rustix::process::kill_process(started.pid, Signal::KILL);
     }
     let status = rustix::process::waitpid(Some(started.pid), WaitOptions::empty());

@@ -451,7 +451,7 @@ impl Agent {
                 self.poller.set(&input.fd, Token::In(id), &mut input.interest, Interest::default());
             }
             if session.exit.is_none() {
-                let _ = rustix::process::kill_process_group(session.pid, Signal::HUP);
+                let _ = signal_group(session.pid, Signal::HUP);
             }
         }
         self.watch_outputs(id);
@@ -474,7 +474,7 @@ impl Agent {
         let signal = crate::sys::signals::from_number(spec.signal)
             .ok_or_else(|| Failure::new(ErrorKind::BadRequest, format!("{} is no signal", spec.signal)))?;
         let sent = if spec.group {
-            rustix::process::kill_process_group(session.pid, signal)
+            signal_group(session.pid, signal)
         } else {
             rustix::process::kill_process(session.pid, signal)
         };
@@ -504,6 +504,17 @@ impl Agent {
     /// Whether the main service runs.
     pub fn service_runs(&self) -> bool {
         self.sessions.get(&SERVICE_SESSION).is_some_and(|session| session.exit.is_none())
+    }
+}
+
+/// Signals a session's process group; a copy that has not made its group yet is signalled itself.
+///
+/// # Errors
+/// `SRCH` when it ended, `PERM`.
+pub fn signal_group(leader: Pid, signal: Signal) -> Result<(), Errno> {
+    match rustix::process::kill_process_group(leader, signal) {
+        Err(Errno::SRCH) => rustix::process::kill_process(leader, signal),
+        sent => sent,
     }
 }
 
