@@ -1,6 +1,7 @@
 //! The machine-wide part of an engine: memory, interrupt routing, clock.
 
 use guestmem::GuestMemory;
+use host::Event;
 use serde::{Deserialize, Serialize};
 
 use crate::{CpuidLeaf, Error, Vcpu};
@@ -62,6 +63,26 @@ pub trait Partition: Send + Sync {
 
     /// Delivers an interrupt message; callable from any thread, wakes a halted vCPU.
     fn signal_msi(&self, msi: Msi) -> Result<(), Error>;
+
+    /// Delivers an edge on IOAPIC pin `pin`, which is this message now; as [`Partition::signal_msi`], for engines
+    /// that have a shorter way for a message that comes again and again.
+    ///
+    /// # Errors
+    /// The engine's.
+    fn pulse(&self, pin: u8, msi: Msi) -> Result<(), Error> {
+        let _ = pin;
+        self.signal_msi(msi)
+    }
+
+    /// Makes 4-byte stores of `value` at guest-physical `address` an event instead of an exit: it is
+    /// raised by each. `None` on an engine that makes exits of all stores.
+    ///
+    /// # Errors
+    /// The engine's.
+    fn doorbell(&self, address: u64, value: u32) -> Result<Option<Event>, Error> {
+        let _ = (address, value);
+        Ok(None)
+    }
 
     /// Guest TSC frequency in kHz.
     fn tsc_khz(&self) -> u32;

@@ -8,13 +8,14 @@
 //! `assist` hands an instruction that KVM refuses to `x86cpu`; `probe` runs real guest code to find out
 //! what this host's KVM is worth before anything depends on it.
 //!
-//! Invariants: only `vcpu` enters the guest; only `abi`, `kick`, `vcpu` and `vm` hold `unsafe`.
+//! Invariants: only `vcpu` enters the guest; only `abi`, `events`, `kick`, `vcpu` and `vm` hold `unsafe`.
 //! Way (a) through the house: `vcpu.rs` turns KVM's exits into `hv::Exit`s, next is
 //! `machine/vcpu_thread.rs`.
 
 mod abi;
 mod assist;
 mod convert;
+mod events;
 mod kick;
 mod probe;
 mod remembered;

@@ -7,36 +7,33 @@
 #![allow(unsafe_code)] // KVM_SET_USER_MEMORY_REGION takes an address.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
+use ::host::Event;
 use arch::x86_64::cpuid::{for_vcpu, lookup};
 use arch::x86_64::regs::Cr4;
 use guestmem::GuestMemory;
 use hv::{ClockState, CpuidLeaf, EngineKind, Error, Msi, Partition, PartitionConfig, Vcpu};
 use kvm_bindings::{
     KVM_CAP_ENFORCE_PV_FEATURE_CPUID, KVM_CAP_EXIT_ON_EMULATION_FAILURE, KVM_CAP_SPLIT_IRQCHIP,
-    KVM_CAP_X2APIC_API, KVM_IRQ_ROUTING_MSI, KVM_MEM_LOG_DIRTY_PAGES, KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK,
-    KVM_X2APIC_API_USE_32BIT_IDS, KvmIrqRouting, kvm_clock_data, kvm_irq_routing_entry, kvm_msi,
-    kvm_userspace_memory_region,
+    KVM_CAP_X2APIC_API, KVM_MEM_LOG_DIRTY_PAGES, KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK,
+    KVM_X2APIC_API_USE_32BIT_IDS, kvm_clock_data, kvm_msi, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
 
 use crate::abi::{ENGINE, capability, host};
+use crate::events::{self, IOAPIC_PINS, MSI_LEVEL, Routes, lock};
 use crate::probe;
 use crate::vcpu::KvmVcpu;
 use serde::{Deserialize, Serialize};
 
 const MAX_VCPUS: u32 = 16;
-/// Pins of our IOAPIC: routes that KVM keeps so that it tells us of acknowledgements.
-const IOAPIC_PINS: u32 = 24;
 /// Pages that KVM on Intel needs for itself, at the end of the device hole, where neither RAM nor a
 /// device is: one for the identity map, three for a task state segment.
 const IDENTITY_MAP: u64 = 0xfffb_c000;
 const TSS: usize = 0xfffb_d000;
 /// A guest TSC this near to the wanted one is not scaled (parts per million; KVM's own tolerance).
 const TSC_TOLERANCE_PPM: u64 = 250;
-/// MSI data: level-triggered (SDM vol. 3, 11.11.2).
-const MSI_LEVEL: u32 = 1 << 15;
 
 /// What is known about this host's KVM when a machine is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,8 +63,8 @@ pub(crate) struct Shared {
     vcpus: u32,
     /// Bit i: vCPU i was made.
     made: AtomicU32,
-    /// Level-triggered messages whose acknowledgement KVM was asked to tell.
-    level: Mutex<Vec<Msi>>,
+    /// Where interrupt events and acknowledgements go.
+    routes: Mutex<Routes>,
 }
 
 /// A machine without devices, executed by KVM.
@@ -119,7 +116,7 @@ impl KvmPartition {
             cpuid: config.cpuid,
             vcpus: config.vcpus,
             made: AtomicU32::new(0),
-            level: Mutex::new(Vec::new()),
+            routes: Mutex::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -239,35 +236,14 @@ impl Shared {
         self.watch(Msi { address, data: MSI_LEVEL | u32::from(vector) })
     }
 
-    /// KVM tells of acknowledgements of level-triggered vectors that are in the routes of the split
-    /// controller's pins; each message that a pin sends is put there once.
     fn watch(&self, msi: Msi) -> Result<(), Error> {
-        let mut level = self.level.lock().unwrap_or_else(PoisonError::into_inner);
-        if level.contains(&msi) {
-            return Ok(());
-        }
-        if level.len() == IOAPIC_PINS as usize {
-            level.remove(0);
-        }
-        level.push(msi);
-        let routes: Vec<_> = (0u32..)
-            .zip(level.iter())
-            .map(|(gsi, msi)| {
-                let mut route =
-                    kvm_irq_routing_entry { gsi, type_: KVM_IRQ_ROUTING_MSI, ..Default::default() };
-                route.u.msi.address_lo = msi.address as u32;
-                route.u.msi.address_hi = (msi.address >> 32) as u32;
-                route.u.msi.data = msi.data;
-                route
-            })
-            .collect();
-        let routes = KvmIrqRouting::from_entries(&routes).map_err(|_| Error::Unsupported {
-            engine: ENGINE,
-            what: format!("{} interrupt routes", routes.len()),
-            advice: "report it: there are never more than 24",
-        })?;
-        self.vm.set_gsi_routing(&routes).map_err(host("KVM_SET_GSI_ROUTING"))
+        lock(&self.routes).watch(&self.vm, msi)
     }
+}
+
+/// Whether it is in the local APICs' window (SDM vol. 3, 11.11.1).
+fn is_interrupt(msi: Msi) -> bool {
+    msi.address >> 20 == 0xfee
 }
 
 impl Partition for KvmPartition {
@@ -281,7 +257,7 @@ impl Partition for KvmPartition {
 
     fn signal_msi(&self, msi: Msi) -> Result<(), Error> {
         // Outside of the local APICs' window a message goes nowhere, as on a bus.
-        if msi.address >> 20 != 0xfee {
+        if !is_interrupt(msi) {
             return Ok(());
         }
         if msi.data & MSI_LEVEL != 0 {
@@ -290,6 +266,18 @@ impl Partition for KvmPartition {
         let message = kvm_msi { address_lo: msi.address as u32, data: msi.data, ..Default::default() };
         // 0: the guest blocks it; that is its business.
         self.shared.vm.signal_msi(message).map(|_| ()).map_err(host("KVM_SIGNAL_MSI"))
+    }
+
+    fn pulse(&self, pin: u8, msi: Msi) -> Result<(), Error> {
+        let event = msi.data & MSI_LEVEL == 0 && is_interrupt(msi);
+        if event && lock(&self.shared.routes).pulse(&self.shared.vm, pin, msi)? {
+            return Ok(());
+        }
+        self.signal_msi(msi)
+    }
+
+    fn doorbell(&self, address: u64, value: u32) -> Result<Option<Event>, Error> {
+        events::doorbell(&self.shared.vm, address, value).map(Some)
     }
 
     fn tsc_khz(&self) -> u32 {

@@ -192,6 +192,44 @@ fn a_level_triggered_interrupt_is_acknowledged_to_the_ioapic() {
 }
 
 #[test]
+fn edges_of_a_pin_arrive_one_by_one_also_when_its_message_changes() {
+    let Some(khz) = kvm() else { return };
+    // sti; jmp .
+    let mut m = machine(khz, 0, &[&[0xfb], &SPIN]);
+    for vector in [0x61u8, 0x62] {
+        // mov al, VECTOR; out FAULT_PORT, al; mov ecx, 0x80b (EOI); xor eax, eax; cdq; wrmsr; iretq
+        let code = [0xb0, vector, 0xe6, FAULT_PORT as u8];
+        let end = [0xb9, 0x0b, 8, 0, 0, 0x31, 0xc0, 0x99, 0x0f, 0x30, 0x48, 0xcf];
+        tiny::set_handler(&m.memory, vector, &[code.as_slice(), &end].concat()).unwrap();
+    }
+    // Enough of each for the shorter way to be taken; back to the first, whose old route must be gone.
+    for vector in [0x61u8, 0x62, 0x61] {
+        for _ in 0..20 {
+            m.partition.pulse(4, Msi { address: MSI_ADDRESS, data: vector.into() }).unwrap();
+            expect_vector(m.vcpu.as_mut(), vector);
+        }
+    }
+    // Beyond the pins, and outside of the local APICs' window.
+    m.partition.pulse(200, Msi { address: MSI_ADDRESS, data: 0x62 }).unwrap();
+    expect_vector(m.vcpu.as_mut(), 0x62);
+    (0..20).for_each(|_| m.partition.pulse(5, Msi { address: 0x1000, data: 0x62 }).unwrap());
+}
+
+#[test]
+fn a_doorbell_takes_its_own_stores_and_no_others() {
+    let Some(khz) = kvm() else { return };
+    // mov eax, 5; DONE; mov eax, 6; DONE
+    let (five, six) = ([0xb8, 5, 0, 0, 0], [0xb8, 6, 0, 0, 0]);
+    let mut m = machine(khz, 0, &[&five, &DONE, &six, &DONE]);
+    let bell = m.partition.doorbell(DEVICE, 5).unwrap().expect("KVM has events");
+    let other = m.partition.doorbell(DEVICE + 8, 6).unwrap().expect("KVM has events");
+    assert!(!bell.clear());
+    expect_done(m.vcpu.as_mut(), 6);
+    assert!(bell.clear() && !other.clear());
+    assert!(m.partition.doorbell(DEVICE, 5).is_err(), "one bell for one store");
+}
+
+#[test]
 fn an_acknowledgement_comes_also_after_a_restore() {
     let Some(khz) = kvm() else { return };
     // sti; jmp .

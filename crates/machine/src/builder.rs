@@ -10,7 +10,7 @@ use boot::{AcpiConfig, VirtioSlot, layout};
 use bus::{Bus, BusDevice, IrqLine, Saved};
 use devices::blk::Blk;
 use devices::console::Console;
-use devices::ioapic::{IoApic, MsiSink};
+use devices::ioapic::{IoApic, Message, MsiSink};
 use devices::net::Net;
 use devices::power::{Power, PowerEvent};
 use devices::rng::Rng;
@@ -23,6 +23,7 @@ use hv::{CpuidLeaf, Msi, Partition, PartitionConfig};
 use virtio::{MmioTransport, VirtioDevice};
 
 use crate::Error;
+use crate::doorbells::Doorbells;
 use crate::engine;
 use crate::error::host;
 use crate::lifecycle::{Control, Outcome};
@@ -105,9 +106,9 @@ pub(crate) fn memory(config: &MachineConfig) -> Result<GuestMemory, Error> {
 struct ToEngine(Arc<dyn Partition>);
 
 impl MsiSink for ToEngine {
-    fn send(&self, address: u64, data: u32) {
+    fn send(&self, pin: u8, Message { address, data }: Message) {
         // An address that no local APIC has is the guest's mistake: the message is lost.
-        let _ = self.0.signal_msi(Msi { address, data });
+        let _ = self.0.pulse(pin, Msi { address, data });
     }
 }
 
@@ -131,7 +132,7 @@ pub(crate) fn build(
     )?
     .into();
     let control = Arc::new(Control::new());
-    let mut board = Board::new(memory.clone(), IoApic::new(Arc::new(ToEngine(partition.clone()))))?;
+    let mut board = Board::new(memory.clone(), partition.clone())?;
     let devices = board.populate(&config, network, console, control.clone())?;
     let (ioapic, streams) = (board.ioapic.clone(), devices.vsock.clone());
     let world = World {
@@ -148,6 +149,7 @@ pub(crate) fn build(
         memory,
         world: Arc::new(world),
         parts: board.parts,
+        doorbells: Arc::new(board.doorbells),
         vcpus,
         devices,
         scratch: config.scratch,
@@ -158,21 +160,26 @@ pub(crate) fn build(
 /// Buses and parts while they are being filled.
 struct Board {
     memory: GuestMemory,
+    partition: Arc<dyn Partition>,
     mmio: Bus,
     pio: Bus,
     parts: Parts,
     ioapic: Arc<IoApic>,
+    doorbells: Doorbells,
     next_slot: usize,
 }
 
 impl Board {
-    fn new(memory: GuestMemory, ioapic: Arc<IoApic>) -> Result<Self, Error> {
+    fn new(memory: GuestMemory, partition: Arc<dyn Partition>) -> Result<Self, Error> {
+        let ioapic = IoApic::new(Arc::new(ToEngine(partition.clone())));
         let mut this = Self {
             memory,
+            partition,
             mmio: Bus::new(),
             pio: Bus::new(),
             parts: Parts::default(),
             ioapic: ioapic.clone(),
+            doorbells: Doorbells::default(),
             next_slot: 0,
         };
         this.mmio_part("ioapic", layout::IOAPIC_BASE, 0x1000, ioapic)?;
@@ -196,7 +203,14 @@ impl Board {
     fn virtio<D: VirtioDevice + 'static>(&mut self, name: &'static str, device: Arc<D>) -> Result<(), Error> {
         let slot = slot(self.next_slot);
         self.next_slot += 1;
+        let queues = device.queue_sizes().len();
         let transport = Arc::new(MmioTransport::new(self.memory.clone(), device, self.line(slot.gsi)));
+        for queue in 0..queues {
+            let address = slot.base + virtio::QUEUE_NOTIFY;
+            let Some(event) = self.partition.doorbell(address, queue as u32)? else { break };
+            let transport = transport.clone();
+            self.doorbells.add(event, Box::new(move || transport.notify(queue)));
+        }
         self.mmio.insert(slot.base, layout::VIRTIO_STRIDE, name, transport.clone())?;
         self.parts.push(Virtio(name, transport));
         Ok(())

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod builder;
+mod doorbells;
 mod engine;
 mod error;
 mod examine;

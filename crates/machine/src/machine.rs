@@ -14,6 +14,7 @@ use snapshot::Origin;
 
 use crate::Error;
 use crate::builder::{self, Devices, Network};
+use crate::doorbells::{Doorbells, Ringing};
 use crate::engine::{self, EngineChoice};
 use crate::error::host;
 use crate::lifecycle::Outcome;
@@ -64,6 +65,8 @@ pub struct Machine {
     /// How many of the disk's layers are those of the file that it was restored from, or of that
     /// file's parent where it has one.
     pub(crate) disk_below: usize,
+    pub(crate) doorbells: Arc<Doorbells>,
+    ringing: Mutex<Option<Ringing>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -73,6 +76,7 @@ pub(crate) struct Assembly {
     pub(crate) memory: GuestMemory,
     pub(crate) world: Arc<World>,
     pub(crate) parts: Parts,
+    pub(crate) doorbells: Arc<Doorbells>,
     pub(crate) vcpus: Vec<Box<dyn Vcpu>>,
     pub(crate) devices: Devices,
     pub(crate) scratch: Arc<Overlay>,
@@ -134,6 +138,8 @@ impl Machine {
             template_version: parts.cpu.template_version,
             origin: Origin::default(),
             disk_below: 0,
+            doorbells: parts.doorbells,
+            ringing: Mutex::default(),
             threads: Mutex::default(),
         }
     }
@@ -153,12 +159,24 @@ impl Machine {
                 }
             }
         }
+        if let Err(e) = self.answer_doorbells() {
+            let outcome = Outcome::Failed(format!("waiting for the guest's notifications: {e}"));
+            return self.world.control.end(outcome);
+        }
         drop(threads);
         self.world.control.resume();
         // After the vCPUs: what the guest answers waits, and nothing else needs this thread.
         if let Err(e) = self.devices.vsock.start_io() {
             self.world.control.end(Outcome::Failed(format!("serving the guest's sockets: {e}")));
         }
+    }
+
+    fn answer_doorbells(&self) -> io::Result<()> {
+        let mut ringing = lock(&self.ringing);
+        if ringing.is_none() {
+            *ringing = self.doorbells.start()?;
+        }
+        Ok(())
     }
 
     /// Stops the vCPUs at instruction boundaries.
@@ -244,6 +262,7 @@ impl Drop for Machine {
         for thread in lock(&self.threads).drain(..) {
             let _ = thread.join();
         }
+        drop(lock(&self.ringing).take());
         self.parts.pause();
     }
 }

@@ -89,9 +89,11 @@ impl Machine {
         let (parent, above) = (self.origin.parent.pages(), self.origin.above.pages());
         let mut origin = parent.clone();
         origin.unite(&above);
+        self.doorbells.pause();
         self.parts.pause();
         let taken = self.take(dir, &origin);
         self.parts.resume();
+        self.doorbells.resume();
         let (cpu, parts, memory, disk) = taken?;
         Ok(StillMachine { cpu, parts, memory, disk, parent, above, disk_below: self.disk_below })
     }

@@ -29,4 +29,4 @@ pub use device::{Activation, VirtioDevice};
 pub use queue::{Queue, QueueError, QueueHandle, QueueLayout};
 pub use saved_state::{QueueState, TransportState, VirtioState};
 pub use signal::Signal;
-pub use transport::mmio::MmioTransport;
+pub use transport::mmio::{MmioTransport, QUEUE_NOTIFY};

@@ -12,5 +12,5 @@ mod saved_state;
 #[cfg(test)]
 mod tests;
 
-pub use regs::{IoApic, MsiSink, PINS, SIZE};
+pub use regs::{IoApic, Message, MsiSink, PINS, SIZE};
 pub use saved_state::IoApicState;

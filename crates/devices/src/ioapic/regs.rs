@@ -20,20 +20,23 @@ const WRITABLE: u64 = 0xffff_0000_0001_afff;
 /// Every bit that an entry can hold.
 pub(super) const ENTRY: u64 = WRITABLE | REMOTE_IRR;
 
-/// Takes the messages to the local APICs, and hears where each pin goes.
+/// Takes the messages to the local APICs.
 pub trait MsiSink: Send + Sync {
-    /// Delivers one message.
-    fn send(&self, address: u64, data: u32);
-
-    /// An edge on `pin` would now be this message (`None`: masked). For engines that deliver
-    /// interrupts from events without coming here.
-    fn route_changed(&self, _pin: u8, _message: Option<(u64, u32)>) {}
+    /// Delivers one message of `pin`.
+    fn send(&self, pin: u8, message: Message);
 }
 
-impl<F: Fn(u64, u32) + Send + Sync> MsiSink for F {
-    fn send(&self, address: u64, data: u32) {
-        self(address, data);
+impl<F: Fn(u8, Message) + Send + Sync> MsiSink for F {
+    fn send(&self, pin: u8, message: Message) {
+        self(pin, message);
     }
+}
+
+/// What a pin sends: a message-signalled interrupt (SDM vol. 3, 11.11).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Message {
+    pub address: u64,
+    pub data: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -54,14 +57,14 @@ pub struct IoApic {
 }
 
 /// What an entry makes of an interrupt.
-fn message(entry: u64) -> (u64, u32) {
+fn message(entry: u64) -> Message {
     let destination = entry >> 56 & 0xff;
     let extended = entry >> 49 & 0x7f;
     let logical = if entry & LOGICAL != 0 { 1 << 2 } else { 0 };
     let address = 0xfee0_0000 | destination << 12 | extended << 5 | logical;
     // Bit 14: level messages assert. Vector, delivery mode and trigger mode are where they were.
     let level = if entry & LEVEL != 0 { LEVEL | 1 << 14 } else { 0 };
-    (address, (entry & (0xff | DELIVERY) | level) as u32)
+    Message { address, data: (entry & (0xff | DELIVERY) | level) as u32 }
 }
 
 /// Fixed and lowest-priority interrupts are acknowledged; the others have no remote IRR.
@@ -75,7 +78,7 @@ impl Registers {
     }
 
     /// Sends what pin `pin` has to send, if it may now.
-    fn service(&mut self, pin: usize) -> Option<(u64, u32)> {
+    fn service(&mut self, pin: usize) -> Option<Message> {
         let bit = 1 << pin;
         let entry = self.entries.get_mut(pin)?;
         if *entry & MASKED != 0 {
@@ -94,7 +97,7 @@ impl Registers {
         Some(message(*entry))
     }
 
-    fn set_level(&mut self, pin: usize, high: bool) -> Option<(u64, u32)> {
+    fn set_level(&mut self, pin: usize, high: bool) -> Option<Message> {
         let bit = 1 << pin;
         if !high {
             self.levels &= !bit;
@@ -140,13 +143,13 @@ impl Registers {
         Some(pin)
     }
 
-    fn end_of_interrupt(&mut self, vector: u8) -> Vec<(u64, u32)> {
+    fn end_of_interrupt(&mut self, vector: u8) -> Vec<(usize, Message)> {
         let mut messages = Vec::new();
         for pin in 0..PINS {
             let entry = self.entries[pin];
             if is_level(entry) && entry & REMOTE_IRR != 0 && entry as u8 == vector {
                 self.entries[pin] &= !REMOTE_IRR;
-                messages.extend(self.service(pin));
+                messages.extend(self.service(pin).map(|message| (pin, message)));
             }
         }
         messages
@@ -167,31 +170,22 @@ impl IoApic {
     /// A local APIC finished a level-triggered interrupt of this vector.
     pub fn end_of_interrupt(&self, vector: u8) {
         let messages = lock(&self.registers).end_of_interrupt(vector);
-        self.deliver(messages);
-    }
-
-    /// The message that an edge on `pin` is now; `None` when it is masked or there is no such pin.
-    pub fn route(&self, pin: u8) -> Option<(u64, u32)> {
-        let entry = *lock(&self.registers).entries.get(usize::from(pin))?;
-        (entry & MASKED == 0).then(|| message(entry))
+        messages.into_iter().for_each(|(pin, message)| self.deliver(pin, Some(message)));
     }
 
     /// Outside the lock: the sink may wait for a vCPU that is about to come here.
-    fn deliver(&self, messages: impl IntoIterator<Item = (u64, u32)>) {
-        messages.into_iter().for_each(|(address, data)| self.sink.send(address, data));
-    }
-
-    pub(super) fn announce(&self, pin: usize) {
-        self.sink.route_changed(pin as u8, self.route(pin as u8));
+    fn deliver(&self, pin: usize, message: Option<Message>) {
+        if let Some(message) = message {
+            self.sink.send(pin as u8, message);
+        }
     }
 
     fn write_window(&self, value: u32) {
         let mut registers = lock(&self.registers);
         let Some(pin) = registers.write(value) else { return };
+        let message = registers.service(pin);
         drop(registers);
-        self.announce(pin);
-        let message = lock(&self.registers).service(pin);
-        self.deliver(message);
+        self.deliver(pin, message);
     }
 }
 
@@ -204,7 +198,7 @@ impl IrqLine for Pin {
     fn set_level(&self, high: bool) {
         if self.pin < PINS {
             let message = lock(&self.controller.registers).set_level(self.pin, high);
-            self.controller.deliver(message);
+            self.controller.deliver(self.pin, message);
         }
     }
 }

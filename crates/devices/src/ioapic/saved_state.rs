@@ -51,7 +51,6 @@ impl Saved for IoApic {
         }
         let registers = Registers { select: s.select, id: s.id, entries, levels: s.levels, edges: s.edges };
         *lock(&self.registers) = registers;
-        (0..PINS).for_each(|pin| self.announce(pin));
         Ok(())
     }
 }

@@ -4,23 +4,18 @@ use std::sync::{Arc, Mutex};
 
 use bus::{BusDevice, IoError, Saved, lock};
 
-use super::{IoApic, IoApicState, MsiSink, PINS};
-
-/// A message, or none: a masked pin.
-type Message = Option<(u64, u32)>;
+use super::{IoApic, IoApicState, Message, MsiSink, PINS};
 
 #[derive(Default)]
 struct Wire {
     sent: Mutex<Vec<(u64, u32)>>,
-    routes: Mutex<Vec<(u8, Message)>>,
+    pins: Mutex<Vec<u8>>,
 }
 
 impl MsiSink for Wire {
-    fn send(&self, address: u64, data: u32) {
-        lock(&self.sent).push((address, data));
-    }
-    fn route_changed(&self, pin: u8, message: Message) {
-        lock(&self.routes).push((pin, message));
+    fn send(&self, pin: u8, message: Message) {
+        lock(&self.sent).push((message.address, message.data));
+        lock(&self.pins).push(pin);
     }
 }
 
@@ -127,13 +122,14 @@ fn a_level_is_sent_again_until_it_falls() {
 }
 
 #[test]
-fn routes_are_announced() {
+fn messages_say_their_pin() {
     let b = Bench::new();
     b.set(0x10, 0x33);
-    assert_eq!(b.apic.route(0), Some((0xfee0_0000, 0x33)));
-    assert_eq!((b.apic.route(1), b.apic.route(99)), (None, None));
-    b.set(0x10, 0x1_0033);
-    assert_eq!(*lock(&b.wire.routes), [(0, Some((0xfee0_0000, 0x33))), (0, None)]);
+    b.set(0x16, 0x34);
+    b.apic.line(3).pulse();
+    b.apic.line(0).pulse();
+    b.apic.line(99).pulse();
+    assert_eq!(*lock(&b.wire.pins), [3, 0]);
 }
 
 #[test]
@@ -157,7 +153,6 @@ fn a_restored_controller_goes_on() {
     let c = Bench::new();
     c.apic.restore(&state).unwrap();
     assert_eq!((c.apic.save(), c.sent()), (state.clone(), vec![]));
-    assert_eq!(lock(&c.wire.routes).len(), PINS);
     c.apic.end_of_interrupt(0x50);
     c.entry(3, 0x41);
     assert_eq!(c.sent(), [(0xfee0_0000, 0xc050), (0xfee0_0000, 0x41)]);
