@@ -4,7 +4,8 @@
 //! resume (2.3 µs), tens of thousands of them in a machine that has been up for a while. Strategy: the
 //! smallest gaps between runs are stored as zeros until few enough extents are left, or until the zeros cost
 //! too much of the file ([`plan_extents`]). Invariants of an [`ExtentMap`]: extents ascend by page and don't
-//! overlap; their places tile the section without gap or overlap, in whatever order.
+//! overlap; every page of the section is the place of one, in whatever order, or of several that are equal; a
+//! place may also be in the root image, where the kernel of the guest took the page from.
 
 use crate::error::Problem;
 use crate::format::{Fields, PAGE_SIZE};
@@ -15,18 +16,39 @@ pub const USUAL_EXTENTS: usize = 96;
 /// Zeros stored for that, in thousandths of the non-zero pages: 2%.
 pub const USUAL_OVERHEAD_PERMILLE: u32 = 20;
 
-/// A run of pages and its place in the section of pages.
+/// The section that an extent's pages lie in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The section of pages beside the map.
+    Pages,
+    /// The root image that the memory's disk lies on.
+    Root,
+}
+
+/// A run of pages and its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
     /// The first page's number (its address divided by 4096).
     pub start: u64,
     /// How many pages: 1 or more.
     pub pages: u64,
-    /// The first page's place in the section, in pages.
+    /// Where they lie.
+    pub source: Source,
+    /// The first page's place in that section, in pages.
     pub file_page: u64,
 }
 
 impl Extent {
+    /// A run in the section of pages.
+    pub fn stored(start: u64, pages: u64, file_page: u64) -> Extent {
+        Extent { start, pages, source: Source::Pages, file_page }
+    }
+
+    /// A run that the root image has, too.
+    pub fn in_root(start: u64, pages: u64, root_page: u64) -> Extent {
+        Extent { start, pages, source: Source::Root, file_page: root_page }
+    }
+
     /// The page after the last one.
     pub fn end(&self) -> u64 {
         self.start.saturating_add(self.pages)
@@ -159,7 +181,7 @@ pub fn plan_extents(
                 file_page += gap + pages;
             }
             _ => {
-                extents.push(Extent { start, pages, file_page });
+                extents.push(Extent::stored(start, pages, file_page));
                 file_page += pages;
             }
         }
@@ -220,17 +242,31 @@ pub struct ExtentMap {
 }
 
 impl ExtentMap {
-    /// The encoding's version, for the section's entry in the index.
-    pub const VERSION: u32 = 1;
+    /// The newest encoding's version; earlier ones are read, too.
+    pub const VERSION: u32 = 2;
 
     const MAGIC: [u8; 8] = *b"SMOLVMEX";
     const HEAD_LEN: usize = 32;
     const ENTRY_LEN: usize = 24;
     const PLACE: &str = "an extent map";
+    /// Set in a place: it is in the root image.
+    const IN_ROOT: u64 = 1 << 63;
+
+    /// The lowest version of the encoding that can say this map, for the section's entry in the index: readers that
+    /// know only version 1 then read all files that don't need more.
+    pub fn version(&self) -> u32 {
+        let owned: u64 = self.in_pages().map(|extent| extent.pages).sum();
+        let plain = self.extents.iter().all(|extent| extent.source == Source::Pages);
+        if plain && owned == self.stored_pages() { 1 } else { 2 }
+    }
+
+    fn in_pages(&self) -> impl Iterator<Item = &Extent> {
+        self.extents.iter().filter(|extent| extent.source == Source::Pages)
+    }
 
     /// How many pages the section of pages has.
     pub fn stored_pages(&self) -> u64 {
-        self.extents.iter().map(|extent| extent.pages).sum()
+        self.in_pages().map(|extent| extent.file_page.saturating_add(extent.pages)).max().unwrap_or(0)
     }
 
     /// The stored pages.
@@ -249,6 +285,7 @@ impl ExtentMap {
             let place = |from: u64, to: u64| Extent {
                 start: from,
                 pages: to - from,
+                source: extent.source,
                 file_page: extent.file_page + (from - extent.start),
             };
             for over in above.extents.iter().skip(first).take_while(|over| over.start < extent.end()) {
@@ -279,16 +316,24 @@ impl ExtentMap {
         bytes.extend_from_slice(&self.bound.to_le_bytes());
         bytes.extend_from_slice(&self.stored_pages().to_le_bytes());
         for extent in &self.extents {
-            for field in [extent.start, extent.pages, extent.file_page] {
+            let place = match extent.source {
+                Source::Pages => extent.file_page,
+                Source::Root => extent.file_page | Self::IN_ROOT,
+            };
+            for field in [extent.start, extent.pages, place] {
                 bytes.extend_from_slice(&field.to_le_bytes());
             }
         }
         bytes
     }
 
-    /// Reads the bytes of a section whose pages take `pages_len` bytes, and checks every invariant, so that
-    /// what it returns can be mapped as it is. Offsets in the problem count from the section's start.
-    pub fn parse(bytes: &[u8], pages_len: u64) -> Result<ExtentMap, Problem> {
+    /// Reads the bytes of a section whose entry names this `version`, whose pages take `pages_len` bytes and whose root
+    /// image has `root_len` (0: there is none), and checks every invariant, so that what it returns can be mapped as it
+    /// is. Offsets in the problem count from the section's start.
+    pub fn parse(version: u32, bytes: &[u8], pages_len: u64, root_len: u64) -> Result<ExtentMap, Problem> {
+        if !(1..=Self::VERSION).contains(&version) {
+            return Err(Problem::Unsupported { what: format!("version {version} of {}", Self::PLACE) });
+        }
         let damaged = |at: u64, why: String| Err(Problem::damaged(Self::PLACE, at, why));
         let (head, entries) = bytes.split_at_checked(Self::HEAD_LEN).unwrap_or((bytes, &[]));
         let mut fields = Fields::new(head, Self::PLACE, 0);
@@ -306,7 +351,11 @@ impl ExtentMap {
         let mut at = Self::HEAD_LEN as u64;
         for entry in entries.chunks_exact(Self::ENTRY_LEN) {
             let mut fields = Fields::new(entry, Self::PLACE, at);
-            let extent = Extent { start: fields.u64()?, pages: fields.u64()?, file_page: fields.u64()? };
+            let (start, pages, place) = (fields.u64()?, fields.u64()?, fields.u64()?);
+            let extent = match place & Self::IN_ROOT {
+                0 => Extent::stored(start, pages, place),
+                _ => Extent::in_root(start, pages, place & !Self::IN_ROOT),
+            };
             let previous_end = extents.last().map_or(0, Extent::end);
             let end = extent.start.checked_add(extent.pages);
             if extent.pages == 0 || extent.start < previous_end || end.is_none_or(|end| end > bound) {
@@ -315,27 +364,35 @@ impl ExtentMap {
             extents.push(extent);
             at = at.saturating_add(Self::ENTRY_LEN as u64);
         }
-        if !tiles(&extents, stored) {
+        let map = ExtentMap { bound, extents };
+        if version == 1 && map.version() != 1 {
+            let why = "the extents' places are not those of a map of version 1";
+            return damaged(Self::HEAD_LEN as u64, why.to_owned());
+        }
+        if !map.covers(stored) {
             let why = "the extents' places do not make up the section of pages";
             return damaged(Self::HEAD_LEN as u64, why.to_owned());
         }
-        Ok(ExtentMap { bound, extents })
+        let root_pages = root_len / PAGE_SIZE;
+        let beyond = |e: &Extent| e.file_page.checked_add(e.pages).is_none_or(|end| end > root_pages);
+        if map.extents.iter().any(|e| e.source == Source::Root && beyond(e)) {
+            let why = "an extent lies beyond the root image";
+            return damaged(Self::HEAD_LEN as u64, why.to_owned());
+        }
+        Ok(map)
     }
-}
 
-/// Whether the extents' places cover `stored` pages, each once.
-fn tiles(extents: &[Extent], stored: u64) -> bool {
-    let mut places: Vec<(u64, u64)> = extents.iter().map(|e| (e.file_page, e.pages)).collect();
-    places.sort_unstable();
-    let mut end = 0;
-    for (file_page, pages) in places {
-        if file_page != end {
-            return false;
+    /// Whether the extents' places are the `stored` pages of the section of pages, all of them and no other.
+    fn covers(&self, stored: u64) -> bool {
+        let mut places: Vec<(u64, u64)> = self.in_pages().map(|e| (e.file_page, e.pages)).collect();
+        places.sort_unstable();
+        let mut end = 0;
+        for (file_page, pages) in places {
+            match file_page.checked_add(pages) {
+                Some(next) if file_page <= end => end = next.max(end),
+                _ => return false,
+            }
         }
-        match file_page.checked_add(pages) {
-            Some(next) => end = next,
-            None => return false,
-        }
+        end == stored
     }
-    end == stored
 }

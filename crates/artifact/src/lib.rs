@@ -22,7 +22,7 @@ mod verify;
 mod writer;
 
 pub use error::{Error, Problem, Result};
-pub use extents::{Extent, ExtentMap, PageSet, plan_extents};
+pub use extents::{Extent, ExtentMap, PageSet, Source, plan_extents};
 pub use foreign::Foreign;
 pub use format::{FORMAT_VERSION, PAGE_SIZE, Section, SectionFlags};
 pub use hash::Digest;

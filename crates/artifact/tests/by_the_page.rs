@@ -70,20 +70,28 @@ fn read(file: &[u8]) -> Vec<Entry> {
 }
 
 /// Section 6 of the page: the pages that are stored.
-fn memory(map: &[u8], pages: &[u8]) -> BTreeMap<u64, Vec<u8>> {
+fn memory(version: u32, map: &[u8], pages: &[u8], root: &[u8]) -> BTreeMap<u64, Vec<u8>> {
     assert_eq!(map[..8], *b"SMOLVMEX");
     let (count, bound) = (u64_at(map, 8), u64_at(map, 16));
     assert_eq!(u64_at(map, 24) * PAGE, pages.len() as u64);
     assert_eq!(map.len() as u64, 32 + 24 * count);
     let mut memory = BTreeMap::new();
+    let mut used = vec![0; pages.len() / PAGE as usize];
     for extent in map[32..].chunks(24) {
         let (start, number, place) = (u64_at(extent, 0), u64_at(extent, 8), u64_at(extent, 16));
         for page in 0..number {
             assert!(start + page < bound);
+            let in_root = version == 2 && place >> 63 != 0;
+            let (section, place) = if in_root { (root, place & !(1 << 63)) } else { (pages, place) };
             let at = ((place + page) * PAGE) as usize;
-            assert!(memory.insert(start + page, pages[at..at + PAGE as usize].to_vec()).is_none());
+            assert!(memory.insert(start + page, section[at..at + PAGE as usize].to_vec()).is_none());
+            if !in_root {
+                used[(place + page) as usize] += 1;
+            }
         }
     }
+    let once = |n: &i32| if version == 1 { *n == 1 } else { *n >= 1 };
+    assert!(used.iter().all(once));
     memory
 }
 
@@ -104,6 +112,19 @@ fn the_golden_file_is_what_the_page_says() {
     assert_eq!(entries[0].bytes, b"name = \"small\"");
     assert_eq!((entries[1].bytes.len(), entries[2].bytes.len()), (5000, 0));
     assert_eq!((&*entries[5].bytes, &*entries[6].bytes), (&b"one"[..], &b"two"[..]));
-    let memory = memory(&entries[3].bytes, &entries[4].bytes);
+    let memory = memory(entries[3].version, &entries[3].bytes, &entries[4].bytes, &entries[2].bytes);
     assert_eq!(memory.keys().copied().collect::<Vec<_>>(), [0, 10, 11]);
+}
+
+#[test]
+fn the_golden_file_with_shared_pages_is_what_the_page_says() {
+    let entries = read(include_bytes!("golden/shared.bin"));
+    let seen: Vec<_> = entries.iter().map(|e| (e.kind, e.version)).collect();
+    assert_eq!(seen, [(4, 1), (16, 2), (17, 1)]);
+    let (root, pages) = (&entries[0].bytes, &entries[2].bytes);
+    let memory = memory(2, &entries[1].bytes, pages, root);
+    assert_eq!(memory.keys().copied().collect::<Vec<_>>(), [0, 1, 2, 3, 9, 10]);
+    let page = |section: &[u8], n: usize| section[n * 4096..][..4096].to_vec();
+    assert_eq!((&memory[&0], &memory[&2]), (&page(pages, 0), &page(pages, 0)));
+    assert_eq!((&memory[&3], &memory[&9], &memory[&10]), (&page(pages, 1), &page(root, 1), &page(root, 2)));
 }

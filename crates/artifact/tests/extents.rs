@@ -48,7 +48,7 @@ fn nothing_is_nothing() {
     assert_eq!(plan_extents(&PageSet::new(1000), &[5], 96, 20), []);
     assert!(!PageSet::new(10).insert(10));
     let empty = ExtentMap { bound: 1000, extents: vec![] };
-    assert_eq!(ExtentMap::parse(&empty.encode(), 0).unwrap(), empty);
+    assert_eq!(ExtentMap::parse(1, &empty.encode(), 0, 0).unwrap(), empty);
 }
 
 proptest! {
@@ -76,8 +76,8 @@ proptest! {
             prop_assert!(nonzero.contains(extent.start) && nonzero.contains(extent.end() - 1));
         }
         // And it reads back: so its places tile the section.
-        let parsed = ExtentMap::parse(&map.encode(), map.stored_pages() * 4096).unwrap();
-        prop_assert_eq!(parsed, map);
+        let parsed = ExtentMap::parse(map.version(), &map.encode(), map.stored_pages() * 4096, 0).unwrap();
+        prop_assert_eq!((parsed.version(), &parsed), (1, &map));
     }
 
     #[test]
@@ -87,17 +87,17 @@ proptest! {
         let (map, pages) = three();
         let mut bytes = map.encode();
         bytes[at] = byte;
-        if let Ok(map) = ExtentMap::parse(&bytes, pages * 4096) {
+        if let Ok(map) = ExtentMap::parse(1, &bytes, pages * 4096, 0) {
             prop_assert_eq!(map.stored_pages(), pages);
             prop_assert!(map.extents.iter().all(|e| e.end() <= map.bound && e.file_page + e.pages <= pages));
         }
-        prop_assert!(ExtentMap::parse(&bytes[..cut], pages * 4096).is_err());
+        prop_assert!(ExtentMap::parse(1, &bytes[..cut], pages * 4096, 0).is_err());
     }
 }
 
 /// A map whose places are not in the order of the pages.
 fn three() -> (ExtentMap, u64) {
-    let extent = |start, pages, file_page| Extent { start, pages, file_page };
+    let extent = Extent::stored;
     let extents = vec![extent(0, 2, 7), extent(10, 3, 4), extent(20, 4, 0)];
     (ExtentMap { bound: 64, extents }, 9)
 }
@@ -106,20 +106,50 @@ fn three() -> (ExtentMap, u64) {
 fn places_in_another_order_are_right_and_lies_are_refused() {
     let (map, pages) = three();
     let bytes = map.encode();
-    assert_eq!(ExtentMap::parse(&bytes, pages * 4096).unwrap(), map);
+    assert_eq!(ExtentMap::parse(1, &bytes, pages * 4096, 0).unwrap(), map);
     assert_eq!(map.find(12).map(|e| e.file_page), Some(4));
     assert_eq!((map.find(13), map.find(9), map.find(24)), (None, None, None));
     let lie = |entry: usize, field: usize, value: u64| {
         let mut bytes = bytes.clone();
         bytes[32 + entry * 24 + field * 8..][..8].copy_from_slice(&value.to_le_bytes());
-        ExtentMap::parse(&bytes, pages * 4096).unwrap_err().to_string()
+        ExtentMap::parse(1, &bytes, pages * 4096, 0).unwrap_err().to_string()
     };
     for (entry, field, value) in
         [(0, 0, 11), (1, 0, 1), (2, 0, u64::MAX), (2, 1, u64::MAX), (0, 1, 0), (2, 2, 1), (1, 2, u64::MAX)]
     {
         assert!(lie(entry, field, value).contains("an extent map"), "{entry} {field} {value}");
     }
-    assert!(ExtentMap::parse(&bytes, (pages + 1) * 4096).is_err());
+    assert!(ExtentMap::parse(1, &bytes, (pages + 1) * 4096, 0).is_err());
+}
+
+#[test]
+fn pages_may_share_a_place_or_lie_in_the_root_image() {
+    let extents = vec![
+        Extent::stored(0, 4, 0),
+        Extent::stored(4, 4, 0),
+        Extent::stored(8, 2, 2),
+        Extent::in_root(20, 5, 3),
+        Extent::stored(30, 1, 4),
+    ];
+    let map = ExtentMap { bound: 64, extents };
+    assert_eq!((map.version(), map.stored_pages(), map.pages().count()), (2, 5, 16));
+    let bytes = map.encode();
+    let parse = |version, bytes: &[u8], stored: u64, root: u64| {
+        ExtentMap::parse(version, bytes, stored * 4096, root).map_err(|problem| problem.to_string())
+    };
+    assert_eq!(parse(2, &bytes, 5, 8 * 4096), Ok(map.clone()));
+    // What lies above hides a part of the root image's, too.
+    let above = ExtentMap { bound: 64, extents: vec![Extent::stored(21, 2, 0)] };
+    assert!(map.uncovered(&above).contains(&Extent::in_root(23, 2, 6)));
+    // An earlier reader's version, a root image that is shorter or not there, a page that is no extent's place.
+    assert!(parse(1, &bytes, 5, 8 * 4096).unwrap_err().contains("version 1"));
+    assert!(parse(2, &bytes, 5, 8 * 4096 - 1).unwrap_err().contains("beyond the root image"));
+    assert!(parse(2, &bytes, 5, 0).unwrap_err().contains("beyond the root image"));
+    assert!(parse(2, &bytes, 6, 8 * 4096).is_err());
+    assert!(parse(3, &bytes, 5, 8 * 4096).unwrap_err().contains("version 3"));
+    let mut far = bytes.clone();
+    far[32 + 3 * 24 + 16..][..8].copy_from_slice(&u64::MAX.to_le_bytes());
+    assert!(parse(2, &far, 5, u64::MAX).is_err());
 }
 
 #[test]
@@ -140,7 +170,7 @@ fn sets_are_made_of_words_and_runs() {
 
 #[test]
 fn what_lies_above_hides_what_lies_below() {
-    let extent = |start, pages, file_page| Extent { start, pages, file_page };
+    let extent = Extent::stored;
     let map = |extents: Vec<Extent>| ExtentMap { bound: 100, extents };
     let below = map(vec![extent(0, 10, 0), extent(20, 10, 10), extent(40, 10, 20), extent(60, 1, 30)]);
     let above = map(vec![extent(0, 2, 0), extent(4, 1, 2), extent(8, 20, 3), extent(45, 30, 23)]);

@@ -227,12 +227,21 @@ fn a_file_cut_short_while_it_is_open_is_an_error() {
 /// so. `SMOLVM_BLESS=1` writes it anew, which is right only before a release.
 #[test]
 fn the_golden_file_of_format_1() {
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/format1.bin");
-    let now = common::small_bytes();
+    golden("format1.bin", &common::small_bytes());
+}
+
+/// The same for a memory map of version 2, whose pages share places and lie in the root image.
+#[test]
+fn the_golden_file_with_shared_pages() {
+    golden("shared.bin", &common::shared_bytes());
+}
+
+fn golden(name: &str, now: &[u8]) {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
     if std::env::var_os("SMOLVM_BLESS").is_some() {
-        std::fs::write(&golden, &now).unwrap();
+        std::fs::write(&golden, now).unwrap();
     }
     let file = MachineFile::open_path(&golden).unwrap();
     file.verify_all(VerifyOptions::default()).unwrap();
-    assert_eq!(Digest::of(&std::fs::read(&golden).unwrap()), Digest::of(&now), "the writer has changed");
+    assert_eq!(Digest::of(&std::fs::read(&golden).unwrap()), Digest::of(now), "the writer has changed");
 }

@@ -3,8 +3,9 @@
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use artifact::{MachineFile, PAGE_SIZE, Section, SectionKind};
+use artifact::{MachineFile, PAGE_SIZE, SectionKind};
 use serde::Serialize;
+use snapshot::StoredPages;
 
 use crate::error::{Error, io_error};
 
@@ -20,18 +21,20 @@ pub struct FileSizes {
     pub root_images: u64,
     /// Memory pages as stored, of all snapshots.
     pub memory: u64,
-    /// Those of them that hold anything but zeros.
+    /// Memory that takes no room: pages that the root image has, or that are stored once for several.
+    pub shared_memory: u64,
+    /// Pages of all snapshots' memories that hold anything but zeros, stored or shared.
     pub nonzero_memory: u64,
     /// Changed disk, of all snapshots.
     pub disk: u64,
-    /// The file's length by what it cannot do without: root images and pages that are not zero.
+    /// The file's length by what it stands for: root images and pages that are not zero.
     pub ratio: f64,
 }
 
 /// Measures a file; reads its memory pages.
 ///
 /// # Errors
-/// The host's.
+/// The file's, the host's.
 pub fn sizes(file: &MachineFile) -> Result<FileSizes, Error> {
     let mut sizes = FileSizes { file: file.len(), ..FileSizes::default() };
     for section in file.sections() {
@@ -43,21 +46,28 @@ pub fn sizes(file: &MachineFile) -> Result<FileSizes, Error> {
             _ => continue,
         };
         *part += section.len;
-        if section.kind() == Some(SectionKind::MemoryPages) {
-            sizes.nonzero_memory += nonzero(file, section).map_err(io_error("read", file.path()))?;
+    }
+    let mut pages = 0;
+    for point in snapshot::points(file).map_err(machine::Error::from)? {
+        let alone = snapshot::select(file.again()?, &point);
+        for piece in snapshot::stored_pages(&alone).map_err(machine::Error::from)? {
+            pages += piece.pages;
+            sizes.nonzero_memory += nonzero(file, piece).map_err(io_error("read", file.path()))?;
         }
     }
+    sizes.shared_memory = (pages * PAGE_SIZE).saturating_sub(sizes.memory);
     let needed = sizes.root_images + sizes.nonzero_memory;
     sizes.ratio = if needed == 0 { 0.0 } else { sizes.file as f64 / needed as f64 };
     Ok(sizes)
 }
 
-/// Bytes of a section's pages that are not all zero.
-fn nonzero(file: &MachineFile, section: &Section) -> io::Result<u64> {
-    let mut buffer = vec![0; PIECE.min(section.len as usize)];
-    let (mut at, mut bytes) = (section.offset, 0);
-    while at < section.end() {
-        let piece = buffer.len().min((section.end() - at) as usize);
+/// Bytes of the pages that are not all zero.
+fn nonzero(file: &MachineFile, pages: StoredPages) -> io::Result<u64> {
+    let end = pages.offset + pages.pages * PAGE_SIZE;
+    let mut buffer = vec![0; PIECE.min((end - pages.offset) as usize)];
+    let (mut at, mut bytes) = (pages.offset, 0);
+    while at < end {
+        let piece = buffer.len().min((end - at) as usize);
         let (piece, _) = buffer.split_at_mut(piece);
         file.file().read_exact_at(piece, at)?;
         let pages = piece.chunks(PAGE_SIZE as usize);

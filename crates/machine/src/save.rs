@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use artifact::{MachineFileWriter, PageSet, SectionHead, SectionKind};
+use artifact::{MachineFile, MachineFileWriter, PageSet, SectionHead, SectionKind};
 use bus::lock;
 use disk::{DeltaMap, StillDisk};
 use hv::{EngineKind, VcpuState};
@@ -146,11 +146,16 @@ impl Machine {
 }
 
 impl StillMachine {
-    /// Writes state, memory and disk; the instant ends with that.
+    /// Writes state, memory and disk; the instant ends with that. `base`: as in [`snapshot::write_memory`].
     ///
     /// # Errors
     /// The file's; the host's, where old bytes could not be kept.
-    pub fn write(self, writer: &mut MachineFileWriter, content: Content) -> Result<SaveStats, Error> {
+    pub fn write(
+        self,
+        writer: &mut MachineFileWriter,
+        content: Content,
+        base: Option<&MachineFile>,
+    ) -> Result<SaveStats, Error> {
         writer.add_bytes(SectionHead::new(SectionKind::CpuState, STATE_VERSION), &self.cpu)?;
         writer.add_bytes(SectionHead::new(SectionKind::DeviceState, STATE_VERSION), &self.parts)?;
         let (pages, below) = match content {
@@ -159,7 +164,7 @@ impl StillMachine {
                 (Pages::Changes { parent: &self.parent, above: &self.above }, self.disk_below)
             }
         };
-        let memory = snapshot::write_memory(writer, self.memory, pages)?;
+        let memory = snapshot::write_memory(writer, self.memory, pages, base)?;
         let disk_bytes = write_disk(self.disk, below, writer)?;
         Ok(SaveStats { memory, disk_bytes })
     }

@@ -7,12 +7,13 @@
 mod error;
 mod memory;
 mod points;
+mod shared;
 mod state;
 mod still;
 mod tripwires;
 
 pub use error::Error;
-pub use memory::{MemoryStats, Origin, Pages, map_memory, write_memory};
+pub use memory::{MemoryStats, Origin, Pages, StoredPages, map_memory, stored_pages, write_memory};
 pub use points::{Point, SnapshotInfo, UNNAMED, find, points, select};
 pub use state::{MachineState, PartState, STATE_VERSION};
 pub use still::StillMemory;

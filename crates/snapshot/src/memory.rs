@@ -2,11 +2,13 @@
 
 use artifact::extents::{USUAL_EXTENTS, USUAL_OVERHEAD_PERMILLE};
 use artifact::{
-    Extent, ExtentMap, MachineFile, MachineFileWriter, PageSet, SectionHead, SectionKind, plan_extents,
+    Extent, ExtentMap, MachineFile, MachineFileWriter, PageSet, SectionHead, SectionKind, Source,
+    plan_extents,
 };
 use guestmem::{GuestMemory, MMIO_HOLE_START, PAGE_SIZE};
 
 use crate::Error;
+use crate::shared::{RootPages, Shared};
 use crate::still::StillMemory;
 
 /// Version of the `MemoryPages` section: raw 4 KiB pages.
@@ -65,7 +67,8 @@ impl Pages<'_> {
     }
 }
 
-/// Writes the two memory sections: the instant that `still` holds, which ends with this.
+/// Writes the two memory sections: the instant that `still` holds, which ends with this. `base`: a file whose root
+/// image the written file has, too, so that pages of it are not stored again.
 ///
 /// # Errors
 /// The file's.
@@ -73,16 +76,24 @@ pub fn write_memory(
     writer: &mut MachineFileWriter,
     still: StillMemory,
     pages: Pages<'_>,
+    base: Option<&MachineFile>,
 ) -> Result<MemoryStats, Error> {
     let (store, most, overhead) = pages.plan(&still).map_err(Error::Keep)?;
     let barrier = [MMIO_HOLE_START / PAGE_SIZE];
-    let extents = plan_extents(&store, &barrier, most, overhead);
-    let map = ExtentMap { bound: still.page_count() as u64, extents };
-    let head = SectionHead::new(SectionKind::MemoryMap, ExtentMap::VERSION);
+    let shared = match pages {
+        Pages::All => {
+            let root = base.map(RootPages::of).transpose().map_err(Error::Keep)?.flatten();
+            Shared::find(&still, &store, &barrier, root.as_ref()).map_err(Error::Keep)?
+        }
+        Pages::Changes { .. } => Shared::default(),
+    };
+    let planned = plan_extents(&shared.rest(&store), &shared.barriers(&barrier), most, overhead);
+    let map = ExtentMap { bound: still.page_count() as u64, extents: shared.lay(&planned) };
+    let head = SectionHead::new(SectionKind::MemoryMap, map.version());
     writer.add_bytes(head, &map.encode())?;
     let stored = map.stored_pages();
     let head = SectionHead::new(SectionKind::MemoryPages, PAGES_VERSION);
-    let by_place = Places::new(&map);
+    let by_place = Places(&planned);
     writer.add_filled(head, stored * PAGE_SIZE, 0, |offset, buffer| by_place.fill(&still, offset, buffer))?;
     Ok(MemoryStats {
         nonzero_pages: store.count(),
@@ -92,20 +103,13 @@ pub fn write_memory(
     })
 }
 
-/// Extents by their place in the file, to fill any piece of it.
-struct Places<'a> {
-    map: &'a ExtentMap,
-}
+/// Stored extents by their place in the file, to fill any piece of it: `plan_extents` lays places out in page order.
+struct Places<'a>(&'a [Extent]);
 
-impl<'a> Places<'a> {
-    /// `plan_extents` lays places out in page order, so the map itself is sorted by place.
-    fn new(map: &'a ExtentMap) -> Self {
-        Self { map }
-    }
-
+impl Places<'_> {
     fn page_at(&self, place: u64) -> Option<u64> {
-        let at = self.map.extents.partition_point(|e| e.file_page + e.pages <= place);
-        let extent = self.map.extents.get(at)?;
+        let at = self.0.partition_point(|e| e.file_page + e.pages <= place);
+        let extent = self.0.get(at)?;
         Some(extent.start + place.checked_sub(extent.file_page)?)
     }
 
@@ -122,21 +126,80 @@ impl<'a> Places<'a> {
     }
 }
 
-/// The memory of a file: which pages lie where.
-fn read_map(file: &MachineFile, memory: &GuestMemory) -> Result<(ExtentMap, u64), Error> {
-    let pages = file.require(SectionKind::MemoryPages, 0)?;
-    let head = file.require(SectionKind::MemoryMap, 0)?;
-    if head.version != ExtentMap::VERSION || pages.version != PAGES_VERSION {
-        let found = head.version.max(pages.version);
-        return Err(Error::Version { what: "memory", found, reads: PAGES_VERSION });
+/// Where a snapshot's pages of memory lie in its file.
+struct Stored {
+    map: ExtentMap,
+    /// Where the two sections begin that a page may be in.
+    pages: u64,
+    root: u64,
+}
+
+impl Stored {
+    fn read(file: &MachineFile) -> Result<Self, Error> {
+        let pages = file.require(SectionKind::MemoryPages, 0)?;
+        let head = file.require(SectionKind::MemoryMap, 0)?;
+        if pages.version != PAGES_VERSION {
+            return Err(Error::Version { what: "memory", found: pages.version, reads: PAGES_VERSION });
+        }
+        if head.version > ExtentMap::VERSION {
+            return Err(Error::Version {
+                what: "memory map",
+                found: head.version,
+                reads: ExtentMap::VERSION,
+            });
+        }
+        let bytes = file.read_section(head, MAP_CAP)?;
+        let (root, root_len) = file.section(SectionKind::RootImage).map_or((0, 0), |s| (s.offset, s.len));
+        let map = ExtentMap::parse(head.version, &bytes, pages.len, root_len);
+        Ok(Self { map: map.map_err(|problem| file.error(problem))?, pages: pages.offset, root })
     }
-    let bytes = file.read_section(head, MAP_CAP)?;
-    let map = ExtentMap::parse(&bytes, pages.len).map_err(|problem| file.error(problem))?;
-    if map.bound != memory.page_count() as u64 {
-        let why = format!("{} pages, but the machine has {}", map.bound, memory.page_count());
-        return Err(Error::Malformed { what: "memory map", why });
+
+    fn of_machine(file: &MachineFile, memory: &GuestMemory) -> Result<Self, Error> {
+        let stored = Self::read(file)?;
+        if stored.map.bound != memory.page_count() as u64 {
+            let why = format!("{} pages, but the machine has {}", stored.map.bound, memory.page_count());
+            return Err(Error::Malformed { what: "memory map", why });
+        }
+        Ok(stored)
     }
-    Ok((map, pages.offset))
+
+    /// Place of an extent in the file, in bytes. In range: the parser checked each against its section.
+    fn place(&self, extent: &Extent) -> u64 {
+        let section = match extent.source {
+            Source::Pages => self.pages,
+            Source::Root => self.root,
+        };
+        section + extent.file_page * PAGE_SIZE
+    }
+
+    /// Extents are in range of the memory: the parser checked each against the bound.
+    fn bring(&self, file: &MachineFile, memory: &GuestMemory, extents: &[Extent]) -> Result<(), Error> {
+        let pieces = extents.iter().map(|extent| {
+            (memory.page_gpa(extent.start as usize), extent.pages * PAGE_SIZE, self.place(extent))
+        });
+        let pages = extents.iter().map(|extent| extent.pages).sum();
+        memory.map_file_later(file.file(), pieces).map_err(|source| Error::Map { pages, source })
+    }
+}
+
+/// A piece of a file that pages of memory lie in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoredPages {
+    /// Where it begins, in bytes.
+    pub offset: u64,
+    /// How many pages it has.
+    pub pages: u64,
+    pub source: Source,
+}
+
+/// Where the memory of a file's snapshot lies, in the order of its pages; a piece may be there for several.
+///
+/// # Errors
+/// [`Error::Version`]; the file's.
+pub fn stored_pages(file: &MachineFile) -> Result<Vec<StoredPages>, Error> {
+    let stored = Stored::read(file)?;
+    let piece = |e: &Extent| StoredPages { offset: stored.place(e), pages: e.pages, source: e.source };
+    Ok(stored.map.extents.iter().map(piece).collect())
 }
 
 /// Where a restored machine's memory came from.
@@ -159,25 +222,10 @@ pub fn map_memory(
     parent: Option<&MachineFile>,
     memory: &GuestMemory,
 ) -> Result<Origin, Error> {
-    let (above, pages) = read_map(file, memory)?;
-    map_extents(memory, file, pages, &above.extents)?;
-    let Some(parent) = parent else { return Ok(Origin { parent: above, above: ExtentMap::default() }) };
-    let (below, pages) = read_map(parent, memory)?;
-    map_extents(memory, parent, pages, &below.uncovered(&above))?;
-    Ok(Origin { parent: below, above })
-}
-
-/// Extents are in range: the parser checked each against the bound.
-fn map_extents(
-    memory: &GuestMemory,
-    file: &MachineFile,
-    pages: u64,
-    extents: &[Extent],
-) -> Result<(), Error> {
-    let pieces = extents.iter().map(|extent| {
-        let at = pages + extent.file_page * PAGE_SIZE;
-        (memory.page_gpa(extent.start as usize), extent.pages * PAGE_SIZE, at)
-    });
-    let pages = extents.iter().map(|extent| extent.pages).sum();
-    memory.map_file_later(file.file(), pieces).map_err(|source| Error::Map { pages, source })
+    let above = Stored::of_machine(file, memory)?;
+    above.bring(file, memory, &above.map.extents)?;
+    let Some(parent) = parent else { return Ok(Origin { parent: above.map, above: ExtentMap::default() }) };
+    let below = Stored::of_machine(parent, memory)?;
+    below.bring(parent, memory, &below.map.uncovered(&above.map))?;
+    Ok(Origin { parent: below.map, above: above.map })
 }

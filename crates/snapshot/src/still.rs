@@ -213,6 +213,23 @@ impl StillMemory {
         self.take(&kept, page, to)
     }
 
+    /// [`StillMemory::read_page`] before that: it can still be read.
+    ///
+    /// # Errors
+    /// The host's, when old bytes could not be kept.
+    pub fn peek_page(&self, page: usize, to: &mut [u8; PAGE]) -> io::Result<()> {
+        if !self.wanted.contains(page as u64) {
+            to.fill(0);
+            return Ok(());
+        }
+        let kept = self.keep.stripe(page);
+        if bit(&self.keep.pending, page) {
+            self.memory.read_page(page, to);
+            return Ok(());
+        }
+        self.take(&kept, page, to)
+    }
+
     /// The bytes of a page that is not pending.
     fn take(&self, kept: &HashMap<usize, Kept>, page: usize, to: &mut [u8; PAGE]) -> io::Result<()> {
         if bit(&self.keep.zeros, page) {

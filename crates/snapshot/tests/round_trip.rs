@@ -1,12 +1,12 @@
 //! Saved state and memory through the public surface.
 
 use arch::x86_64::state::{Events, LapicState, MpState, Msrs, Segment, TableReg, VcpuState};
-use artifact::{MachineFile, MachineFileWriter, PageSet};
+use artifact::{CopyCheck, MachineFile, MachineFileWriter, PageSet, SectionHead, SectionKind, Source};
 use guestmem::GuestMemory;
 use hv::{ClockState, CpuidLeaf, EngineKind};
 use snapshot::{
-    Error, MachineState, MemoryStats, Origin, Pages, PartState, STATE_VERSION, StillMemory, map_memory,
-    write_memory,
+    Error, MachineState, MemoryStats, Origin, Pages, PartState, STATE_VERSION, StillMemory, StoredPages,
+    map_memory, stored_pages, write_memory,
 };
 
 fn vcpu() -> VcpuState {
@@ -90,7 +90,7 @@ fn still(memory: &GuestMemory, origin: &Origin) -> StillMemory {
 }
 
 fn write_all(writer: &mut MachineFileWriter, memory: &GuestMemory) -> MemoryStats {
-    write_memory(writer, still(memory, &Origin::default()), Pages::All).unwrap()
+    write_memory(writer, still(memory, &Origin::default()), Pages::All, None).unwrap()
 }
 
 fn fill(memory: &GuestMemory, page: u64, byte: u8) {
@@ -132,7 +132,7 @@ fn the_instant_is_written_although_the_guest_goes_on() {
                 }
             });
         }
-        let stats = write_memory(&mut writer, still, Pages::All).unwrap();
+        let stats = write_memory(&mut writer, still, Pages::All, None).unwrap();
         assert_eq!(stats.nonzero_pages, 10_922);
     });
     writer.finish().unwrap();
@@ -154,7 +154,7 @@ fn more_is_kept_than_fits_in_memory() {
     assert_eq!(still.kept_pages(), 12_000);
     let path = dir.path().join("m.smolmachine");
     let mut writer = MachineFileWriter::create(&path).unwrap();
-    write_memory(&mut writer, still, Pages::All).unwrap();
+    write_memory(&mut writer, still, Pages::All, None).unwrap();
     writer.finish().unwrap();
     let back = GuestMemory::new(64 << 20).unwrap();
     map_memory(&MachineFile::open_path(&path).unwrap(), None, &back).unwrap();
@@ -185,7 +185,7 @@ fn changes_lie_over_their_parent() {
         above_set.unite(&above);
         let mut writer = MachineFileWriter::create(&path(name)).unwrap();
         let pages = Pages::Changes { parent: &below, above: &above_set };
-        let stats = write_memory(&mut writer, still(memory, origin), pages).unwrap();
+        let stats = write_memory(&mut writer, still(memory, origin), pages, None).unwrap();
         writer.set_parent(parent.id());
         writer.finish().unwrap();
         (MachineFile::open_path(&path(name)).unwrap(), stats)
@@ -254,4 +254,79 @@ fn a_map_for_another_size_is_refused() {
     let other = GuestMemory::new(2 << 20).unwrap();
     let file = MachineFile::open_path(&path).unwrap();
     assert!(matches!(map_memory(&file, None, &other), Err(Error::Malformed { .. })));
+}
+
+/// A page of its own.
+fn page(number: u64) -> Vec<u8> {
+    (0..4096u64).map(|i| (number * 31 + i * i + 7) as u8).collect()
+}
+
+/// A file with a root image of `pages` such pages.
+fn base(path: &std::path::Path, pages: u64) -> MachineFile {
+    let mut writer = MachineFileWriter::create(path).unwrap();
+    let image: Vec<u8> = (0..pages).flat_map(page).collect();
+    writer.add_bytes(SectionHead::new(SectionKind::RootImage, 1), &image).unwrap();
+    writer.finish().unwrap();
+    MachineFile::open_path(path).unwrap()
+}
+
+#[test]
+fn pages_of_the_root_image_and_pages_over_and_over_are_not_stored_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = base(&dir.path().join("base"), 100);
+    let memory = GuestMemory::new(8 << 20).unwrap();
+    let put = |at: u64, bytes: &[u8]| memory.write(at << 12, bytes).unwrap();
+    // A file's pages in order, beside others; its end, which is the image's; too few of it; one page over and over.
+    (0..40).for_each(|i| put(10 + i, &page(20 + i)));
+    (0..16).for_each(|i| put(100 + i, &page(84 + i)));
+    put(116, &page(1000));
+    (0..15).for_each(|i| put(200 + i, &page(50 + i)));
+    (0..500).for_each(|i| fill(&memory, 300 + i, 0xcc));
+    put(800, b"x");
+    let path = dir.path().join("m.smolmachine");
+    let mut writer = MachineFileWriter::create(&path).unwrap();
+    writer.copy_section(&base, &base.sections()[0], CopyCheck::Rehash).unwrap();
+    let stats =
+        write_memory(&mut writer, still(&memory, &Origin::default()), Pages::All, Some(&base)).unwrap();
+    writer.finish().unwrap();
+    assert_eq!(stats.nonzero_pages, 40 + 16 + 1 + 15 + 500 + 1);
+    assert_eq!(stats.stored_pages, 1 + 15 + 63 + 1);
+    let file = MachineFile::open_path(&path).unwrap();
+    let stored = stored_pages(&file).unwrap();
+    let in_root = |piece: &&StoredPages| piece.source == Source::Root;
+    let in_root: Vec<u64> = stored.iter().filter(in_root).map(|piece| piece.pages).collect();
+    assert_eq!((in_root, stored.iter().map(|piece| piece.pages).sum()), (vec![40, 16], stats.nonzero_pages));
+    let back = GuestMemory::new(8 << 20).unwrap();
+    let origin = map_memory(&file, None, &back).unwrap();
+    same(&back, &memory);
+    // Copies share pages, not changes; what changed of them lies over them.
+    back.write(20 << 12, b"mine").unwrap();
+    back.write(400 << 12, b"mine").unwrap();
+    let again = GuestMemory::new(8 << 20).unwrap();
+    map_memory(&file, None, &again).unwrap();
+    same(&again, &memory);
+    let changes = dir.path().join("changes");
+    let mut writer = MachineFileWriter::create(&changes).unwrap();
+    let (parent, above) = (origin.parent.pages(), origin.above.pages());
+    let pages = Pages::Changes { parent: &parent, above: &above };
+    write_memory(&mut writer, still(&back, &origin), pages, None).unwrap();
+    writer.finish().unwrap();
+    let third = GuestMemory::new(8 << 20).unwrap();
+    map_memory(&MachineFile::open_path(&changes).unwrap(), Some(&file), &third).unwrap();
+    same(&third, &back);
+}
+
+#[test]
+fn a_map_into_a_root_image_that_is_not_there_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = base(&dir.path().join("base"), 100);
+    let memory = GuestMemory::new(1 << 20).unwrap();
+    (0..40u64).for_each(|i| memory.write(i << 12, &page(i)).unwrap());
+    let path = dir.path().join("m.smolmachine");
+    let mut writer = MachineFileWriter::create(&path).unwrap();
+    write_memory(&mut writer, still(&memory, &Origin::default()), Pages::All, Some(&base)).unwrap();
+    writer.finish().unwrap();
+    let other = GuestMemory::new(1 << 20).unwrap();
+    let refused = map_memory(&MachineFile::open_path(&path).unwrap(), None, &other).unwrap_err();
+    assert!(refused.to_string().contains("beyond the root image"), "{refused}");
 }

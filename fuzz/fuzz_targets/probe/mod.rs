@@ -22,9 +22,11 @@ pub fn probe(bytes: &[u8]) {
     }
     let _ = file.verify_all(VerifyOptions { threads: 1, progress: None });
     let map = file.read_required(SectionKind::MemoryMap, 0, u64::MAX);
+    let version = file.section(SectionKind::MemoryMap).map_or(0, |section| section.version);
+    let root = file.section(SectionKind::RootImage).map_or(0, |section| section.len);
     let pages = file.require(SectionKind::MemoryPages, 0);
     if let (Ok(map), Ok(pages)) = (map, pages)
-        && let Ok(map) = ExtentMap::parse(&map, pages.len)
+        && let Ok(map) = ExtentMap::parse(version, &map, pages.len, root)
     {
         assert_eq!(map.stored_pages() * PAGE_SIZE, pages.len);
     }

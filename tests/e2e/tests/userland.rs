@@ -185,5 +185,9 @@ fn packages_are_configured_inside_the_machine() {
                       [root]\npackages = [\"libpython3.11-testsuite\", \"sqlite3\", \"openssl\"]\n";
     fs::write(home.path("Smolfile"), definition).unwrap();
     home.ok(&["build", "-q"]);
+    let inspected: serde_json::Value =
+        serde_json::from_str(&home.ok(&["inspect", "--json", "./userland.smolmachine"])).unwrap();
+    let ratio = inspected["sizes"]["ratio"].as_f64().unwrap();
+    assert!(ratio <= 1.1, "{}", inspected["sizes"]);
     python(&home, &["test_struct", "test_float", "test_math", "test_hashlib", "test_json", "test_re"]);
 }

@@ -7,8 +7,8 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use artifact::{
-    ExtentMap, MachineFile, MachineFileWriter, PageSet, Problem, SectionHead, SectionKind, VerifyOptions,
-    plan_extents,
+    Extent, ExtentMap, MachineFile, MachineFileWriter, PageSet, Problem, SectionHead, SectionKind,
+    VerifyOptions, plan_extents,
 };
 
 /// Bytes that look like nothing, the same for the same seed.
@@ -58,6 +58,20 @@ pub fn small_bytes() -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("small.smolmachine");
     write_small(&path);
+    std::fs::read(path).unwrap()
+}
+
+/// A file whose memory map is of version 2.
+pub fn shared_bytes() -> Vec<u8> {
+    let extents = vec![Extent::stored(0, 2, 0), Extent::stored(2, 2, 0), Extent::in_root(9, 2, 1)];
+    let map = ExtentMap { bound: 64, extents };
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("shared.smolmachine");
+    let mut writer = MachineFileWriter::create(&path).unwrap();
+    writer.add_bytes(SectionHead::new(SectionKind::RootImage, 1), &noise(3, 3 * 4096)).unwrap();
+    writer.add_bytes(SectionHead::new(SectionKind::MemoryMap, map.version()), &map.encode()).unwrap();
+    writer.add_bytes(SectionHead::new(SectionKind::MemoryPages, 1), &noise(4, 2 * 4096)).unwrap();
+    writer.finish().unwrap();
     std::fs::read(path).unwrap()
 }
 

@@ -232,14 +232,15 @@ impl Vmm {
         if let Some(parent) = self.parent.filter(|_| content == Content::Changes) {
             writer.set_parent(parent);
         }
-        if target == SnapshotTarget::Whole {
+        let whole = target == SnapshotTarget::Whole;
+        if whole {
             copy_base(&self.base, writer)?;
         }
         // An instance's own files and copies have a plan that says it.
         if let (SnapshotTarget::Whole | SnapshotTarget::Incremental, Some(info)) = (target, &self.info) {
             info.write(writer, 0).map_err(machine::Error::from)?;
         }
-        Ok(still.write(writer, content)?)
+        Ok(still.write(writer, content, whole.then_some(&*self.base))?)
     }
 }
 
