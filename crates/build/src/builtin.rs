@@ -14,6 +14,8 @@ use crate::progress::Progress;
 /// Commands that busybox answers to, one a line (`busybox --list` of the embedded version).
 const APPLETS: &str = include_str!("applets.txt");
 
+const EROFS_UUID: &[u8; 16] = b"smolvm-built-in!";
+
 const DIRS: [(&str, u16); 22] = [
     ("bin", 0o755),
     ("dev", 0o755),
@@ -68,9 +70,26 @@ pub(crate) fn fill(tree: &mut Tree) -> Result<(), TreeError> {
 
 /// The name in the store of the frozen built-in machine of this smolvm.
 pub fn built_in_tag() -> String {
-    let info = assets::build_info().iter().map(|(k, v)| format!("{k}={v}\n")).collect::<String>();
-    let digest = artifact::hash::Digest::of(info.as_bytes()).to_string();
+    tag_of(&inputs())
+}
+
+fn tag_of(inputs: &[String]) -> String {
+    let digest = artifact::hash::Digest::of(inputs.join("\n").as_bytes()).to_string();
     format!("builtin-{}-{}", env!("CARGO_PKG_VERSION"), digest.get(..12).unwrap_or_default())
+}
+
+/// Everything that decides what the built-in machine is, beside this program's version: what it is made of, how it
+/// is booted, and the encoding that it is kept in.
+fn inputs() -> Vec<String> {
+    let mut inputs: Vec<String> = assets::build_info().iter().map(|(k, v)| format!("{k}={v}")).collect();
+    inputs.push(format!("command_line={}", machine::COMMAND_LINE));
+    inputs.push(format!("spec={:?}", built_in_spec()));
+    inputs.push(format!("dirs={DIRS:?}"));
+    inputs.push(format!("files={FILES:?}"));
+    inputs.push(format!("applets={APPLETS}"));
+    inputs.push(format!("memory_map={}", artifact::ExtentMap::VERSION));
+    inputs.push(format!("root={EROFS_UUID:?}"));
+    inputs
 }
 
 /// The built-in machine, frozen, if the store has it.
@@ -96,7 +115,7 @@ pub fn built_in(store: &Store, options: &VmmOptions, progress: &dyn Progress) ->
     fill(&mut tree)?;
     let spec = built_in_spec();
     let lock = Lock::new("built-in".into());
-    let erofs = ErofsOptions { uuid: *b"smolvm-built-in!", build_time: image::tree::Time::default() };
+    let erofs = ErofsOptions { uuid: *EROFS_UUID, build_time: image::tree::Time::default() };
     let base =
         base::write(store, &BaseParts { spec: &spec, root: RootSource::Tree(&tree, erofs), lock: &lock })?;
     let media = Media::open(base)?;
@@ -110,4 +129,24 @@ pub fn built_in(store: &Store, options: &VmmOptions, progress: &dyn Progress) ->
     debug_assert!(media.file.section(SectionKind::RootImage).is_some());
     store.tag(&tag, &pin.id(), Origin::Built)?;
     Ok(pin)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_follows_every_input() {
+        let whole = inputs();
+        for what in
+            [machine::COMMAND_LINE, "vmlinux_blake3", "initramfs_blake3", "busybox_blake3", "etc/passwd"]
+        {
+            assert!(whole.iter().any(|input| input.contains(what)), "{what} is no input");
+        }
+        for changed in 0..whole.len() {
+            let mut other = whole.clone();
+            other[changed].push('x');
+            assert_ne!(tag_of(&other), tag_of(&whole), "{}", whole[changed]);
+        }
+    }
 }
