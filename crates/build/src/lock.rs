@@ -60,13 +60,20 @@ impl Lock {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(io_error("read", path)(e).into()),
         };
-        let bad = |what: String| Error::Lock { path: path.to_owned(), what };
-        let lock: Self = toml::from_str(&text)
-            .map_err(|e| bad(format!("{}; remove the file to resolve anew", e.message())))?;
-        if lock.version != VERSION {
-            return Err(bad(format!("lock version {} is not read here ({VERSION} is)", lock.version)));
+        Self::parse(&text).map(Some).map_err(|what| Error::Lock { path: path.to_owned(), what })
+    }
+
+    /// Reads a lock's text.
+    ///
+    /// # Errors
+    /// What is wrong with it, and what to do.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let lock: Self =
+            toml::from_str(text).map_err(|e| format!("{}; remove the file to resolve anew", e.message()))?;
+        match lock.version {
+            VERSION => Ok(lock),
+            other => Err(format!("lock version {other} is not read here ({VERSION} is)")),
         }
-        Ok(Some(lock))
     }
 
     /// Digest of everything that goes into the root: guest, packages, sources.
