@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
@@ -243,6 +244,16 @@ impl Instance {
         }
     }
 
+    /// Whether nobody asked to keep it once its VMM is gone.
+    fn is_unwanted(&self) -> bool {
+        if self.path("record.json").exists() {
+            // One that cannot be read may be wanted: `rm` is for it.
+            return self.record().is_ok_and(|record| !record.kept);
+        }
+        let made = fs::metadata(&self.dir).and_then(|dir| dir.modified());
+        made.is_ok_and(|made| made.elapsed().is_ok_and(|age| age >= UNWRITTEN))
+    }
+
     fn phase_word(&self) -> &'static str {
         self.phase().word()
     }
@@ -296,6 +307,31 @@ pub fn list(dirs: &Dirs) -> Result<Vec<Instance>, Error> {
     let mut names: Vec<String> = entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect();
     names.sort();
     Ok(names.iter().filter_map(|name| Instance::at(dirs, name).ok()).collect())
+}
+
+/// How old a directory without a record must be: its `run` may still be writing it.
+const UNWRITTEN: Duration = Duration::from_secs(60);
+
+/// Removes what killed VMMs left and nobody asked to keep: dead instances that were to be discarded at their end, and
+/// directories whose VMM died before it wrote what they are. The names of what is gone, or with `dry_run` would be.
+///
+/// # Errors
+/// The host's.
+pub fn remove_dead(dirs: &Dirs, dry_run: bool) -> Result<Vec<String>, Error> {
+    let mut gone = Vec::new();
+    for instance in list(dirs)? {
+        if instance.phase() != Phase::Dead || !instance.is_unwanted() {
+            continue;
+        }
+        let name = instance.name.clone();
+        match if dry_run { Ok(()) } else { instance.remove() } {
+            Ok(()) => gone.push(name),
+            // Somebody started or removed it meanwhile.
+            Err(Error::Running { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(gone)
 }
 
 const FIRST: [&str; 24] = [

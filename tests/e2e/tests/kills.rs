@@ -117,3 +117,42 @@ fn the_build_is_killed() {
     home.ok(&["prune", "-a"]);
     assert_eq!(home.ok(&["run", "./x.smolmachine", "--", "echo", "whole"]), "whole\n");
 }
+
+#[test]
+fn what_a_killed_run_left_goes_with_prune_and_nothing_else() {
+    let home = Home::new("soft");
+    home.ok(&["run", "-d", "--name", "frozen"]);
+    home.ok(&["freeze", "-q", "frozen"]);
+    for name in ["dead", "alive"] {
+        home.ok(&["run", "-d", "--name", name]);
+    }
+    home.ok(&["kill", "dead"]);
+    let mut run = home.command(&["run", "--", "sh", "-c", "echo up; sleep 1000"]);
+    let mut run = run.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut up = [0; 3];
+    std::io::Read::read_exact(run.stdout.as_mut().unwrap(), &mut up).unwrap();
+    let names =
+        |home: &Home| -> Vec<String> { home.ok(&["ps", "-a", "-q"]).lines().map(str::to_owned).collect() };
+    let before = names(&home);
+    let unnamed = before.iter().find(|name| !["frozen", "dead", "alive"].contains(&name.as_str())).unwrap();
+    // It runs: it stays.
+    home.ok(&["prune"]);
+    assert_eq!(names(&home), before);
+    run.kill().unwrap();
+    run.wait().unwrap();
+    assert!(home.ok(&["prune", "--dry-run"]).contains(&format!("{unnamed}: dead, would be removed")));
+    assert_eq!(names(&home), before);
+    assert!(home.ok(&["prune"]).contains(&format!("{unnamed}: dead, removed")));
+    let left: Vec<String> = before.iter().filter(|name| *name != unnamed).cloned().collect();
+    assert_eq!(names(&home), left);
+    // One that was killed before it wrote what it is: a directory that nobody holds, and not a new one.
+    let dir = home.path("home/state/instances/half");
+    fs::create_dir(&dir).unwrap();
+    assert!(!home.ok(&["prune"]).contains("half"));
+    let old = std::time::SystemTime::now() - Duration::from_secs(3600);
+    fs::File::open(&dir).unwrap().set_modified(old).unwrap();
+    assert!(home.ok(&["prune"]).contains("half: dead, removed"));
+    assert!(!dir.exists());
+    home.ok(&["start", "frozen"]);
+    assert_eq!(home.ok(&["exec", "frozen", "echo", "here"]), "here\n");
+}

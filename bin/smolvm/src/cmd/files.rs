@@ -99,13 +99,20 @@ fn age(at: SystemTime) -> String {
 }
 
 pub fn prune(prune: &Prune, global: &Global, home: &Home) -> Result<u8> {
-    let policy = PrunePolicy { named: prune.all, ..PrunePolicy::default() };
+    let machines = instance::remove_dead(&home.dirs, prune.dry_run)?;
+    let policy = PrunePolicy { named: prune.all, dry_run: prune.dry_run, ..PrunePolicy::default() };
     let pruned = home.store.prune(policy).context("pruning the store")?;
-    build::forget_pruned(&home.dirs.cache, &home.store);
+    if !prune.dry_run {
+        build::forget_pruned(&home.dirs.cache, &home.store);
+    }
     if global.json {
-        ui::json(&json!({ "freed_bytes": pruned.freed() }))?;
+        let objects: Vec<String> = pruned.objects.iter().map(|(id, _)| id.to_string()).collect();
+        ui::json(&json!({ "machines": machines, "objects": objects, "freed_bytes": pruned.freed() }))?;
     } else if !global.quiet {
-        println!("{} freed", ui::bytes(pruned.freed()));
+        let done = if prune.dry_run { "would be removed" } else { "removed" };
+        machines.iter().for_each(|name| println!("{name}: dead, {done}"));
+        pruned.objects.iter().for_each(|(id, len)| println!("{}: {}, {done}", id.short(), ui::bytes(*len)));
+        println!("{} {}", ui::bytes(pruned.freed()), if prune.dry_run { "would be freed" } else { "freed" });
     }
     Ok(0)
 }
