@@ -6,7 +6,7 @@
 import random
 import sys
 
-ROWS = 500_000
+ROWS = 1_200_000
 SYLLABLES = [c + v for c in "bcdfghklmnprstvz" for v in "aeiou"]
 
 

@@ -20,27 +20,38 @@ STARTED = time.time()
 
 
 class Index:
-    """Inverted index: word to the rows that hold it."""
+    """Inverted index: word to the rows that hold it. The rows themselves stay in the file."""
 
     def __init__(self, path):
-        self.rows = []
+        self.offsets = array("Q")
+        self.source = open(path, "rb")
         postings = {}
-        with open(path, encoding="ascii") as source:
-            for line in source:
-                number, title, text = line.rstrip("\n").split("\t")
-                row = len(self.rows)
-                self.rows.append((int(number), title, text))
-                for word in {*title.split(), *text.split()}:
-                    found = postings.get(word)
-                    if found is None:
-                        found = postings[word] = array("I")
-                    found.append(row)
+        offset = 0
+        for row, line in enumerate(self.source):
+            self.offsets.append(offset)
+            offset += len(line)
+            _, title, text = line.split(b"\t")
+            for word in {*title.split(), *text.split()}:
+                found = postings.get(word)
+                if found is None:
+                    found = postings[word] = array("I")
+                found.append(row)
+        self.offsets.append(offset)
         self.postings = postings
+
+    def __len__(self):
+        return len(self.offsets) - 1
+
+    def row(self, at):
+        """One row as (number, title, text)."""
+        start, end = self.offsets[at], self.offsets[at + 1]
+        number, title, text = os.pread(self.source.fileno(), end - start, start).decode("ascii").split("\t")
+        return int(number), title, text.rstrip("\n")
 
     def search(self, word, limit=10):
         """The number of rows with the word, and the first of them."""
-        found = self.postings.get(word, ())
-        return len(found), [self.rows[row] for row in found[:limit]]
+        found = self.postings.get(word.encode(), ())
+        return len(found), [self.row(at) for at in found[:limit]]
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -50,7 +61,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         url = urlsplit(self.path)
         if url.path == "/healthz":
-            self.answer({"rows": len(self.index.rows), "words": len(self.index.postings)})
+            self.answer({"rows": len(self.index), "words": len(self.index.postings)})
         elif url.path == "/search":
             word = parse_qs(url.query).get("q", [""])[0]
             count, rows = self.index.search(word)
@@ -58,6 +69,7 @@ class Handler(BaseHTTPRequestHandler):
         elif url.path == "/whoami":
             self.answer({
                 "pid": os.getpid(),
+                "rows": len(self.index),
                 "started": STARTED,
                 "now": time.time(),
                 "uuid": str(uuid.uuid4()),
@@ -80,7 +92,7 @@ class Handler(BaseHTTPRequestHandler):
 def main(path, port):
     begun = time.monotonic()
     Handler.index = Index(path)
-    print(f"indexed {len(Handler.index.rows)} rows in {time.monotonic() - begun:.2f} s", flush=True)
+    print(f"indexed {len(Handler.index)} rows in {time.monotonic() - begun:.2f} s", flush=True)
     ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
 
 

@@ -118,3 +118,33 @@ fn a_followed_service_is_stopped() {
     assert_eq!(home.ok(&["ps", "-a", "-q"]), "");
     home.settle();
 }
+
+/// The demo with a machine that it believes to have built: one that answers as fast as can be.
+#[test]
+fn demo() {
+    let home = Home::new("soft");
+    let example = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/search");
+    let kept = home.path("home/cache/demo");
+    fs::create_dir_all(kept.join("app")).unwrap();
+    for name in ["Smolfile", "app/make_data.py", "app/server.py"] {
+        fs::copy(example.join(name), kept.join(name)).unwrap();
+    }
+    let answer = "{\\\"pid\\\":7,\\\"rows\\\":3,\\\"now\\\":0,\\\"uuid\\\":\\\"u\\\"}";
+    let definition = format!(
+        "name = \"search\"\nmemory = \"64MiB\"\n[build]\nsteps = [\"mkdir /www && echo '{answer}' >/www/whoami\"]\n\
+         [run]\ncommand = [\"httpd\", \"-f\", \"-p\", \"127.0.0.1:8000\", \"-h\", \"/www\"]\n\
+         [ready]\nhttp = \"http://127.0.0.1:8000/whoami\"\n"
+    );
+    fs::write(home.path("Smolfile"), definition).unwrap();
+    home.ok(&["build", "-q", "-o", kept.join("search.smolmachine").to_str().unwrap()]);
+    fs::write(kept.join("pid"), "7").unwrap();
+    let measured = r#"{"rows":3,"cold_ms":1,"native_ms":null,"freeze_ms":1,"bytes":1}"#;
+    fs::write(kept.join("measured.json"), measured).unwrap();
+    at_many_moments(&home, &["demo"], rounds(3, 40), |interrupted| {
+        let left = home.ok(&["ps", "-a", "-q"]);
+        assert_eq!(left, if interrupted { "" } else { "demo\n" });
+        if !interrupted {
+            home.ok(&["rm", "-f", "demo"]);
+        }
+    });
+}

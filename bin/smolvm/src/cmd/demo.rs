@@ -2,20 +2,23 @@
 //! times, and prints what was measured on this host.
 
 use std::collections::HashSet;
+use std::convert::Infallible;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use instance::Instance;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::args::{Demo, Global};
-use crate::cmd::build;
+use crate::cmd::{build, end};
+use crate::interrupt::{Undo, making};
 use crate::launch::Home;
 use crate::ui;
 
@@ -34,6 +37,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// What the build measured, kept beside the file for later demos.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 struct Built {
+    /// What the service loaded.
+    rows: u64,
     cold_ms: u64,
     native_ms: Option<u64>,
     freeze_ms: u64,
@@ -60,7 +65,7 @@ pub fn demo(demo: &Demo, global: &Global) -> Result<u8> {
     let dir = home.dirs.cache.join("demo");
     let file = dir.join("search.smolmachine");
     let built = prepare(demo, global, &home, &dir, &file)?;
-    let _ = smolvm(&["rm", "-f", NAME], &[]);
+    let shown = Machines::new(vec![NAME.to_owned()]);
     let first = ask_new(NAME, &file)?;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs_f64();
     let clones = many(&file)?;
@@ -83,6 +88,7 @@ pub fn demo(demo: &Demo, global: &Global) -> Result<u8> {
     } else {
         print(&report);
     }
+    shown.keep();
     Ok(0)
 }
 
@@ -107,15 +113,20 @@ fn prepare(demo: &Demo, global: &Global, home: &Home, dir: &Path, file: &Path) -
     let how = build::How { output: Some(file.to_owned()), ..build::How::default() };
     let report = build::make(&dir.join("Smolfile"), how, &demo.engine, global, home)?;
     let built = Built {
+        rows: 0,
         cold_ms: report.cold_ms,
         native_ms,
         freeze_ms: (report.freeze.pause_us + report.freeze.tasks_us + report.freeze.sync_us) / 1000,
         bytes: report.file_bytes,
     };
     // The process id that every resume must show.
-    let first = ask_new("demo-first", file)?;
+    let name = "demo-first";
+    let machine = Machines::new(vec![name.to_owned()]);
+    let first = ask_new(name, file)?;
+    drop(machine);
     fs::write(dir.join("pid"), first.answer["pid"].to_string())?;
-    smolvm(&["rm", "-f", "demo-first"], &[])?;
+    let rows = first.answer["rows"].as_u64().context("the service did not say how many rows it has")?;
+    let built = Built { rows, ..built };
     fs::write(&kept, serde_json::to_vec(&built)?)?;
     Ok(built)
 }
@@ -123,27 +134,74 @@ fn prepare(demo: &Demo, global: &Global, home: &Home, dir: &Path, file: &Path) -
 /// The same start without a machine, where the host has Python.
 fn native(dir: &Path) -> Option<u64> {
     let rows = dir.join("rows.tsv");
+    let gone = rows.clone();
+    let (_, _undo) = making(|| Ok::<_, Infallible>(()), |()| move || drop(fs::remove_file(gone))).ok()?;
+    let took = timed(dir, &rows);
+    let _ = fs::remove_file(&rows);
+    took
+}
+
+fn timed(dir: &Path, rows: &Path) -> Option<u64> {
     let python = |args: &[&str]| {
         let mut command = Command::new("python3");
-        command.arg("-I").args(args).stdin(Stdio::null()).stderr(Stdio::null());
-        command
+        command.arg("-I").args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        spawn(&mut command)
     };
-    let data =
-        python(&[dir.join("app/make_data.py").to_str()?, rows.to_str()?]).stdout(Stdio::null()).status();
-    if !data.ok()?.success() {
+    let mut data = python(&[dir.join("app/make_data.py").to_str()?, rows.to_str()?]).ok()?;
+    if !data.wait().ok()?.success() {
         return None;
     }
     let port = free_port().ok()?;
     let begun = Instant::now();
     let server = dir.join("app/server.py");
-    let mut child =
-        python(&[server.to_str()?, rows.to_str()?, &port.to_string()]).stdout(Stdio::null()).spawn().ok()?;
+    let mut child = python(&[server.to_str()?, rows.to_str()?, &port.to_string()]).ok()?;
     let answered = first_answer(port, "/healthz");
     let took = begun.elapsed();
     let _ = child.kill();
     let _ = child.wait();
-    let _ = fs::remove_file(&rows);
     answered.ok().map(|_| took.as_millis() as u64)
+}
+
+/// Starts a child that a signal ends; none is started any more once one came.
+fn spawn(command: &mut Command) -> std::io::Result<Child> {
+    making(|| command.spawn(), |_| || ()).map(|(child, _)| child)
+}
+
+/// Machines that the demo makes: gone when this is dropped, and on a signal.
+struct Machines {
+    names: Vec<String>,
+    _undo: Option<Undo>,
+}
+
+impl Machines {
+    /// To be called before they are made. Those of an earlier demo go.
+    fn new(names: Vec<String>) -> Self {
+        remove(&names);
+        let ours = names.clone();
+        let undo = making(|| Ok::<_, Infallible>(()), |()| move || remove(&ours));
+        Self { names, _undo: undo.ok().map(|(_, undo)| undo) }
+    }
+
+    /// They stay.
+    fn keep(mut self) {
+        self.names.clear();
+    }
+}
+
+impl Drop for Machines {
+    fn drop(&mut self) {
+        remove(&self.names);
+    }
+}
+
+/// Removes machines, as far as they are there.
+fn remove(names: &[String]) {
+    let Ok(home) = Home::open() else { return };
+    for name in names {
+        if let Ok(instance) = Instance::open(&home.dirs, name) {
+            let _ = end::remove_now(instance);
+        }
+    }
 }
 
 struct Asked {
@@ -170,13 +228,7 @@ struct Many {
 
 /// Fifty machines from the one file, all answering.
 fn many(file: &Path) -> Result<Many> {
-    let names: Vec<String> = (1..=CLONES).map(|n| format!("demo-clone-{n}")).collect();
-    let rm = |names: &[String]| {
-        let mut args = vec!["rm", "-f"];
-        args.extend(names.iter().map(String::as_str));
-        let _ = smolvm(&args, &[]);
-    };
-    rm(&names);
+    let clones = Machines::new((1..=CLONES).map(|n| format!("demo-clone-{n}")).collect());
     let before = available();
     let begun = Instant::now();
     let mut uuids = HashSet::new();
@@ -186,7 +238,7 @@ fn many(file: &Path) -> Result<Many> {
     let next = AtomicUsize::new(0);
     let work = || {
         let mut done = Vec::new();
-        while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
+        while let Some(name) = clones.names.get(next.fetch_add(1, Ordering::Relaxed)) {
             done.push(ask_new(name, file));
         }
         done
@@ -206,7 +258,6 @@ fn many(file: &Path) -> Result<Many> {
             Err(e) => eprintln!("smolvm: a clone did not answer: {e:#}"),
         }
     }
-    rm(&names);
     Ok(Many { answers, different: uuids.len(), took, memory })
 }
 
@@ -248,18 +299,29 @@ fn get(port: u16, path: &str) -> Result<Value> {
 /// This program again, as a user would type it.
 fn smolvm(args: &[&str], files: &[&Path]) -> Result<String> {
     let exe: PathBuf = std::env::current_exe()?;
-    let output = Command::new(exe).args(args).args(files).stdin(Stdio::null()).output()?;
+    let mut command = Command::new(exe);
+    command.args(args).args(files).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let output = spawn(&mut command)?.wait_with_output()?;
     if !output.status.success() {
         bail!("smolvm {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim_end());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// `1.2M rows`.
+fn rows(count: u64) -> String {
+    match count {
+        1_000_000.. => format!("{:.1}M rows", count as f64 / 1e6),
+        _ => format!("{:.0}K rows", count as f64 / 1e3),
+    }
+}
+
 fn print(report: &Report) {
     let s = |ms: u64| format!("{:.2} s", ms as f64 / 1000.0);
     let native = report.built.native_ms.map_or("not measured: no python3 here".into(), s);
     println!(
-        "cold    boot Debian + load 500K rows       {:>9}   (the same natively: {native})",
+        "cold    boot Debian + load {:<15} {:>9}   (the same natively: {native})",
+        rows(report.built.rows),
         s(report.built.cold_ms)
     );
     println!(

@@ -92,16 +92,21 @@ pub fn end_now(instance: &Instance) -> Result<()> {
 
 pub fn rm(rm: &Rm, home: &Home) -> Result<u8> {
     each(&rm.names, |name| {
-        let mut instance = Instance::open(&home.dirs, name)?;
-        if instance.phase() == Phase::Running {
-            if !rm.force {
-                bail!("`{name}` is running; `smolvm stop {name}` first, or `smolvm rm -f {name}`");
-            }
-            end_now(&instance)?;
-            instance.acquire_soon()?;
+        let instance = Instance::open(&home.dirs, name)?;
+        if instance.phase() == Phase::Running && !rm.force {
+            bail!("`{name}` is running; `smolvm stop {name}` first, or `smolvm rm -f {name}`");
         }
-        instance.remove()?;
+        remove_now(instance)?;
         println!("{name}");
         Ok(())
     })
+}
+
+/// Ends it where it runs, and removes it.
+pub fn remove_now(mut instance: Instance) -> Result<()> {
+    if instance.phase() == Phase::Running {
+        end_now(&instance)?;
+        instance.acquire_soon()?;
+    }
+    Ok(instance.remove()?)
 }
