@@ -34,13 +34,16 @@ pub fn cargo_home() -> Result<PathBuf> {
     Ok(PathBuf::from(env::var_os("HOME").context("neither CARGO_HOME nor HOME is set")?).join(".cargo"))
 }
 
-/// Every crate of others that is linked into `smolvm` or the agent, with the licence texts it carries.
-fn crates(paths: &Paths) -> Result<String> {
+fn metadata(paths: &Paths) -> Result<Value> {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(["metadata", "--format-version=1", "--locked"]).current_dir(&paths.root);
     command.args(["--filter-platform", &format!("{}-unknown-linux-gnu", env::consts::ARCH)]);
-    let metadata: Value =
-        serde_json::from_str(&run::output(&mut command)?).context("`cargo metadata` wrote no JSON")?;
+    serde_json::from_str(&run::output(&mut command)?).context("`cargo metadata` wrote no JSON")
+}
+
+/// Every crate of others that is linked into `smolvm` or the agent, with the licence texts it carries.
+fn crates(paths: &Paths) -> Result<String> {
+    let metadata = metadata(paths)?;
     let linked = linked(&metadata, &["smolvm", "agent"])?;
     let mut text = String::from("The Rust crates inside smolvm, and their licences.\n");
     for package in list(&metadata["packages"]) {
@@ -171,6 +174,28 @@ mod tests {
         let text = crates(&Paths::find().unwrap()).unwrap();
         assert!(text.contains("rustix") && text.contains("Permission is hereby granted"));
         assert!(!text.contains("\nproptest "), "a crate for tests only is not linked");
+    }
+
+    #[test]
+    fn the_page_lists_every_crate_that_was_chosen() {
+        let paths = Paths::find().unwrap();
+        let page = fs::read_to_string(paths.root.join("docs/licences.md")).unwrap();
+        let words: BTreeSet<&str> = page.split([' ', ',', '|', '`', '(', ')', '\n']).collect();
+        let metadata = metadata(&paths).unwrap();
+        let ours: BTreeSet<&str> = list(&metadata["packages"])
+            .iter()
+            .filter(|package| package["source"].is_null())
+            .filter_map(|package| package["name"].as_str())
+            .collect();
+        let linked = linked(&metadata, &["smolvm", "agent"]).unwrap();
+        for package in list(&metadata["packages"]) {
+            let inside = package["source"].is_null() && linked.contains(package["id"].as_str().unwrap());
+            for dependency in list(&package["dependencies"]).iter().filter(|_| inside) {
+                let name = dependency["name"].as_str().unwrap();
+                let listed = ours.contains(name) || !dependency["kind"].is_null() || words.contains(name);
+                assert!(listed, "docs/licences.md does not have {name}");
+            }
+        }
     }
 
     #[test]
