@@ -63,25 +63,34 @@ fn what(word: &str, home: &Home) -> Result<What> {
     if home.store.find(word).is_ok() {
         return Ok(What::Stored(word.to_owned()));
     }
-    // A bare word is a machine far more often than an image of the same name on docker.io: that
-    // one is written with its tag.
-    let plain = !word.contains(['/', ':', '@']) && word != "-";
-    if !plain && let Some(source) = Source::parse(word)? {
+    if let Some(source) = Source::parse(word)? {
         return Ok(What::Source(source));
     }
     if word.contains('/') {
         return Ok(What::File(path.to_owned()));
     }
+    bail!("`{word}` {NEITHER}, and is no name of a container image; did you mean: {}?", meant(word))
+}
+
+/// What a word is not, before it is taken for a container image's.
+const NEITHER: &str = "is no machine file (a path has a `/` or ends in .smolmachine) and no name in the store \
+                       (`smolvm images` lists them)";
+
+/// What may have been meant by a word that is nothing.
+fn meant(word: &str) -> String {
     let file = format!("{word}.smolmachine");
-    let near = if Path::new(&file).exists() {
-        format!("smolvm run {file}")
-    } else {
-        format!("smolvm run -- {word}")
-    };
-    bail!(
-        "`{word}` is no machine file (a path has a `/` or ends in .smolmachine) and no name in the store \
-         (`smolvm images` lists them); did you mean: {near}?"
-    )
+    if Path::new(&file).exists() { format!("smolvm run {file}") } else { format!("smolvm run -- {word}") }
+}
+
+/// An image that could not be had; of a bare word, which may have been meant otherwise, all that was tried.
+pub fn not_had(word: Option<&String>, error: anyhow::Error) -> anyhow::Error {
+    match word.filter(|word| *word != "-" && !word.contains(['/', ':', '@'])) {
+        Some(word) => anyhow::anyhow!(
+            "`{word}` {NEITHER}; taken for a container image: {error:#}\ndid you mean: {}?",
+            meant(word)
+        ),
+        None => error,
+    }
 }
 
 /// Brings a WHAT into the store and holds it.

@@ -64,6 +64,18 @@ fn what_only_a_build_can_tell_names_the_line_too() {
 }
 
 #[test]
+fn a_step_that_fails_shows_the_end_of_its_output() {
+    let step = "for i in $(seq 3000); do echo line $i of many; done; echo the last word >&2; exit 3";
+    let text = format!("name = \"x\"\nmemory = \"128MiB\"\n[build]\nsteps = [\n\"{step}\"]\n");
+    let needles = ["line 5: step 1 (`", "exit code 3", "line 3000 of many", "the last word"];
+    refused_by(&["build"], &text, &needles);
+    let home = Home::new("soft");
+    fs::write(home.path("Smolfile"), text).unwrap();
+    let said = home.fails(&["build", "-q"], 125);
+    assert!(said.len() < 20_000 && !said.contains("line 1 of many\n"), "{} bytes", said.len());
+}
+
+#[test]
 fn a_package_that_does_not_exist_names_its_line() {
     let apt = std::process::Command::new("apt-cache").args(["show", "python3-minimal"]).output();
     if !apt.is_ok_and(|shown| shown.status.success()) {
@@ -106,8 +118,20 @@ fn files_that_are_no_machines_are_named_for_what_they_are() {
     refused(&[vec![7; 5000], b"SMOLPACK".to_vec(), vec![0; 56]].concat(), "another program called smolvm");
     let said = home.fails(&["run", "./nothing.smolmachine"], 125);
     assert!(said.contains("nothing.smolmachine"), "{said}");
-    let said = home.fails(&["run", "ls"], 125);
-    assert!(said.contains("did you mean: smolvm run -- ls?"), "{said}");
+    // Anything else is a container image's name, for which somebody must be asked.
+    let nobody = "http://127.0.0.1:1";
+    let asked = home
+        .command(&["run", "-q", "ls"])
+        .env("HTTPS_PROXY", nobody)
+        .env_remove("NO_PROXY")
+        .output()
+        .unwrap();
+    let said = e2e::text(&asked.stderr);
+    assert_eq!(asked.status.code(), Some(125), "{said}");
+    for needle in ["no machine file", "no name in the store", "docker.io", "did you mean: smolvm run -- ls?"]
+    {
+        assert!(said.contains(needle), "no {needle:?} in: {said}");
+    }
 }
 
 #[test]

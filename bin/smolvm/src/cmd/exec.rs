@@ -1,7 +1,6 @@
 //! `exec` and `shell`.
 
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
 
 use agent_protocol::ErrorKind;
 use anyhow::{Result, bail};
@@ -27,22 +26,15 @@ fn agent_for(name: &str, home: &Home) -> Result<(UnixStream, Defaults)> {
     Ok((stream, serde_json::from_value(told).unwrap_or_default()))
 }
 
-/// How long a snapshot that is being taken may hold a command up, and how often to look.
-const PATIENCE: Duration = Duration::from_secs(60);
-const AGAIN: Duration = Duration::from_millis(10);
-
-/// Starts a session; while a snapshot holds the machine still, waits for it.
-fn start(name: &str, mut stream: UnixStream, target: &Target, home: &Home) -> Result<Session, Error> {
-    let begun = Instant::now();
-    loop {
-        match session::start(stream, target) {
-            Err(Error::Agent(e)) if e.kind() == ErrorKind::Busy && begun.elapsed() < PATIENCE => {
-                std::thread::sleep(AGAIN);
-                let instance = Instance::open(&home.dirs, name)?;
-                stream = Client::new(&instance)?.connect(agent_protocol::AGENT_PORT)?;
-            }
-            started => return started,
+/// Starts a session. A snapshot that began between the connection and its first word is waited out by the next
+/// connection (`Vmm::wait_while_standing`).
+fn start(name: &str, stream: UnixStream, target: &Target, home: &Home) -> Result<Session, Error> {
+    match session::start(stream, target) {
+        Err(Error::Agent(e)) if e.kind() == ErrorKind::Busy => {
+            let instance = Instance::open(&home.dirs, name)?;
+            session::start(Client::new(&instance)?.connect(agent_protocol::AGENT_PORT)?, target)
         }
+        started => started,
     }
 }
 

@@ -94,7 +94,7 @@ fn pin(what: &What, run: &Run, global: &Global, home: &Home) -> Result<Pin> {
     interrupt::watch().context(WATCHING)?;
     if let What::Source(source) = what {
         let steps = Steps::new(silent(global), global.verbose);
-        let pin = source.base(home, &steps)?;
+        let pin = source.base(home, &steps).map_err(|error| resolve::not_had(run.words.first(), error))?;
         steps.finish();
         return Ok(pin);
     }
