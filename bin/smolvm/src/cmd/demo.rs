@@ -18,6 +18,7 @@ use crate::args::{Demo, Global};
 use crate::cmd::build;
 use crate::launch::Home;
 use crate::ui;
+use crate::ui::say::{say, tell};
 
 /// The example, as it stands in the repository.
 const FILES: [(&str, &str); 3] = [
@@ -203,7 +204,7 @@ fn many(file: &Path) -> Result<Many> {
                 answers += 1;
                 uuids.insert(asked.answer["uuid"].to_string());
             }
-            Err(e) => eprintln!("smolvm: a clone did not answer: {e:#}"),
+            Err(e) => tell!("smolvm: a clone did not answer: {e:#}"),
         }
     }
     rm(&names);
@@ -258,23 +259,23 @@ fn smolvm(args: &[&str], files: &[&Path]) -> Result<String> {
 fn print(report: &Report) {
     let s = |ms: u64| format!("{:.2} s", ms as f64 / 1000.0);
     let native = report.built.native_ms.map_or("not measured: no python3 here".into(), s);
-    println!(
+    say!(
         "cold    boot Debian + load 500K rows       {:>9}   (the same natively: {native})",
         s(report.built.cold_ms)
     );
-    println!(
+    say!(
         "freeze  search.smolmachine  {:>11}    {:>9}",
         ui::bytes(report.built.bytes),
         s(report.built.freeze_ms)
     );
     let word = |ok: bool, yes: &'static str, no: &'static str| if ok { yes } else { no };
-    println!(
+    say!(
         "resume  first answer                       {:>9}   {}, {}",
         s(report.resume_ms),
         word(report.same_pid, "same pid", "ANOTHER PID"),
         word(report.clock_right, "clock right", "CLOCK WRONG")
     );
-    println!(
+    say!(
         "x{}     {} answers, {} different UUIDs     {:>9}   + {} of memory",
         CLONES,
         report.clones,
@@ -283,6 +284,6 @@ fn print(report: &Report) {
         ui::bytes(report.clones_memory_bytes)
     );
     let why = if report.why.is_empty() { String::new() } else { format!(" ({})", report.why) };
-    println!("no root · no daemon · engine {}{why}", report.engine);
-    println!("Next: smolvm shell demo · start something in it · smolvm freeze demo · smolvm start demo");
+    say!("no root · no daemon · engine {}{why}", report.engine);
+    say!("Next: smolvm shell demo · start something in it · smolvm freeze demo · smolvm start demo");
 }

@@ -12,6 +12,7 @@ use crate::args::{Files, Global, Import, Prune};
 use crate::cmd::silent;
 use crate::launch::Home;
 use crate::ui;
+use crate::ui::say::say;
 
 pub fn verify(files: &Files, global: &Global) -> Result<u8> {
     let mut results = Vec::new();
@@ -20,7 +21,7 @@ pub fn verify(files: &Files, global: &Global) -> Result<u8> {
         let go_on = |_| ControlFlow::Continue(());
         file.verify_all(VerifyOptions { threads: 0, progress: Some(&go_on) })?;
         if !silent(global) {
-            println!("{}: whole, {}, id {}", path.display(), ui::bytes(file.len()), file.id().short());
+            say!("{}: whole, {}, id {}", path.display(), ui::bytes(file.len()), file.id().short());
         }
         results.push(json!({ "file": path, "id": file.id().to_string(), "bytes": file.len(), "ok": true }));
     }
@@ -40,7 +41,7 @@ pub fn import(import: &Import, global: &Global, home: &Home) -> Result<u8> {
     if global.json {
         ui::json(&json!({ "name": name, "id": pin.id().to_string() }))?;
     } else {
-        println!("{name}");
+        say!("{name}");
     }
     Ok(0)
 }
@@ -105,7 +106,7 @@ pub fn prune(prune: &Prune, global: &Global, home: &Home) -> Result<u8> {
     if global.json {
         ui::json(&json!({ "freed_bytes": pruned.freed() }))?;
     } else if !global.quiet {
-        println!("{} freed", ui::bytes(pruned.freed()));
+        say!("{} freed", ui::bytes(pruned.freed()));
     }
     Ok(0)
 }
