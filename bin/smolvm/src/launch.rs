@@ -19,6 +19,7 @@ use store::{Dirs, Pin, Store};
 
 use crate::args::EngineArgs;
 use crate::trace;
+use crate::ui::say::tell;
 
 /// Where the state comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -256,7 +257,7 @@ impl Started {
             report = start;
             trace::point("agent");
             for note in restored.notes {
-                eprintln!("smolvm: {note}");
+                tell!("smolvm: {note}");
             }
         }
         trace::machine(vmm.machine());

@@ -3,6 +3,7 @@
 //!
 //! A point costs a clock reading, so they are always taken.
 
+use crate::ui::say::tell;
 use std::sync::{Mutex, PoisonError};
 
 static POINTS: Mutex<Vec<(&str, u64)>> = Mutex::new(Vec::new());
@@ -45,7 +46,7 @@ pub fn print() {
     let points = std::mem::take(&mut *POINTS.lock().unwrap_or_else(PoisonError::into_inner));
     if wanted() {
         for (name, value) in points {
-            eprintln!("smolvm-trace {name} {value}");
+            tell!("smolvm-trace {name} {value}");
         }
     }
 }

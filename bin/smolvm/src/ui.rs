@@ -1,10 +1,13 @@
 //! How smolvm speaks: on stderr, in bars on a terminal and lines elsewhere; tables on stdout.
 
+pub mod say;
+
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use crate::ui::say::{say, tell};
 use build::Progress;
 use indicatif::{ProgressBar, ProgressStyle};
 use instance::Error;
@@ -12,7 +15,7 @@ use instance::Error;
 /// Prints an error and gives the exit code: 126 and 127 for a command that could not start, else
 /// 125.
 pub fn fail(error: &anyhow::Error) -> ExitCode {
-    eprintln!("smolvm: {}", told(error));
+    tell!("smolvm: {}", told(error));
     let agent = error.chain().find_map(|e| match e.downcast_ref::<Error>() {
         Some(Error::Agent(client)) => Some(client.kind().exit_code()),
         _ => e.downcast_ref::<agent_protocol::ClientError>().map(|c| c.kind().exit_code()),
@@ -71,9 +74,9 @@ impl Steps {
         match state.bar.take() {
             Some(bar) => {
                 bar.finish_and_clear();
-                eprintln!("{line}");
+                tell!("{line}");
             }
-            None => eprintln!("{line}"),
+            None => tell!("{line}"),
         }
         state.current.clear();
     }
@@ -101,15 +104,15 @@ impl Progress for Steps {
         if let Some(bar) = &state.bar {
             bar.set_message(format!("{}: {line}", state.current));
         } else if self.verbose {
-            eprintln!("           {line}");
+            tell!("           {line}");
         }
     }
 
     fn warn(&self, line: &str) {
         let state = self.lock();
         match &state.bar {
-            Some(bar) => bar.suspend(|| eprintln!("smolvm: {line}")),
-            None => eprintln!("smolvm: {line}"),
+            Some(bar) => bar.suspend(|| tell!("smolvm: {line}")),
+            None => tell!("smolvm: {line}"),
         }
     }
 
@@ -138,16 +141,15 @@ pub fn table(head: &[&str], rows: &[Vec<String>]) {
         let padded: Vec<String> = cells.enumerate().map(|(i, c)| format!("{c:<w$}", w = width(i))).collect();
         padded.join("  ").trim_end().to_owned()
     };
-    let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "{}", line(&mut head.iter().copied()));
+    say!("{}", line(&mut head.iter().copied()));
     for row in rows {
-        let _ = writeln!(out, "{}", line(&mut row.iter().map(String::as_str)));
+        say!("{}", line(&mut row.iter().map(String::as_str)));
     }
 }
 
 /// A value as pretty JSON on stdout.
 pub fn json(value: &impl serde::Serialize) -> anyhow::Result<()> {
-    println!("{}", serde_json::to_string_pretty(value)?);
+    say!("{}", serde_json::to_string_pretty(value)?);
     Ok(())
 }
 

@@ -159,3 +159,36 @@ fn a_machine_that_dies_under_a_command_is_a_failure() {
     home.ok(&["kill", "m"]);
     assert_eq!(child.wait().unwrap().code(), Some(137));
 }
+
+#[test]
+fn a_reader_that_has_gone_stops_nothing_and_a_full_disk_is_told() {
+    let home = Home::new("soft");
+    let gone = || {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        writer
+    };
+    for words in
+        [vec!["doctor"], vec!["ps", "-a"], vec!["images", "--json"], vec!["completions", "bash"], vec!["man"]]
+    {
+        let output = home.command(&words).stdout(gone()).output().unwrap();
+        assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""), "{words:?}");
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = home.command(&words).stdout(full).stderr(Stdio::piped()).output().unwrap();
+        assert_eq!(output.status.code(), Some(125), "{words:?}");
+        assert!(text(&output.stderr).contains("cannot be written to stdout"), "{}", text(&output.stderr));
+    }
+    // Progress that nobody hears: the file is made all the same.
+    fs::write(home.path("Smolfile"), "name = \"x\"\nmemory = \"64MiB\"\n").unwrap();
+    let built = home.command(&["build"]).stdout(gone()).stderr(gone()).status().unwrap();
+    assert!(built.success());
+    home.ok(&["verify", "x.smolmachine"]);
+    home.ok(&["run", "-d", "--name", "a", "./x.smolmachine"]);
+    home.ok(&["run", "-d", "--name", "b", "./x.smolmachine"]);
+    let output = home.command(&["rm", "-f", "a", "b"]).stdout(gone()).output().unwrap();
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""));
+    assert_eq!(home.ok(&["ps", "-a", "-q"]), "");
+    home.ok(&["run", "-d", "--name", "c", "./x.smolmachine"]);
+    let output = home.command(&["logs", "--kernel", "-f", "c"]).stdout(gone()).output().unwrap();
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""));
+}

@@ -8,6 +8,7 @@ use build::{BuildOptions, BuildReport};
 use crate::args::{Build, EngineArgs, Global};
 use crate::cmd::silent;
 use crate::launch::{self, Home, Mode, Plan};
+use crate::ui::say::{say, tell};
 use crate::ui::{self, Steps};
 
 pub fn build(build: &Build, global: &Global) -> Result<u8> {
@@ -17,7 +18,7 @@ pub fn build(build: &Build, global: &Global) -> Result<u8> {
     if global.json {
         ui::json(&report)?;
     } else if !global.quiet {
-        println!("{}", report.file.display());
+        say!("{}", report.file.display());
         tell(&report);
     }
     Ok(0)
@@ -34,7 +35,7 @@ pub struct How {
 
 fn tell(report: &BuildReport) {
     let sizes = report.sizes;
-    eprintln!(
+    tell!(
         "smolvm: {}: memory {}, root {}, kernel {} ({:.2} x memory and root)",
         ui::bytes(sizes.file),
         ui::bytes(sizes.nonzero_memory),
@@ -44,14 +45,14 @@ fn tell(report: &BuildReport) {
     );
     if let [.., _, _] = report.snapshots[..] {
         let names: Vec<&str> = report.snapshots.iter().map(|s| s.name.as_str()).collect();
-        eprintln!("smolvm: snapshots: {} (the last is the default to resume)", names.join(", "));
+        tell!("smolvm: snapshots: {} (the last is the default to resume)", names.join(", "));
     }
     let seconds = |ms: u64| ms as f64 / 1000.0;
     let cold = match report.cold_ms {
         0 => String::new(),
         ms => format!("cold start {:.1} s, ", seconds(ms)),
     };
-    eprintln!("smolvm: {cold}built in {:.1} s", seconds(report.total_ms));
+    tell!("smolvm: {cold}built in {:.1} s", seconds(report.total_ms));
 }
 
 /// Builds a definition, telling of each step.

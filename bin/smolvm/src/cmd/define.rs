@@ -10,6 +10,7 @@ use spec::Smolfile;
 
 use crate::args::{Check, Global, Init};
 use crate::ui;
+use crate::ui::say::{say, tell};
 
 /// A first definition: it builds as it is, and what most people want next is there to be taken in.
 const FIRST: &str = include_str!("first.smolfile");
@@ -28,14 +29,14 @@ pub fn init(init: &Init) -> Result<u8> {
         Err(e) => return Err(e).with_context(|| format!("making {}", path.display())),
     };
     file.write_all(FIRST.replace("NAME", name).as_bytes())?;
-    println!("{}", path.display());
-    eprintln!("smolvm: next: smolvm build, then smolvm run -d -p 8000:8000 {name}.smolmachine");
+    say!("{}", path.display());
+    tell!("smolvm: next: smolvm build, then smolvm run -d -p 8000:8000 {name}.smolmachine");
     Ok(0)
 }
 
 pub fn check(check: &Check, global: &Global) -> Result<u8> {
     if check.schema {
-        println!("{}", spec::json_schema());
+        say!("{}", spec::json_schema());
         return Ok(0);
     }
     let definition = build::check(&check.file)?;
@@ -46,8 +47,8 @@ pub fn check(check: &Check, global: &Global) -> Result<u8> {
             "machine": spec, "root": file.root, "steps": file.build.steps, "snapshots": snapshots
         }))?;
     } else if !global.quiet {
-        println!("{}: ok", check.file.display());
-        resolved(&definition).iter().for_each(|(key, value)| println!("{key:<10} {value}"));
+        say!("{}: ok", check.file.display());
+        resolved(&definition).iter().for_each(|(key, value)| say!("{key:<10} {value}"));
     }
     Ok(0)
 }

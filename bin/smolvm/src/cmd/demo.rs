@@ -21,6 +21,7 @@ use crate::cmd::{build, end};
 use crate::interrupt::{Undo, making};
 use crate::launch::Home;
 use crate::ui;
+use crate::ui::say::{say, tell};
 
 /// The example, as it stands in the repository.
 const FILES: [(&str, &str); 3] = [
@@ -255,7 +256,7 @@ fn many(file: &Path) -> Result<Many> {
                 answers += 1;
                 uuids.insert(asked.answer["uuid"].to_string());
             }
-            Err(e) => eprintln!("smolvm: a clone did not answer: {e:#}"),
+            Err(e) => tell!("smolvm: a clone did not answer: {e:#}"),
         }
     }
     Ok(Many { answers, different: uuids.len(), took, memory })
@@ -319,24 +320,24 @@ fn rows(count: u64) -> String {
 fn print(report: &Report) {
     let s = |ms: u64| format!("{:.2} s", ms as f64 / 1000.0);
     let native = report.built.native_ms.map_or("not measured: no python3 here".into(), s);
-    println!(
+    say!(
         "cold    boot Debian + load {:<15} {:>9}   (the same natively: {native})",
         rows(report.built.rows),
         s(report.built.cold_ms)
     );
-    println!(
+    say!(
         "freeze  search.smolmachine  {:>11}    {:>9}",
         ui::bytes(report.built.bytes),
         s(report.built.freeze_ms)
     );
     let word = |ok: bool, yes: &'static str, no: &'static str| if ok { yes } else { no };
-    println!(
+    say!(
         "resume  first answer                       {:>9}   {}, {}",
         s(report.resume_ms),
         word(report.same_pid, "same pid", "ANOTHER PID"),
         word(report.clock_right, "clock right", "CLOCK WRONG")
     );
-    println!(
+    say!(
         "x{}     {} answers, {} different UUIDs     {:>9}   + {} of memory",
         CLONES,
         report.clones,
@@ -345,6 +346,6 @@ fn print(report: &Report) {
         ui::bytes(report.clones_memory_bytes)
     );
     let why = if report.why.is_empty() { String::new() } else { format!(" ({})", report.why) };
-    println!("no root · no daemon · engine {}{why}", report.engine);
-    println!("Next: smolvm shell demo · start something in it · smolvm freeze demo · smolvm start demo");
+    say!("no root · no daemon · engine {}{why}", report.engine);
+    say!("Next: smolvm shell demo · start something in it · smolvm freeze demo · smolvm start demo");
 }

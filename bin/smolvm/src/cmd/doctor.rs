@@ -12,6 +12,7 @@ use crate::args::{Doctor, Global};
 use crate::cmd::version;
 use crate::launch::Home;
 use crate::ui;
+use crate::ui::say::say;
 
 /// Exit code when the answer is no.
 const NO: u8 = 1;
@@ -36,26 +37,24 @@ fn this_host(choice: EngineChoice, global: &Global) -> Result<u8> {
         }))?;
         return Ok(0);
     }
-    println!("smolvm   {}", version::line());
+    say!("smolvm   {}", version::line());
     let text = |key: &str| host[key].as_str().unwrap_or("?").to_owned();
-    println!("host     {} {}, {} cores, {}", text("system"), text("kernel"), host["cores"], text("memory"));
-    println!("         {}", text("cpu"));
+    say!("host     {} {}, {} cores, {}", text("system"), text("kernel"), host["cores"], text("memory"));
+    say!("         {}", text("cpu"));
     let why = if chosen.why.is_empty() { String::new() } else { format!(": {}", chosen.why) };
-    println!("engine   {}{why}", chosen.engine);
+    say!("engine   {}{why}", chosen.engine);
     if chosen.engine == EngineKind::Soft {
-        println!(
-            "         soft needs no KVM and no rights; a guest runs several times slower than on hardware"
-        );
+        say!("         soft needs no KVM and no rights; a guest runs several times slower than on hardware");
     }
-    println!("kvm      {}", if kvm.recommended { "usable" } else { "not used by `auto`" });
+    say!("kvm      {}", if kvm.recommended { "usable" } else { "not used by `auto`" });
     for fact in &kvm.facts {
         let sign = if fact.good { '+' } else { '-' };
-        println!("  {sign} {:<17} {}", fact.name, fact.value);
-        println!("    {:<17} {}", "", fact.explanation);
+        say!("  {sign} {:<17} {}", fact.name, fact.value);
+        say!("    {:<17} {}", "", fact.explanation);
     }
     for place in places.as_array().into_iter().flatten() {
         let free = place["free_bytes"].as_u64().map_or("?".into(), ui::bytes);
-        println!(
+        say!(
             "{:<8} {}, {free} free",
             place["what"].as_str().unwrap_or_default(),
             place["path"].as_str().unwrap_or_default()
@@ -113,16 +112,16 @@ fn file(path: &Path, choice: EngineChoice, global: &Global) -> Result<u8> {
         }))?;
         return Ok(if runs { 0 } else { NO });
     }
-    println!("machine  {}, {} vCPUs, {}", spec.name.escape_debug(), spec.vcpus, ui::bytes(spec.memory));
+    say!("machine  {}, {} vCPUs, {}", spec.name.escape_debug(), spec.vcpus, ui::bytes(spec.memory));
     if let Some(state) = &state {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_nanos() as u64;
         let age = ui::span(now.saturating_sub(state.frozen_realtime_ns) / 1_000_000_000);
-        println!("frozen   {age} ago on {}, TSC {} kHz", state.frozen_on, state.tsc_khz);
-        println!("cpu      portable template {}: {}", state.template_version, state.features.join(" "));
+        say!("frozen   {age} ago on {}, TSC {} kHz", state.frozen_on, state.tsc_khz);
+        say!("cpu      portable template {}: {}", state.template_version, state.features.join(" "));
         let devices: Vec<String> = state.devices.iter().map(|d| d.escape_debug().to_string()).collect();
-        println!("devices  {}", devices.join(" "));
+        say!("devices  {}", devices.join(" "));
     } else {
-        println!("frozen   never: it is a base and boots");
+        say!("frozen   never: it is a base and boots");
     }
     say(path, &verdict);
     Ok(if runs { 0 } else { NO })
@@ -132,11 +131,11 @@ fn say(path: &Path, verdict: &Verdict) {
     let why =
         if verdict.engine.why.is_empty() { String::new() } else { format!(" ({})", verdict.engine.why) };
     if verdict.missing.is_empty() {
-        println!("runs     on {}{why}", verdict.engine.engine);
+        say!("runs     on {}{why}", verdict.engine.engine);
         return;
     }
-    println!("{} does not run here on {}; missing:", path.display(), verdict.engine.engine);
-    verdict.missing.iter().for_each(|name| println!("  - {name}"));
+    say!("{} does not run here on {}; missing:", path.display(), verdict.engine.engine);
+    verdict.missing.iter().for_each(|name| say!("  - {name}"));
 }
 
 fn selftest(global: &Global) -> Result<u8> {
@@ -150,19 +149,16 @@ fn selftest(global: &Global) -> Result<u8> {
 }
 
 fn tell(test: &SelfTest) {
-    println!(
-        "a computation moved between engines at eight points, its timer armed, TSC {} kHz:",
-        test.tsc_khz
-    );
+    say!("a computation moved between engines at eight points, its timer armed, TSC {} kHz:", test.tsc_khz);
     for leg in &test.legs {
         let how = if leg.passed {
             format!("ok, save {} µs, restore {} µs", leg.save_us, leg.restore_us)
         } else {
             format!("FAILED: {}", leg.failure)
         };
-        println!("  {} -> {}: {how}", leg.from, leg.to);
+        say!("  {} -> {}: {how}", leg.from, leg.to);
     }
     for skipped in &test.skipped {
-        println!("  not tried: {}: {}", skipped.what, skipped.why);
+        say!("  not tried: {}: {}", skipped.what, skipped.why);
     }
 }

@@ -8,6 +8,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::args::{Global, Names, Rm, Stop};
 use crate::launch::Home;
 use crate::ui;
+use crate::ui::say::{say, tell};
 
 /// Asks each machine in turn; the first failure is told after the others were asked.
 fn each(names: &[String], mut ask: impl FnMut(&str) -> Result<()>) -> Result<u8> {
@@ -16,7 +17,7 @@ fn each(names: &[String], mut ask: impl FnMut(&str) -> Result<()>) -> Result<u8>
         if let Err(e) = ask(name)
             && let Some(earlier) = failed.replace(e)
         {
-            eprintln!("smolvm: {earlier:#}");
+            tell!("smolvm: {earlier:#}");
         }
     }
     failed.map_or(Ok(0), Err)
@@ -33,8 +34,8 @@ pub fn freeze(names: &[String], global: &Global, home: &Home) -> Result<u8> {
         }
         if !global.quiet {
             let size = report.get("file_bytes").and_then(serde_json::Value::as_u64).unwrap_or(0);
-            println!("{name}");
-            eprintln!("smolvm: frozen, {}; `smolvm start {name}` goes on", ui::bytes(size));
+            say!("{name}");
+            tell!("smolvm: frozen, {}; `smolvm start {name}` goes on", ui::bytes(size));
         }
         Ok(())
     })
@@ -61,7 +62,7 @@ pub fn stop(stop: &Stop, global: &Global, home: &Home) -> Result<u8> {
             // Stopping what does not run is done already, as in docker.
             Phase::Frozen | Phase::Stopped | Phase::Dead => {}
         }
-        println!("{name}");
+        say!("{name}");
         Ok(())
     })
 }
@@ -70,7 +71,7 @@ pub fn kill(names: &Names, home: &Home) -> Result<u8> {
     each(&names.names, |name| {
         let instance = Instance::open(&home.dirs, name)?;
         end_now(&instance)?;
-        println!("{name}");
+        say!("{name}");
         Ok(())
     })
 }
@@ -97,7 +98,7 @@ pub fn rm(rm: &Rm, home: &Home) -> Result<u8> {
             bail!("`{name}` is running; `smolvm stop {name}` first, or `smolvm rm -f {name}`");
         }
         remove_now(instance)?;
-        println!("{name}");
+        say!("{name}");
         Ok(())
     })
 }

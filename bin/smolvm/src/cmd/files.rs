@@ -12,6 +12,7 @@ use crate::args::{Files, Global, Import, Prune};
 use crate::cmd::silent;
 use crate::launch::Home;
 use crate::ui;
+use crate::ui::say::say;
 
 pub fn verify(files: &Files, global: &Global) -> Result<u8> {
     let mut results = Vec::new();
@@ -20,7 +21,7 @@ pub fn verify(files: &Files, global: &Global) -> Result<u8> {
         let go_on = |_| ControlFlow::Continue(());
         file.verify_all(VerifyOptions { threads: 0, progress: Some(&go_on) })?;
         if !silent(global) {
-            println!("{}: whole, {}, id {}", path.display(), ui::bytes(file.len()), file.id().short());
+            say!("{}: whole, {}, id {}", path.display(), ui::bytes(file.len()), file.id().short());
         }
         results.push(json!({ "file": path, "id": file.id().to_string(), "bytes": file.len(), "ok": true }));
     }
@@ -40,7 +41,7 @@ pub fn import(import: &Import, global: &Global, home: &Home) -> Result<u8> {
     if global.json {
         ui::json(&json!({ "name": name, "id": pin.id().to_string() }))?;
     } else {
-        println!("{name}");
+        say!("{name}");
     }
     Ok(0)
 }
@@ -110,9 +111,9 @@ pub fn prune(prune: &Prune, global: &Global, home: &Home) -> Result<u8> {
         ui::json(&json!({ "machines": machines, "objects": objects, "freed_bytes": pruned.freed() }))?;
     } else if !global.quiet {
         let done = if prune.dry_run { "would be removed" } else { "removed" };
-        machines.iter().for_each(|name| println!("{name}: dead, {done}"));
-        pruned.objects.iter().for_each(|(id, len)| println!("{}: {}, {done}", id.short(), ui::bytes(*len)));
-        println!("{} {}", ui::bytes(pruned.freed()), if prune.dry_run { "would be freed" } else { "freed" });
+        machines.iter().for_each(|name| say!("{name}: dead, {done}"));
+        pruned.objects.iter().for_each(|(id, len)| say!("{}: {}, {done}", id.short(), ui::bytes(*len)));
+        say!("{} {}", ui::bytes(pruned.freed()), if prune.dry_run { "would be freed" } else { "freed" });
     }
     Ok(0)
 }

@@ -22,6 +22,7 @@ use crate::cmd::vmm::{self, Said, Word, Words};
 use crate::interrupt;
 use crate::launch::{Home, Mode, Plan};
 use crate::ui;
+use crate::ui::say::{say, tell};
 
 pub fn fork(fork: &Fork, global: &Global, home: &Home) -> Result<u8> {
     let (begun, begun_ns) = (Instant::now(), now_ns());
@@ -256,7 +257,7 @@ fn tell(
         match up {
             Ok(up) => {
                 if !global.json {
-                    println!("{name}");
+                    say!("{name}");
                 }
                 rows.push(json!({
                     "name": name, "first_instruction_us": up.first_instruction_us, "agent_us": up.agent_us,
@@ -265,7 +266,7 @@ fn tell(
             Err(text) => {
                 failed += 1;
                 vmm::forget(name);
-                eprintln!("smolvm: {name}: {text}");
+                tell!("smolvm: {name}: {text}");
                 rows.push(json!({ "name": name, "error": text }));
             }
         }
@@ -277,7 +278,7 @@ fn tell(
         }))?;
     } else if !global.quiet {
         let ms = |us: u64| us as f64 / 1000.0;
-        eprintln!(
+        tell!(
             "smolvm: {} in {:.0} ms; the source's CPUs stood still for {:.1} ms, its processes for {:.1} ms",
             if names.len() == 1 { "a copy".to_owned() } else { format!("{} copies", names.len() - failed) },
             ms(told.total_us),

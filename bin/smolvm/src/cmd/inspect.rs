@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::args::{Global, Inspect};
 use crate::launch::Home;
 use crate::ui;
+use crate::ui::say::say;
 
 /// Most bytes of a lock.
 const LOCK_CAP: u64 = 16 << 20;
@@ -28,7 +29,7 @@ pub fn inspect(inspect: &Inspect, global: &Global, home: &Home) -> Result<u8> {
     if global.json {
         ui::json(&value)?;
     } else {
-        print(&value, 0);
+        lines(&value, 0).iter().for_each(|line| say!("{line}"));
     }
     Ok(0)
 }
@@ -78,26 +79,81 @@ fn file(file: &MachineFile) -> Result<Value> {
     }))
 }
 
-/// A value as indented lines; nothing that a file says reaches the terminal unescaped.
-fn print(value: &Value, depth: usize) {
+/// A value as indented lines, without what is empty; nothing that a file says reaches the terminal
+/// unescaped.
+fn lines(value: &Value, depth: usize) -> Vec<String> {
     let indent = "  ".repeat(depth);
-    let entry = |key: &str, value: &Value| match value {
-        Value::Object(_) | Value::Array(_) => {
-            println!("{indent}{key}:");
-            print(value, depth + 1);
+    let entry = |key: &str, value: &Value| match (value, scalar(value)) {
+        (_, Some(text)) if text.is_empty() => Vec::new(),
+        (_, Some(text)) => vec![format!("{indent}{key}: {text}")],
+        _ => {
+            let mut inner = lines(value, depth + 1);
+            if !inner.is_empty() {
+                inner.insert(0, format!("{indent}{key}:"));
+            }
+            inner
         }
-        Value::Null => {}
-        Value::String(s) => println!("{indent}{key}: {}", s.escape_debug()),
-        other => println!("{indent}{key}: {other}"),
     };
     match value {
-        Value::Object(map) => map.iter().for_each(|(key, value)| entry(key, value)),
-        Value::Array(items) if items.iter().all(|i| i.is_string()) => {
-            items.iter().filter_map(Value::as_str).for_each(|s| println!("{indent}- {}", s.escape_debug()));
+        Value::Object(map) => map.iter().flat_map(|(key, value)| entry(key, value)).collect(),
+        Value::Array(items) => match items.iter().map(one_line).collect::<Option<Vec<_>>>() {
+            Some(short) => short.into_iter().map(|item| format!("{indent}- {item}")).collect(),
+            None => items.iter().enumerate().flat_map(|(i, v)| entry(&(i + 1).to_string(), v)).collect(),
+        },
+        other => scalar(other).into_iter().map(|text| format!("{indent}{text}")).collect(),
+    }
+}
+
+fn scalar(value: &Value) -> Option<String> {
+    match value {
+        Value::Object(_) | Value::Array(_) => None,
+        Value::Null => Some(String::new()),
+        Value::String(text) => Some(text.escape_debug().to_string()),
+        other => Some(other.to_string()),
+    }
+}
+
+/// An item of a list, if there is nothing nested in it.
+fn one_line(value: &Value) -> Option<String> {
+    match value {
+        Value::Object(map) => {
+            let words = map.iter().filter(|(_, v)| !v.is_null());
+            let words: Option<Vec<_>> = words.map(|(k, v)| Some(format!("{k} {}", scalar(v)?))).collect();
+            Some(words?.join(", "))
         }
-        Value::Array(items) => {
-            items.iter().enumerate().for_each(|(i, item)| entry(&format!("{}", i + 1), item))
-        }
-        other => println!("{indent}{other}"),
+        Value::Array(items) => Some(items.iter().map(scalar).collect::<Option<Vec<_>>>()?.join(" ")),
+        other => scalar(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_empty_is_left_out_and_short_items_take_one_line() {
+        let value = json!({
+            "name": "a\u{1b}[2J", "none": null, "empty": [], "word": "", "labels": {},
+            "ports": [["127.0.0.1:80", 8000]],
+            "argv": ["sh", "-c"],
+            "sections": [{"name": "spec", "bytes": 3, "more": null}],
+            "deep": [{"in": {"x": 1}}],
+        });
+        let said = lines(&value, 0);
+        let wanted = [
+            "argv:",
+            "  - sh",
+            "  - -c",
+            "deep:",
+            "  1:",
+            "    in:",
+            "      x: 1",
+            "name: a\\u{1b}[2J",
+            "ports:",
+            "  - 127.0.0.1:80 8000",
+            "sections:",
+            "  - bytes 3, name spec",
+        ];
+        assert_eq!(said, wanted);
     }
 }

@@ -10,6 +10,7 @@ use instance::{Instance, Phase};
 use crate::args::Logs;
 use crate::cmd::exec::agent;
 use crate::launch::Home;
+use crate::ui::say;
 
 pub fn logs(logs: &Logs, home: &Home) -> Result<u8> {
     if logs.kernel {
@@ -69,7 +70,7 @@ fn kernel(logs: &Logs, home: &Home) -> Result<u8> {
         // What its serial console said.
         let path = instance.path("kernel.log");
         let text = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
-        std::io::stdout().write_all(&text)?;
+        say::bytes(&text);
         return Ok(0);
     }
     let mut client = Client::new(agent(&logs.name, home)?);
@@ -77,7 +78,9 @@ fn kernel(logs: &Logs, home: &Home) -> Result<u8> {
     loop {
         let frame = client.next_frame()?;
         match frame.kind {
-            FrameKind::Data => std::io::stdout().write_all(&frame.payload)?,
+            FrameKind::Data if say::bytes(&frame.payload) => {}
+            // Nobody reads any more.
+            FrameKind::Data => return Ok(0),
             FrameKind::DataEnd => return Ok(0),
             other => bail!("the guest's agent sent a {other:?} frame out of turn"),
         }

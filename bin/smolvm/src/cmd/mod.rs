@@ -36,6 +36,12 @@ const WATCHING: &str = "watching for signals";
 /// # Errors
 /// What stands in the way, told whole.
 pub fn run(args: Args) -> Result<u8> {
+    let code = verb(args)?;
+    crate::ui::say::whole()?;
+    Ok(code)
+}
+
+fn verb(args: Args) -> Result<u8> {
     let global = &args.global;
     if args.verb.makes_something() {
         crate::interrupt::watch().context(WATCHING)?;

@@ -7,6 +7,7 @@ use netstack::{NetReport, Refused};
 
 use crate::args::{Global, Net, NetVerb};
 use crate::launch::Home;
+use crate::ui::say::{say, tell};
 
 pub fn net(net: &Net, global: &Global, home: &Home) -> Result<u8> {
     let NetVerb::Log { name } = &net.verb;
@@ -14,7 +15,7 @@ pub fn net(net: &Net, global: &Global, home: &Home) -> Result<u8> {
     let answer = Client::new(&instance)?.call(&Request::Network)?;
     let report: Option<NetReport> = serde_json::from_value(answer).context("reading the machine's answer")?;
     let Some(report) = report else {
-        eprintln!("smolvm: {name} has no network; run it with --net, or build it with `net = true`");
+        tell!("smolvm: {name} has no network; run it with --net, or build it with `net = true`");
         return Ok(0);
     };
     if global.json {
@@ -23,10 +24,10 @@ pub fn net(net: &Net, global: &Global, home: &Home) -> Result<u8> {
     }
     for Refused { count, protocol, to, reason, .. } in &report.refused {
         let reason = serde_json::to_value(reason)?;
-        println!("{count:>6}  {protocol:<5} {to}  {}", reason.as_str().unwrap_or_default());
+        say!("{count:>6}  {protocol:<5} {to}  {}", reason.as_str().unwrap_or_default());
     }
     if report.dropped > 0 {
-        eprintln!("smolvm: {} earlier ones are no longer kept", report.dropped);
+        tell!("smolvm: {} earlier ones are no longer kept", report.dropped);
     }
     Ok(0)
 }

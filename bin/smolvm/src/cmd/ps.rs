@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::args::{Global, Ps};
 use crate::launch::Home;
 use crate::ui;
+use crate::ui::say::{say, tell};
 
 #[derive(Serialize)]
 struct Row {
@@ -26,7 +27,7 @@ pub fn ps(ps: &Ps, global: &Global, home: &Home) -> Result<u8> {
         }
         match instance.record() {
             Ok(record) => rows.push(Row { state, record }),
-            Err(e) if ps.all => eprintln!("smolvm: {e}"),
+            Err(e) if ps.all => tell!("smolvm: {e}"),
             Err(_) => {}
         }
     }
@@ -35,7 +36,7 @@ pub fn ps(ps: &Ps, global: &Global, home: &Home) -> Result<u8> {
         return Ok(0);
     }
     if global.quiet {
-        rows.iter().for_each(|r| println!("{}", r.record.name));
+        rows.iter().for_each(|r| say!("{}", r.record.name));
         return Ok(0);
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);

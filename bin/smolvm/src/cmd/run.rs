@@ -22,6 +22,7 @@ use crate::launch::{self, Defaults, Exec, Home, Mode, Plan, Running};
 use crate::resolve::{self, What};
 use crate::trace;
 use crate::ui::Steps;
+use crate::ui::say::tell;
 
 /// How long a machine may take to end after its agent went.
 const END_AFTER_STREAM: Duration = Duration::from_secs(2);
@@ -178,7 +179,7 @@ fn tell_engine(plan: &Plan, global: &Global) {
     }
     let report = machine::choose(machine::EngineChoice::Auto);
     if !report.why.is_empty() {
-        eprintln!("smolvm: engine {}: {}", report.engine, report.why);
+        tell!("smolvm: engine {}: {}", report.engine, report.why);
     }
 }
 
@@ -271,7 +272,7 @@ fn ended(outcome: &Outcome, instance: &Instance, late: bool) -> Result<u8> {
 fn end_after(vmm: Arc<Vmm>, limit: Duration, late: Arc<AtomicBool>) {
     let _ = std::thread::Builder::new().name("timeout".into()).spawn(move || {
         if vmm.machine().wait(Some(limit)).is_none() {
-            eprintln!("smolvm: ended after {} s (--timeout)", limit.as_secs_f64());
+            tell!("smolvm: ended after {} s (--timeout)", limit.as_secs_f64());
             late.store(true, Ordering::Release);
             vmm.machine().end();
         }

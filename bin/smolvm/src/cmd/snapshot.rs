@@ -7,6 +7,7 @@ use instance::control::{Client, Request};
 use crate::args::{Global, Snapshot};
 use crate::launch::Home;
 use crate::ui;
+use crate::ui::say::{say, tell};
 
 pub fn snapshot(snapshot: &Snapshot, global: &Global, home: &Home) -> Result<u8> {
     let instance = Instance::open(&home.dirs, &snapshot.name)?;
@@ -21,8 +22,8 @@ pub fn snapshot(snapshot: &Snapshot, global: &Global, home: &Home) -> Result<u8>
         let number = |key: &str| report.get(key).and_then(serde_json::Value::as_u64).unwrap_or(0);
         let size = ui::bytes(number("file_bytes"));
         let ms = |key: &str| number(key) as f64 / 1000.0;
-        println!("{}", snapshot.output.display());
-        eprintln!(
+        say!("{}", snapshot.output.display());
+        tell!(
             "smolvm: {size}; CPUs stood still for {:.1} ms, processes for {:.1} ms; hooks {:.1} ms, sync {:.1} ms",
             ms("pause_us"),
             ms("stopped_us"),

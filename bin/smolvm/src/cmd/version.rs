@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::args::{Args, Completions, Global};
 use crate::ui;
+use crate::ui::say::{self, say};
 
 /// What this binary is and holds.
 pub fn versions() -> Value {
@@ -29,17 +30,21 @@ pub fn version(global: &Global) -> Result<u8> {
     if global.json {
         ui::json(&versions())?;
     } else {
-        println!("smolvm {}", line());
+        say!("smolvm {}", line());
     }
     Ok(0)
 }
 
 pub fn completions(completions: &Completions) -> Result<u8> {
-    clap_complete::generate(completions.shell, &mut Args::command(), "smolvm", &mut std::io::stdout());
+    let mut script = Vec::new();
+    clap_complete::generate(completions.shell, &mut Args::command(), "smolvm", &mut script);
+    say::bytes(&script);
     Ok(0)
 }
 
 pub fn man() -> Result<u8> {
-    clap_mangen::Man::new(Args::command()).render(&mut std::io::stdout())?;
+    let mut page = Vec::new();
+    clap_mangen::Man::new(Args::command()).render(&mut page)?;
+    say::bytes(&page);
     Ok(0)
 }

@@ -18,6 +18,7 @@ use crate::args::Global;
 use crate::interrupt::{self, Undo};
 use crate::launch::{self, Control, Defaults, Ending, Home, Plan};
 use crate::trace;
+use crate::ui::say::{say, tell};
 
 /// What a child says on its standard output: who it is, and how it went.
 #[derive(Debug, Serialize, Deserialize)]
@@ -125,7 +126,7 @@ pub fn detach(instance: Arc<Instance>, global: &Global, undo: Option<Undo>) -> R
                     "name": name, "first_instruction_us": first_instruction_us, "agent_us": agent_us
                 }))?;
             } else {
-                println!("{name}");
+                say!("{name}");
             }
             Ok(0)
         }
@@ -134,7 +135,7 @@ pub fn detach(instance: Arc<Instance>, global: &Global, undo: Option<Undo>) -> R
             if !kept || code != 125 {
                 forget(&name);
             }
-            eprintln!("smolvm: {text}");
+            tell!("smolvm: {text}");
             Ok(code)
         }
         Some(Word::Whole | Word::Lost) | None => {

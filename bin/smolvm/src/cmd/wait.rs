@@ -7,6 +7,7 @@ use instance::{Instance, Phase};
 use crate::args::Names;
 use crate::cmd::exec::agent;
 use crate::launch::Home;
+use crate::ui::say::say;
 
 pub fn wait(names: &Names, home: &Home) -> Result<u8> {
     let mut last = 0;
@@ -20,7 +21,7 @@ pub fn wait(names: &Names, home: &Home) -> Result<u8> {
             instance.wait_end()?;
         }
         last = instance.record()?.exit_code.unwrap_or(0);
-        println!("{last}");
+        say!("{last}");
     }
     Ok(last)
 }

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::side::{Memory, Side};
 use crate::ui;
+use crate::ui::say::{say, tell};
 
 /// Bytes of a page of guest memory.
 const PAGE: u64 = 4096;
@@ -102,21 +103,21 @@ impl Report {
             let what =
                 if file.what.is_empty() { String::new() } else { format!("  ({})", file.what.join(", ")) };
             let size = file.bytes.map(|n| format!("  {}", ui::bytes(n))).unwrap_or_default();
-            println!("file {} {}{size}{what}", file.change.sign(), file.path.escape_debug());
+            say!("file {} {}{size}{what}", file.change.sign(), file.path.escape_debug());
         }
         for (name, list) in [("process", &self.processes), ("port", &self.ports)] {
             for item in list.iter().flatten() {
-                println!("{name} {} {}", item.change.sign(), item.what.escape_debug());
+                say!("{name} {} {}", item.change.sign(), item.what.escape_debug());
             }
         }
         for key in &self.definition {
-            println!("definition ~ {}: {} -> {}", key.key.escape_debug(), key.old, key.new);
+            say!("definition ~ {}: {} -> {}", key.key.escape_debug(), key.old, key.new);
         }
         if let Some(memory) = &self.memory {
-            println!("memory {} of {} changed", ui::bytes(memory.changed_bytes), ui::bytes(memory.bytes));
+            say!("memory {} of {} changed", ui::bytes(memory.changed_bytes), ui::bytes(memory.bytes));
         }
         if !self.has_drifted() {
-            eprintln!("smolvm: {} is as {}", self.new, self.old);
+            tell!("smolvm: {} is as {}", self.new, self.old);
         }
     }
 }
