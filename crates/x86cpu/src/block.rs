@@ -276,18 +276,7 @@ impl CodeCache {
         let fetched = cpu.fetch_page(lin)?;
         let gpa = fetched.gpa | (lin & 0xfff);
         let key = (gpa << 5) | context(cpu) | kind;
-        let known = match self.by_address.get(&key).copied() {
-            Some(index) if self.is_valid(cpu, index) => {
-                // The second page may be mapped elsewhere now.
-                let page2 = self.block(index).page2;
-                let same = page2 == NO_PAGE || {
-                    let next = cpu.fetch_page((lin | 0xfff).wrapping_add(1))?;
-                    next.page as u32 == page2
-                };
-                same.then_some(index)
-            }
-            _ => None,
-        };
+        let known = self.by_key(cpu, key, lin)?;
         let index = match known {
             Some(index) => index,
             None => {
@@ -298,6 +287,39 @@ impl CodeCache {
         };
         self.jumps[slot] = (rip, tag, index);
         Ok(index)
+    }
+
+    /// The block by its address, when it is as it was decoded.
+    fn by_key(&mut self, cpu: &mut Cpu, key: u64, lin: u64) -> Result<Option<u32>, Trap> {
+        let Some(index) = self.by_address.get(&key).copied() else { return Ok(None) };
+        if !self.is_valid(cpu, index) {
+            return Ok(None);
+        }
+        // The second page may be mapped elsewhere now.
+        let page2 = self.block(index).page2;
+        let same = page2 == NO_PAGE || cpu.fetch_page((lin | 0xfff).wrapping_add(1))?.page as u32 == page2;
+        Ok(same.then_some(index))
+    }
+
+    /// As [`CodeCache::find`], but nothing is decoded: the block is there, or it is not.
+    pub(crate) fn known(&mut self, cpu: &mut Cpu) -> Option<u32> {
+        let rip = cpu.rip;
+        let tag = link_tag(cpu);
+        let slot = jump_slot(rip);
+        let (known, known_tag, block) = self.jumps[slot];
+        if known == rip && known_tag == tag && self.is_valid(cpu, block) {
+            return Some(block);
+        }
+        // A fault that is found here has not happened yet.
+        let cr2 = cpu.cr2;
+        let found = cpu.code_address(rip).and_then(|lin| {
+            let gpa = cpu.fetch_page(lin)?.gpa | (lin & 0xfff);
+            self.by_key(cpu, (gpa << 5) | context(cpu), lin)
+        });
+        cpu.cr2 = cr2;
+        let index = found.ok().flatten()?;
+        self.jumps[slot] = (rip, tag, index);
+        Some(index)
     }
 
     /// Forgets everything (restore, or full).

@@ -13,7 +13,7 @@ use crate::clock::Clock;
 use crate::flags::Flags;
 use crate::fpu::{FpInsn, Fpu};
 use crate::io_log::IoLog;
-use crate::jit::{Engine, JitCounters, JitState, Jumps, empty_jumps};
+use crate::jit::{Engine, JitCounters, JitState, Jumps, X87Image, empty_jumps};
 use crate::lapic::{ApicBus, Lapic};
 use crate::mmu::Mmu;
 use crate::op::REG_START;
@@ -193,6 +193,8 @@ pub struct Cpu {
     /// Text of the last `Trap::Unsupported`.
     pub(crate) failure: Option<String>,
     pub(crate) fpu: Fpu,
+    /// The x87 registers on their way from and to the host's.
+    pub(crate) x87_image: X87Image,
     pub(crate) lapic: Lapic,
     pub(crate) clock: Arc<Clock>,
     pub(crate) cpuid: Arc<[CpuidLeaf]>,
@@ -263,6 +265,7 @@ impl Cpu {
             outbox: None,
             failure: None,
             fpu: Fpu::default(),
+            x87_image: X87Image::default(),
             lapic,
             clock: config.clock,
             cpuid: config.cpuid,

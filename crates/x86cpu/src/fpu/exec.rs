@@ -264,12 +264,7 @@ fn system<B: FpBus>(
             c.fpu.load_env(&image, env);
         }
         Form::Fnsave => {
-            let mut image = [0u8; 108];
-            image[..env].copy_from_slice(&c.fpu.env_image(env)[..env]);
-            for i in 0..8 {
-                let v = c.fpu.regs[(c.fpu.top() + i) & 7].bits().to_le_bytes();
-                image[env + 10 * i..env + 10 * i + 10].copy_from_slice(&v[..10]);
-            }
+            let image = c.fpu.save_image(env);
             bus.store(ea, &image[..env + 80]).map_err(FpFault::Mem)?;
             c.fpu.init_x87();
         }
@@ -277,13 +272,7 @@ fn system<B: FpBus>(
             pending(c.fpu)?;
             let mut image = [0u8; 108];
             bus.load(ea, &mut image[..env + 80]).map_err(FpFault::Mem)?;
-            c.fpu.load_env(&image, env);
-            for i in 0..8 {
-                let mut v = [0u8; 16];
-                v[..10].copy_from_slice(&image[env + 10 * i..env + 10 * i + 10]);
-                let r = (c.fpu.top() + i) & 7;
-                c.fpu.regs[r] = super::F80::from_bits(u128::from_le_bytes(v));
-            }
+            c.fpu.load_image(&image, env);
         }
         Form::Plain | Form::X87 | Form::X87NoWait => return Err(FpFault::Ud),
     }

@@ -239,6 +239,43 @@ impl Fpu {
         im
     }
 
+    /// FNSAVE's image in its first `env` + 80 bytes; `env` is 14 or 28.
+    pub(super) fn save_image(&self, env: usize) -> [u8; 108] {
+        let mut image = [0u8; 108];
+        image[..env].copy_from_slice(&self.env_image(env)[..env]);
+        for i in 0..8 {
+            put(&mut image, env + 10 * i, 10, self.regs[(self.top() + i) & 7].bits());
+        }
+        image
+    }
+
+    /// FRSTOR of such an image.
+    pub(super) fn load_image(&mut self, image: &[u8; 108], env: usize) {
+        self.load_env(image, env);
+        for i in 0..8 {
+            let r = (self.top() + i) & 7;
+            self.regs[r] = F80::from_bits(get(image, env + 10 * i, 10));
+        }
+    }
+
+    /// The x87 state as the host's FRSTOR takes it; all exceptions are masked.
+    pub(crate) fn to_host(&self) -> [u8; 108] {
+        self.save_image(28)
+    }
+
+    /// The x87 state as the host's FNSAVE has left it; all exceptions are masked, so that none of the
+    /// instructions has recorded where it was.
+    pub(crate) fn from_host(&mut self, image: &[u8; 108]) {
+        let (fop, fip, fdp) = (self.fop, self.fip, self.fdp);
+        self.load_image(image, 28);
+        (self.fop, self.fip, self.fdp) = (fop, fip, fdp);
+    }
+
+    /// Whether translated code may have the x87 state in the host's registers: nothing in it raises.
+    pub(crate) fn is_masked(&self) -> bool {
+        self.fcw & 0x3f == 0x3f && self.fsw & fsw::ES == 0
+    }
+
     /// FLDENV of 14 or 28 bytes.
     pub(super) fn load_env(&mut self, image: &[u8], len: usize) {
         let step = len / 7;

@@ -17,7 +17,7 @@ use crate::flags::{Flags, OF};
 use crate::ops::alu::{ADC, ADD, AND, SBB, SUB, Sum, compute};
 use crate::ops::mul_div::product;
 use crate::ops::operand::mask;
-use crate::ops::shifts::{self, shift_value};
+use crate::ops::shifts::{self, double_shift, shift_value};
 
 /// Operations, shifted left by two; the low bits are log2 of the operand size.
 pub(super) mod op {
@@ -48,6 +48,9 @@ pub(super) mod op {
     pub const SBB: u8 = 13 << 2;
     /// The host's: LAHF in bits 15:8 of a, OF in bit 0.
     pub const IMAGE: u8 = 14 << 2;
+    /// Operand a, count b (not 0, masked), what is shifted in c.
+    pub const SHLD: u8 = 15 << 2;
+    pub const SHRD: u8 = 16 << 2;
 }
 
 /// Operations over others, by their result r.
@@ -153,6 +156,8 @@ fn base<const B: u32>(flags: &mut Flags, jx: &JitState) {
         op::SHL => _ = shift_value::<{ shifts::SHL }, B>(flags, a, b as u32),
         op::SHR => _ = shift_value::<{ shifts::SHR }, B>(flags, a, b as u32),
         op::SAR => _ = shift_value::<{ shifts::SAR }, B>(flags, a, b as u32),
+        op::SHLD => _ = double_shift::<B>(flags, true, a, c, b as u32),
+        op::SHRD => _ = double_shift::<B>(flags, false, a, c, b as u32),
         op::IMUL => _ = product::<1, B>(flags, a, b),
         op::MUL => _ = product::<0, B>(flags, a, b),
         op::IMAGE => flags.set_arith((jx.a >> 8 & 0xd5) | if jx.a & 1 != 0 { OF } else { 0 }),

@@ -34,6 +34,8 @@ mod asm;
 #[cfg(target_arch = "x86_64")]
 mod cc;
 #[cfg(target_arch = "x86_64")]
+mod helpers;
+#[cfg(target_arch = "x86_64")]
 mod link;
 #[cfg(target_arch = "x86_64")]
 mod lower;
@@ -54,7 +56,7 @@ mod off;
 use off as run;
 
 pub(crate) use run::Jit;
-pub(crate) use state::{JitState, Jumps, empty_jumps};
+pub(crate) use state::{JitState, Jumps, X87Image, empty_jumps};
 
 /// Instructions between two looks at events while translations run: at most 100 µs.
 pub(crate) const JIT_TICK: u64 = 16_384;

@@ -5,6 +5,7 @@
 
 use iced_x86::{Code, FlowControl, Instruction, Mnemonic as M, OpKind, Register};
 
+use super::lower::x87;
 use crate::decode::{End, condition};
 use crate::ops::{alu, bits, shifts};
 
@@ -27,8 +28,16 @@ pub(super) enum Plan {
     XchgMem,
     Xadd,
     Cmpxchg,
+    /// CMPXCHG8B, CMPXCHG16B.
+    CmpxchgPair,
     /// By `ops::shifts`' number; only SHL SHR SAR ROL ROR.
     Shift(u8),
+    /// ROL, ROR by CL.
+    RotateByCl(u8),
+    /// SHLD, SHRD.
+    Double {
+        left: bool,
+    },
     /// Two or three operands.
     Imul,
     /// One operand.
@@ -45,10 +54,13 @@ pub(super) enum Plan {
     Cmov(u8),
     /// By `ops::bits`' number.
     Bt(u8),
+    /// The same with an offset that reaches beyond the memory operand.
+    BtFar(u8),
     BitScan {
         reverse: bool,
     },
     Popcnt,
+    Crc32,
     Bswap,
     /// CBW family, CWD family.
     Widen,
@@ -59,6 +71,8 @@ pub(super) enum Plan {
     Ret,
     JmpIndirect,
     CallIndirect,
+    /// Any x87 instruction that means on the host what it means in the guest.
+    X87,
     /// Any SSE instruction that means on the host what it means in the guest.
     Sse,
     /// The interpreter's handler; the translation goes on behind.
@@ -85,7 +99,11 @@ impl Plan {
             Plan::Alu(_) | Plan::Xadd | Plan::Cmpxchg | Plan::Imul | Plan::Mul { .. } => Effect::Kills,
             Plan::BitScan { .. } | Plan::Popcnt => Effect::Kills,
             Plan::Unary(alu::NEG) => Effect::Kills,
-            Plan::Unary(alu::INC | alu::DEC) | Plan::Bt(_) => Effect::Partial,
+            Plan::Unary(alu::INC | alu::DEC) | Plan::Bt(_) | Plan::BtFar(_) => Effect::Partial,
+            Plan::RotateByCl(_) | Plan::CmpxchgPair => Effect::Partial,
+            Plan::Double { .. } if double_count(insn).is_none() => Effect::Partial,
+            Plan::Double { .. } => Effect::Kills,
+            Plan::X87 if x87::writes_flags(insn.mnemonic()) => Effect::Kills,
             Plan::Shift(_) if shift_count(insn) == Some(0) => Effect::Keeps,
             Plan::Shift(shifts::ROL | shifts::ROR) => Effect::Partial,
             Plan::Shift(_) if shift_count(insn).is_none() => Effect::Partial,
@@ -97,10 +115,11 @@ impl Plan {
     }
 
     /// The flags that it looks at.
-    pub fn reads_flags(self) -> u8 {
+    pub fn reads_flags(self, insn: &Instruction) -> u8 {
         match self {
             Plan::Alu(alu::ADC | alu::SBB) => bit::CF,
             Plan::Jcc(cc) | Plan::Setcc(cc) | Plan::Cmov(cc) => looks_at(cc),
+            Plan::X87 => x87::condition(insn.mnemonic()).map_or(bit::NONE, looks_at),
             _ => bit::NONE,
         }
     }
@@ -110,7 +129,14 @@ impl Plan {
     pub fn gives(self, insn: &Instruction) -> u8 {
         let by_one = || shift_count(insn) == Some(1);
         match self {
-            Plan::Bt(_) => bit::CF,
+            Plan::Bt(_) | Plan::BtFar(_) => bit::CF,
+            Plan::CmpxchgPair => bit::ZF,
+            Plan::RotateByCl(_) => bit::NONE,
+            Plan::Double { .. } => match double_count(insn) {
+                None => bit::NONE,
+                Some(1) => bit::ALL,
+                Some(_) => bit::ALL & !bit::OF,
+            },
             Plan::Shift(shifts::ROL | shifts::ROR) if by_one() => bit::CF | bit::OF,
             Plan::Shift(shifts::ROL | shifts::ROR) => bit::CF,
             Plan::Shift(_) if shift_count(insn).is_none() => bit::NONE,
@@ -131,7 +157,7 @@ impl Plan {
         match self {
             Plan::Nop | Plan::Lea => false,
             Plan::Push | Plan::Pop | Plan::Leave | Plan::Call | Plan::Ret => true,
-            Plan::JmpIndirect | Plan::CallIndirect => true,
+            Plan::JmpIndirect | Plan::CallIndirect | Plan::X87 => true,
             Plan::Div { .. } | Plan::Handler | Plan::HandlerEnd | Plan::Stop => true,
             _ => has_memory(insn),
         }
@@ -153,6 +179,10 @@ impl Plan {
             Plan::BitScan { .. } | Plan::Popcnt | Plan::Bswap => op0(),
             Plan::XchgRegs | Plan::XchgMem | Plan::Xadd => op0() | register_bit(insn, 1),
             Plan::Cmpxchg => 1,
+            Plan::RotateByCl(_) | Plan::Double { .. } | Plan::Crc32 => op0(),
+            Plan::BtFar(_) => 0,
+            Plan::CmpxchgPair => 0b101,
+            Plan::X87 => u16::from(insn.mnemonic() == M::Fnstsw),
             Plan::Mul { .. } | Plan::Div { .. } | Plan::Widen | Plan::Sign => 0b101,
             Plan::Push | Plan::Call | Plan::Ret | Plan::CallIndirect => 1 << 4,
             Plan::Pop => 1 << 4 | op0(),
@@ -207,6 +237,15 @@ pub(super) fn shift_count(insn: &Instruction) -> Option<u8> {
     Some(insn.immediate(1) as u8 & if wide { 63 } else { 31 })
 }
 
+/// The masked count of SHLD or SHRD by an immediate.
+pub(super) fn double_count(insn: &Instruction) -> Option<u8> {
+    if insn.op_kind(2) == OpKind::Register {
+        return None;
+    }
+    let wide = operand_size(insn, 0) == 8;
+    Some(insn.immediate(2) as u8 & if wide { 63 } else { 31 })
+}
+
 /// Bytes of operand `i` (register or memory).
 pub(super) fn operand_size(insn: &Instruction, i: u32) -> u8 {
     match insn.op_kind(i) {
@@ -257,6 +296,7 @@ fn template(insn: &Instruction) -> Option<Plan> {
         .or_else(|| arithmetic(insn))
         .or_else(|| moves(insn))
         .or_else(|| super::lower::sse::is_plain(insn).then_some(Plan::Sse))
+        .or_else(|| x87::is_plain(insn).then_some(Plan::X87))
 }
 
 fn flow(insn: &Instruction) -> Option<Plan> {
@@ -308,34 +348,47 @@ fn arithmetic(insn: &Instruction) -> Option<Plan> {
         M::Div if operand_size(insn, 0) > 2 => Plan::Div { signed: false },
         M::Idiv if operand_size(insn, 0) > 2 => Plan::Div { signed: true },
         M::Bt | M::Bts | M::Btr | M::Btc => {
-            // A register offset reaches beyond a memory operand.
-            if insn.op_kind(0) == OpKind::Memory && insn.op_kind(1) == OpKind::Register {
-                return None;
-            }
-            Plan::Bt(match insn.mnemonic() {
+            let kind = match insn.mnemonic() {
                 M::Bt => bits::BT,
                 M::Bts => bits::BTS,
                 M::Btr => bits::BTR,
                 _ => bits::BTC,
-            })
+            };
+            // A register offset reaches beyond a memory operand.
+            match insn.op_kind(0) == OpKind::Memory && insn.op_kind(1) == OpKind::Register {
+                true if operand_size(insn, 0) == 2 => return None,
+                true => Plan::BtFar(kind),
+                false => Plan::Bt(kind),
+            }
         }
         M::Bsf => Plan::BitScan { reverse: false },
         M::Bsr => Plan::BitScan { reverse: true },
         M::Popcnt if super::host_has_popcnt() => Plan::Popcnt,
+        M::Crc32 if super::host_has_sse42() => Plan::Crc32,
+        M::Shld => double(insn, true)?,
+        M::Shrd => double(insn, false)?,
         _ => return None,
     })
 }
 
 /// Shifts by an immediate, and of registers by CL. A rotation by 0 modulo the width, or of bytes and
-/// words by more than it, is left to the interpreter, as are rotations by CL.
+/// words by more than it, is left to the interpreter, as are rotations of CL by itself.
 fn shift(insn: &Instruction, operation: u8) -> Option<Plan> {
     use shifts::{ROL, ROR};
     let rotates = operation == ROL || operation == ROR;
     match shift_count(insn) {
-        None if rotates || insn.op_kind(0) != OpKind::Register || operand_size(insn, 0) < 4 => None,
+        None if insn.op_kind(0) != OpKind::Register || operand_size(insn, 0) < 4 => None,
+        None if rotates && insn.op_register(0).full_register() == Register::RCX => None,
+        None if rotates => Some(Plan::RotateByCl(operation)),
         Some(n) if rotates && n >= 8 * operand_size(insn, 0) => None,
         _ => Some(Plan::Shift(operation)),
     }
+}
+
+/// SHLD and SHRD of registers of 4 or 8 bytes. A count of 0 is left to the interpreter.
+fn double(insn: &Instruction, left: bool) -> Option<Plan> {
+    let plain = insn.op_kind(0) == OpKind::Register && operand_size(insn, 0) >= 4;
+    (plain && double_count(insn) != Some(0)).then_some(Plan::Double { left })
 }
 
 fn moves(insn: &Instruction) -> Option<Plan> {
@@ -354,6 +407,7 @@ fn moves(insn: &Instruction) -> Option<Plan> {
         M::Xchg => Plan::XchgRegs,
         M::Xadd if has_memory(insn) => Plan::Xadd,
         M::Cmpxchg if has_memory(insn) => Plan::Cmpxchg,
+        M::Cmpxchg8b | M::Cmpxchg16b => Plan::CmpxchgPair,
         M::Push if rex_push && gpr_or_mem(0) => Plan::Push,
         M::Pop if rex_push && insn.op_kind(0) == OpKind::Register && gpr_or_mem(0) => Plan::Pop,
         M::Leave if insn.code() == Code::Leaveq => Plan::Leave,

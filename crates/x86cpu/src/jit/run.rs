@@ -6,17 +6,17 @@ use std::collections::HashMap;
 use arch::x86_64::regs::{Cr0, Cr4};
 use host::CodeMemory;
 
-use super::cc::{evaluate, image, op, over};
+use super::cc::{evaluate, op, over};
+use super::helpers::helpers;
 use super::link::{Made, Store};
-use super::lower::{Place, Site, flow_jump_slot, leave, translate};
+use super::lower::{Place, flow_jump_slot, leave, translate};
 use super::scan::unit;
-use super::state::{JumpEntry, NO_JUMP};
-use super::thunks::{self, Helpers};
+use super::state::{JumpEntry, NO_JUMP, x87};
+use super::thunks;
 use super::{Engine, JIT_TICK, JitCounters, Turn};
 use crate::block::{CodeCache, NEVER, Source, TRANSLATED};
 use crate::cpu::{Cpu, Mode};
 use crate::decode::Decoded;
-use crate::op::REG_START;
 
 /// Bytes of host code at most.
 const CODE_BYTES: usize = 32 << 20;
@@ -33,7 +33,7 @@ const MXCSR_DEFAULT: u32 = 0x1f80;
 #[derive(Default)]
 pub(crate) struct Jit {
     engine: Engine,
-    store: Option<Store>,
+    pub(super) store: Option<Store>,
     /// Bytes that all translations share, at the start of the code memory.
     head: usize,
     /// The host refused code memory.
@@ -83,7 +83,7 @@ impl Jit {
     }
 
     /// Brings what depends on others' writes and on paging up to date.
-    fn sync(&mut self, cpu: &mut Cpu) {
+    pub(super) fn sync(&mut self, cpu: &mut Cpu) {
         let now = cpu.memory.code_epoch();
         if now != self.code_epoch {
             self.code_epoch = now;
@@ -110,19 +110,14 @@ impl Jit {
                 self.refused = true;
                 return None;
             };
-            let helpers = Helpers {
-                fill: fill as *const () as usize,
-                handler: handler as *const () as usize,
-                flags: flags as *const () as usize,
-            };
-            let (head, thunks) = thunks::emit(&helpers);
+            let (head, thunks) = thunks::emit(&helpers());
             self.head = head.len();
             self.store = Some(Store::new(code, &head, thunks));
         }
         self.store.as_mut()
     }
 
-    fn find(&self, block: u32, heat: u32, rip: u64) -> Option<u32> {
+    pub(super) fn find(&self, block: u32, heat: u32, rip: u64) -> Option<u32> {
         let store = self.store.as_ref()?;
         let good = |n: u32| {
             store.translations.get(n as usize).is_some_and(|t| t.alive && t.rip == rip && t.block == block)
@@ -207,12 +202,17 @@ fn forget_jumps(cpu: &mut Cpu) {
     cpu.jumps.iter_mut().for_each(|bank| bank.fill(NO_JUMP));
 }
 
-fn bank(cpu: &Cpu) -> usize {
+pub(super) fn bank(cpu: &Cpu) -> usize {
     usize::from(cpu.cpl != 3)
 }
 
+/// The x87 is on and cannot raise.
+pub(super) fn x87_ok(cpu: &Cpu) -> bool {
+    cpu.cr0 & (Cr0::EM | Cr0::TS).bits() == 0 && cpu.fpu.is_masked()
+}
+
 /// SSE is on and cannot raise.
-fn sse_ok(cpu: &Cpu) -> bool {
+pub(super) fn sse_ok(cpu: &Cpu) -> bool {
     let off = cpu.cr0 & (Cr0::EM | Cr0::TS).bits() | !cpu.cr4 & Cr4::OSFXSR.bits();
     off == 0 && cpu.fpu.mxcsr & MXCSR_MASKS == MXCSR_MASKS
 }
@@ -247,12 +247,27 @@ impl Cpu {
             }
         };
         code.set_heat(index, TRANSLATED | number);
-        self.enter(&mut code.jit, number, budget as i64)
+        self.enter(code, number, budget as i64)
     }
 
-    fn enter(&mut self, jit: &mut Jit, number: u32, budget: i64) -> Option<Turn> {
-        let pending = jit.pending.take();
-        let Some(store) = &mut jit.store else { return None };
+    /// Lets an indirect branch to a translation at `rip` find it.
+    pub(super) fn remember_jump(&mut self, rip: u64, code: usize) -> *const JumpEntry {
+        let entry = &mut self.jumps[bank(self)][flow_jump_slot(rip)];
+        *entry = JumpEntry { rip, code: code as u64 };
+        entry
+    }
+
+    /// What translated code finds in [`super::JitState`] follows the running privilege.
+    pub(super) fn point_to_bank(&mut self) {
+        self.jx.tlb = self.mmu.tlb_bank();
+        self.jx.jumps = self.jumps[bank(self)].as_ptr().expose_provenance();
+        self.jx.sse_ok = u8::from(sse_ok(self));
+        self.jx.x87_ok = u8::from(x87_ok(self));
+    }
+
+    fn enter(&mut self, code: &mut CodeCache, number: u32, budget: i64) -> Option<Turn> {
+        let pending = code.jit.pending.take();
+        let store = code.jit.store.as_mut()?;
         if let Some((exit, target)) = pending
             && target == self.rip
             && (exit as usize) < store.exits.len()
@@ -262,32 +277,39 @@ impl Cpu {
         store.confirm(number, self.jx.map_epoch);
         let at = store.translations[number as usize].at as usize;
         let base = store.code.base().as_ptr() as usize;
-        let slot = flow_jump_slot(self.rip);
-        self.jumps[bank(self)][slot] = JumpEntry { rip: self.rip, code: (base + at) as u64 };
+        self.remember_jump(self.rip, base + at);
         if std::mem::take(&mut store.unserialised) {
             serialise();
         }
         self.mmu_sync();
-        self.jx.tlb = self.mmu.tlb_bank();
-        self.jx.jumps = self.jumps[bank(self)].as_ptr().expose_provenance();
+        self.point_to_bank();
         self.jx.budget = budget;
         (self.jx.op, self.jx.over, self.jx.live) = (op::IN_FLAGS, over::NONE, 0);
-        self.jx.sse_ok = u8::from(sse_ok(self));
         self.jx.host_mxcsr = MXCSR_DEFAULT;
         let gate = base + store.thunks.enter;
-        self.jx.jit = (&raw mut *jit).expose_provenance();
-        // SAFETY: the thunk is a function of this type (thunks::emit), the code memory lives in `jit`, and
-        // the translation keeps to its module's first invariant. `self` and `jit` are lent to it: Rust
+        self.jx.code = (&raw mut *code).expose_provenance();
+        // SAFETY: the thunk is a function of this type (thunks::emit), the code memory lives in `code.jit`,
+        // and the translation keeps to its module's first invariant. `self` and `code` are lent to it: Rust
         // does not touch them before it returns, but through the pointers that it is given.
-        let code = unsafe {
+        let left = unsafe {
             let gate: extern "sysv64" fn(*mut Cpu, usize) -> u32 = std::mem::transmute(gate);
             gate(&raw mut *self, base + at)
         };
+        self.x87_home();
+        // (A helper may have counted what came before it.)
         let used = (budget - self.jx.budget) as u64;
         self.insn_count += used;
-        jit.counters.instructions += used;
-        jit.counters.entries += 1;
-        Some(self.left(jit, code))
+        code.jit.counters.instructions += used;
+        code.jit.counters.entries += 1;
+        Some(self.left(&mut code.jit, left))
+    }
+
+    /// The x87 registers are in [`Cpu::fpu`] from here on, unless they are in the host's.
+    pub(super) fn x87_home(&mut self) {
+        if self.jx.x87 == x87::SAVED {
+            self.fpu.from_host(&self.x87_image.0);
+            self.jx.x87 = x87::HOME;
+        }
     }
 
     /// Makes the guest's state whole after translated code was left with `code`.
@@ -332,7 +354,7 @@ impl Cpu {
 
 /// Makes what was written to the code memory visible to this thread's instruction fetch: IRET is a
 /// serialising instruction that user mode has (SDM vol. 3, 9.3).
-fn serialise() {
+pub(super) fn serialise() {
     // SAFETY: returns to the next line with the same stack, flags and segments.
     unsafe {
         asm!(
@@ -351,58 +373,4 @@ fn serialise() {
             t = out(reg) _,
         );
     }
-}
-
-/// The CPU and the translations, for a helper.
-///
-/// # Safety
-/// `cpu` is what [`Cpu::enter`] gave to the code that calls the helper.
-unsafe fn parts<'a>(cpu: *mut Cpu) -> (&'a mut Cpu, &'a [Site], &'a Jit) {
-    // SAFETY: the caller's promise: `enter` waits for the code to return and touches neither.
-    let cpu = unsafe { &mut *cpu };
-    // SAFETY: as above; `enter` has put the address there.
-    let jit = unsafe { &*std::ptr::with_exposed_provenance::<Jit>(cpu.jx.jit) };
-    let sites = jit.store.as_ref().map_or(&[][..], |s| &s.sites);
-    (cpu, sites, jit)
-}
-
-/// A look-up missed at a site: 0 when it hits now, else how to leave.
-extern "sysv64" fn fill(cpu: *mut Cpu, lin: u64, number: u32) -> u32 {
-    // SAFETY: called by translated code only.
-    let (cpu, sites, _) = unsafe { parts(cpu) };
-    let again = sites.get(number as usize).is_some_and(|s| cpu.open_page(lin, s.size, s.write));
-    if again { 0 } else { number << leave::BITS | leave::STEP }
-}
-
-/// Runs the interpreter's handler for a site's instruction: 0 to go on behind it, else how to leave.
-extern "sysv64" fn handler(cpu: *mut Cpu, number: u32) -> u32 {
-    // SAFETY: called by translated code only.
-    let (cpu, sites, jit) = unsafe { parts(cpu) };
-    let step = number << leave::BITS | leave::STEP;
-    let Some(site) = sites.get(number as usize) else { return step };
-    let Some(op) = jit.store.as_ref().and_then(|s| s.ops.get(site.op as usize)) else { return step };
-    site.desc.settle(cpu);
-    evaluate(cpu);
-    cpu.gpr[usize::from(REG_START)] = site.rip;
-    cpu.rip = site.rip.wrapping_add(u64::from(op.len));
-    cpu.leave = false;
-    let done = (op.run)(cpu, op);
-    let left = std::mem::take(&mut cpu.leave);
-    if done.is_err() {
-        // Nothing has changed, or a string instruction is at an element: the interpreter finds it so.
-        return step;
-    }
-    let fpu_gone = cpu.jx.live != 0 && !sse_ok(cpu);
-    if site.ends || left || cpu.attention || fpu_gone {
-        return number << leave::BITS | leave::DONE;
-    }
-    0
-}
-
-/// Brings the flags together in `Cpu::flags`, and their image into `JitState::tmp`.
-extern "sysv64" fn flags(cpu: *mut Cpu) {
-    // SAFETY: called by translated code only.
-    let (cpu, _, _) = unsafe { parts(cpu) };
-    evaluate(cpu);
-    cpu.jx.tmp = image(cpu);
 }

@@ -146,7 +146,7 @@ fn observers(unit: &Unit, from: usize, given: u8) -> (bool, u16) {
         let (plan, insn) = (item.plan, &item.insn);
         let effect = plan.effect(insn);
         let exit = matches!(plan, Plan::Jcc(_));
-        let wanted = plan.reads_flags();
+        let wanted = plan.reads_flags(insn);
         let reads = wanted != bit::NONE && (clobbered || has_memory(insn) || wanted & !given != 0);
         if exit || reads || plan.may_fault(insn) || effect == Effect::Partial {
             (seen, lost) = (true, written);

@@ -48,9 +48,13 @@ pub(crate) struct JitState {
     pub tmp: u64,
     /// The one of the running privilege.
     pub map_epoch: u32,
-    pad: u32,
-    /// Address of the running `Jit`, for the helpers.
-    pub jit: usize,
+    /// Where the guest's x87 registers are, by [`x87`].
+    pub x87: u8,
+    /// They may be in the host's: the x87 is enabled and all its exceptions are masked.
+    pub x87_ok: u8,
+    pad: u16,
+    /// Address of the running `CodeCache`, for the helpers.
+    pub code: usize,
     pub tmp2: u64,
     /// The address of a look-up that missed.
     pub lin: u64,
@@ -58,7 +62,32 @@ pub(crate) struct JitState {
     pub tlb: usize,
     /// Address of the jump cache of the running privilege.
     pub jumps: usize,
-    spare: [u64; 3],
+    /// Number of the site or the exit that a helper was called for.
+    pub site: u64,
+    /// Host address of the translation that a helper has found.
+    pub target: u64,
+    spare: u64,
+}
+
+/// Where the guest's x87 state is.
+pub(crate) mod x87 {
+    /// In `Cpu::fpu`.
+    pub const HOME: u8 = 0;
+    /// In the host's registers.
+    pub const LIVE: u8 = 1;
+    /// In [`super::X87Image`], as FNSAVE left it.
+    pub const SAVED: u8 = 2;
+}
+
+/// What FNSAVE writes and FRSTOR reads in 64-bit mode (SDM vol. 1, figure 8-9).
+#[derive(Debug)]
+#[repr(C, align(8))]
+pub(crate) struct X87Image(pub [u8; 108]);
+
+impl Default for X87Image {
+    fn default() -> Self {
+        Self([0; 108])
+    }
 }
 
 const _: () = assert!(size_of::<JitState>() == 128);

@@ -4,8 +4,9 @@
 
 use super::asm::{Asm, Mem, Rm, cc};
 use super::cc::op;
-use super::lower::Thunks;
+use super::lower::{Thunks, leave};
 use super::regs::{self, CALLER_SAVED, CPU, PAIRS, STATE, T0, T1, field, home};
+use super::state::x87;
 
 const RAX: u8 = 0;
 const RDX: u8 = 2;
@@ -20,6 +21,10 @@ pub(super) struct Helpers {
     pub fill: usize,
     pub handler: usize,
     pub flags: usize,
+    pub indirect: usize,
+    pub unlinked: usize,
+    pub transfer: usize,
+    pub x87_out: usize,
 }
 
 fn push(a: &mut Asm, r: u8, opcode: u8) {
@@ -46,12 +51,17 @@ fn stack(a: &mut Asm, by: i32) {
     a.alu_imm(8, operation, Rm::Reg(HOST_RSP), by.abs());
 }
 
-/// Calls Rust with the CPU as the first argument; the stack is misaligned by a return address.
-fn call(a: &mut Asm, function: usize) {
+/// Calls Rust with the CPU as the first argument; the stack is aligned.
+fn call_aligned(a: &mut Asm, function: usize) {
     a.lea(RDI, Mem::at(STATE, CPU));
     a.mov_imm(RAX, function as u64);
-    stack(a, -8);
     a.bytes(&[0xff, 0xd0]);
+}
+
+/// The same where the stack is misaligned by a return address.
+fn call(a: &mut Asm, function: usize) {
+    stack(a, -8);
+    call_aligned(a, function);
     stack(a, 8);
 }
 
@@ -82,6 +92,16 @@ fn save_xmm(a: &mut Asm) {
     });
 }
 
+/// The guest's x87 state out of the host's registers, which are as Rust code expects them then.
+fn save_x87(a: &mut Asm) {
+    a.alu_imm(1, 7, field(regs::X87), i32::from(x87::LIVE));
+    let over = a.jcc(cc::NE);
+    // FNSAVE
+    a.op(0, false, false, &[0xdd], 6, field(regs::X87_IMAGE));
+    a.store_imm(1, field(regs::X87), i32::from(x87::SAVED));
+    a.bind(over);
+}
+
 fn load_xmm(a: &mut Asm) {
     if_live(a, |a| {
         xmm(a, false);
@@ -97,6 +117,7 @@ pub(super) fn emit(helpers: &Helpers) -> (Vec<u8>, Thunks) {
     t.leave = a.pos();
     spill(&mut a, &PAIRS);
     save_xmm(&mut a);
+    save_x87(&mut a);
     let bare = a.pos();
     leave(&mut a);
     t.fill = a.pos();
@@ -109,6 +130,14 @@ pub(super) fn emit(helpers: &Helpers) -> (Vec<u8>, Thunks) {
     flags(&mut a, helpers.flags, true);
     t.xmm_load = a.pos();
     xmm_load(&mut a, t.leave);
+    t.x87_load = a.pos();
+    x87_load(&mut a, helpers.x87_out, t.leave);
+    t.indirect = a.pos();
+    indirect(&mut a, helpers.indirect, t.leave);
+    t.unlinked = a.pos();
+    unlinked(&mut a, helpers.unlinked, t.leave);
+    t.transfer = a.pos();
+    transfer(&mut a, helpers.transfer, bare);
     (a.buf, t)
 }
 
@@ -161,6 +190,7 @@ fn fill(a: &mut Asm, function: usize, out: usize) {
 fn handler(a: &mut Asm, function: usize, bare: usize) {
     spill(a, &PAIRS);
     save_xmm(a);
+    save_x87(a);
     a.load(4, RSI, Rm::Reg(T1));
     call(a, function);
     a.sized(4, 0x84, RAX, Rm::Reg(RAX));
@@ -173,6 +203,100 @@ fn handler(a: &mut Asm, function: usize, bare: usize) {
     stack(a, 8);
     let jump = a.jmp();
     a.bind_to(jump, bare as i64);
+}
+
+/// Jumped to with the site in T1, whose instruction ends its translation. Goes on in another one.
+fn transfer(a: &mut Asm, function: usize, bare: usize) {
+    spill(a, &PAIRS);
+    save_xmm(a);
+    save_x87(a);
+    a.load(4, RSI, Rm::Reg(T1));
+    call_aligned(a, function);
+    a.sized(4, 0x84, RAX, Rm::Reg(RAX));
+    let leaves = a.jcc(cc::NE);
+    load_xmm(a);
+    reload(a, &PAIRS);
+    jump_to_target(a);
+    a.bind(leaves);
+    a.load(4, T1, Rm::Reg(RAX));
+    let jump = a.jmp();
+    a.bind_to(jump, bare as i64);
+}
+
+fn jump_to_target(a: &mut Asm) {
+    a.op(0, false, false, &[0xff], 4, field(regs::TARGET));
+}
+
+/// Leaves with the number in `JitState::site` and this reason.
+fn leave_for_site(a: &mut Asm, how: u32, out: usize) {
+    a.load(4, T1, field(regs::SITE));
+    a.group(4, 0xc1, 4, Rm::Reg(T1));
+    a.byte(leave::BITS as u8);
+    if how != 0 {
+        a.alu_imm(4, 1, Rm::Reg(T1), how as i32);
+    }
+    let jump = a.jmp();
+    a.bind_to(jump, out as i64);
+}
+
+/// Called with the linear address of a branch's target in T0 and the site in T1. Comes back with the
+/// target in T0 and its entry in the jump cache in T1.
+fn indirect(a: &mut Asm, function: usize, out: usize) {
+    spill(a, &CALLER_SAVED);
+    a.store(8, T0, field(regs::LIN));
+    a.store(8, T1, field(regs::SITE));
+    save_xmm(a);
+    a.mov(RSI, T0);
+    call(a, function);
+    a.mov(T1, RAX);
+    load_xmm(a);
+    reload(a, &CALLER_SAVED);
+    a.load(8, T0, field(regs::LIN));
+    a.sized(8, 0x84, T1, Rm::Reg(T1));
+    let failed = a.jcc(cc::E);
+    a.byte(0xc3);
+    a.bind(failed);
+    stack(a, 8);
+    leave_for_site(a, leave::STEP, out);
+}
+
+/// Jumped to with an exit's number in T1: it leads nowhere yet, or the budget is used up.
+fn unlinked(a: &mut Asm, function: usize, out: usize) {
+    a.store(8, T1, field(regs::SITE));
+    a.alu_imm(8, 7, field(regs::BUDGET), 0);
+    let over = a.jcc(cc::S);
+    spill(a, &CALLER_SAVED);
+    save_xmm(a);
+    a.load(4, RSI, Rm::Reg(T1));
+    call_aligned(a, function);
+    a.load(4, T1, Rm::Reg(RAX));
+    load_xmm(a);
+    reload(a, &CALLER_SAVED);
+    a.sized(4, 0x84, T1, Rm::Reg(T1));
+    let failed = a.jcc(cc::E);
+    jump_to_target(a);
+    a.bind(over);
+    a.bind(failed);
+    leave_for_site(a, leave::EXIT, out);
+}
+
+/// Called with a way to leave in T1, which is taken where the x87 cannot be used.
+fn x87_load(a: &mut Asm, function: usize, out: usize) {
+    a.alu_imm(1, 7, field(regs::X87_OK), 0);
+    let no = a.jcc(cc::E);
+    spill(a, &CALLER_SAVED);
+    save_xmm(a);
+    call(a, function);
+    load_xmm(a);
+    reload(a, &CALLER_SAVED);
+    // FRSTOR
+    a.op(0, false, false, &[0xdd], 4, field(regs::X87_IMAGE));
+    a.store_imm(1, field(regs::X87), i32::from(x87::LIVE));
+    a.byte(0xc3);
+    a.bind(no);
+    stack(a, 8);
+    let jump = a.jmp();
+    a.bind_to(jump, out as i64);
 }
 
 /// Evaluates the flags; with `host`, leaves them in the host's.

@@ -125,7 +125,7 @@ pub(crate) fn shift<const OP: u8, const F: u8, const B: u32>(cpu: &mut Cpu, op: 
 
 /// SHLD and SHRD on values; `n` is masked and not zero. 16-bit operands with counts above 16 take
 /// bits from the destination again (what processors do; undefined by the manual).
-fn double_shift<const B: u32>(flags: &mut Flags, left: bool, d: u64, s: u64, n: u32) -> u64 {
+pub(crate) fn double_shift<const B: u32>(flags: &mut Flags, left: bool, d: u64, s: u64, n: u32) -> u64 {
     let (d, s) = (u128::from(d), u128::from(s));
     let (r, cf) = if left {
         let wide = if B == 16 { (d << 32) | (s << 16) | d } else { (d << B) | s };

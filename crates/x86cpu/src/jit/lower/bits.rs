@@ -87,7 +87,7 @@ impl Gen {
     }
 
     /// The source of a multiplication or division: operand `i` as something to encode.
-    fn factor(&mut self, item: &Item, i: u32, size: u8) -> Rm {
+    pub(super) fn factor(&mut self, item: &Item, i: u32, size: u8) -> Rm {
         if is_reg(&item.insn, i) {
             self.operand(gpr(&item.insn, i))
         } else {

@@ -101,7 +101,7 @@ impl Gen {
         self.a.load(8, T1, field(regs::LIN));
     }
 
-    /// Goes to the translation of the address in T0, moving the stack pointer. When it is not known the
+    /// Goes to the translation of the address in T0, moving the stack pointer. When there is none the
     /// interpreter does the instruction.
     fn leave_for_t0(&mut self, sp: i32, call: Option<&Item>) {
         let entry = |disp| Rm::Mem(Mem::at(T1, disp));
@@ -115,7 +115,7 @@ impl Gen {
         self.a.byte(3);
         self.a.alu(8, 0, T1, field(regs::JUMPS));
         self.a.alu(8, 7, T0, entry(0));
-        self.step_if(cc::NE);
+        self.search_if(cc::NE);
         if let Some(item) = call {
             self.store_return_late(item);
         }

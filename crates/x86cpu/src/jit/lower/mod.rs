@@ -10,7 +10,9 @@ mod flags;
 mod flow;
 mod high;
 mod moves;
+mod rare;
 pub(super) mod sse;
+pub(super) mod x87;
 
 pub(super) use flow::jump_slot as flow_jump_slot;
 
@@ -35,9 +37,8 @@ pub(crate) struct Site {
     pub size: u8,
     pub write: bool,
     pub desc: Desc,
-    /// Index of the interpreter's op, and whether the translation ends with it.
+    /// Index of the interpreter's op.
     pub op: u32,
-    pub ends: bool,
 }
 
 /// A place where a translation goes on in another.
@@ -75,6 +76,12 @@ enum Stub {
         site: u32,
         how: u32,
     },
+    /// A target is not in the jump cache: put it there, go back.
+    Search {
+        from: Jump,
+        site: u32,
+        back: usize,
+    },
     /// Bring flags into one piece, go back.
     Collapse {
         from: Jump,
@@ -96,6 +103,13 @@ pub(super) struct Thunks {
     pub flags: usize,
     pub collapse: usize,
     pub xmm_load: usize,
+    pub x87_load: usize,
+    /// An indirect branch's target is not in the jump cache.
+    pub indirect: usize,
+    /// An exit that leads nowhere.
+    pub unlinked: usize,
+    /// A handler that ends a translation.
+    pub transfer: usize,
 }
 
 /// Where translations go and what they may assume.
@@ -142,6 +156,8 @@ pub(super) struct Gen {
     desc: Desc,
     /// Which of the guest's flags are in the host's.
     host: u8,
+    /// The guest's x87 state is in the host's registers for sure.
+    x87_live: bool,
     /// Where the translation is entered.
     start: u64,
     rip: u64,
@@ -160,6 +176,7 @@ pub(super) fn translate(unit: Unit, place: Place) -> Gen {
         stubs: Vec::new(),
         desc: Desc::UNKNOWN,
         host: bit::NONE,
+        x87_live: false,
         start: unit.rip,
         rip: unit.rip,
         done: 0,
@@ -196,12 +213,17 @@ impl Gen {
             Plan::Alu(operation) => self.alu(&item, operation),
             Plan::Unary(operation) => self.unary(&item, operation),
             Plan::Shift(operation) => self.shift(&item, operation),
+            Plan::RotateByCl(operation) => self.rotate_by_cl(&item, operation),
+            Plan::Double { left } => self.double_shift(&item, left),
             Plan::Imul => self.imul(&item),
             Plan::Mul { signed } => self.mul(&item, signed),
             Plan::Div { signed } => self.div(&item, signed),
             Plan::Bt(kind) => self.bit_test(&item, kind),
+            Plan::BtFar(kind) => self.bit_test_far(&item, kind),
             Plan::BitScan { reverse } => self.bit_scan(&item, reverse),
             Plan::Popcnt => self.popcnt(&item),
+            Plan::Crc32 => self.crc32(&item),
+            Plan::CmpxchgPair => self.compare_pair(&item),
             Plan::Bswap => self.bswap(&item),
             Plan::Widen | Plan::Sign => self.widen(&item),
             Plan::Mov => self.mov(&item),
@@ -219,6 +241,7 @@ impl Gen {
             Plan::Ret => self.ret(&item),
             Plan::JmpIndirect | Plan::CallIndirect => self.indirect(&item),
             Plan::Sse => self.sse(&item),
+            Plan::X87 => self.x87(&item),
             Plan::Handler | Plan::HandlerEnd => self.handler(item),
         }
     }
@@ -228,13 +251,17 @@ impl Gen {
         let site = self.new_site(0, false);
         let s = &mut self.sites[site as usize];
         s.op = self.place.first_op + self.ops.len() as u32;
-        s.ends = item.plan == Plan::HandlerEnd;
         self.ops.extend(item.decoded);
         self.a.mov_imm(T1, u64::from(self.place.first_site + site));
+        if item.plan == Plan::HandlerEnd {
+            let jump = self.a.jmp();
+            return self.lead_to(jump, self.place.thunks.transfer);
+        }
         let call = self.a.call();
         self.lead_to(call, self.place.thunks.handler);
         self.desc = Desc::IN_MEMORY;
         self.host = bit::NONE;
+        self.x87_live = false;
     }
 
     fn lead_to(&mut self, jump: Jump, thunk: usize) {
@@ -244,9 +271,16 @@ impl Gen {
     /// The place before the current instruction.
     fn new_site(&mut self, size: u8, write: bool) -> u32 {
         let site =
-            Site { rip: self.rip, done: self.done, size, write, desc: self.desc, op: u32::MAX, ends: false };
+            Site { rip: self.rip, done: self.done, size, write, desc: self.desc, op: u32::MAX };
         self.sites.push(site);
         self.sites.len() as u32 - 1
+    }
+
+    /// On condition `cc` the target in T0 is looked for elsewhere; T1 is its entry in the jump cache then.
+    fn search_if(&mut self, cc: u8) {
+        let from = self.a.jcc(cc);
+        let site = self.new_site(0, false);
+        self.stubs.push(Stub::Search { from, site, back: self.a.pos() });
     }
 
     /// Leaves the current instruction to the interpreter on condition `cc`.
@@ -425,9 +459,9 @@ impl Gen {
         let mine = target == self.start;
         self.a.bind_to(jump, if mine { 0 } else { i64::from(unlinked) });
         let number = self.place.first_exit + exit as u32;
-        self.a.mov_imm(T1, u64::from(number << leave::BITS | leave::EXIT));
+        self.a.mov_imm(T1, u64::from(number));
         let out = self.a.jmp();
-        self.lead_to(out, self.place.thunks.leave);
+        self.lead_to(out, self.place.thunks.unlinked);
         let e = &mut self.exits[exit];
         (e.stub, e.bare, e.jump, e.unlinked, e.epoch) = (stub, bare, jump.0 as u32, unlinked, epoch);
     }
@@ -451,6 +485,14 @@ impl Gen {
                     self.a.mov_imm(T1, u64::from(code));
                     let out = self.a.jmp();
                     self.lead_to(out, self.place.thunks.leave);
+                }
+                Stub::Search { from, site, back } => {
+                    self.a.bind(from);
+                    self.a.mov_imm(T1, u64::from(self.place.first_site + site));
+                    let call = self.a.call();
+                    self.lead_to(call, self.place.thunks.indirect);
+                    let jump = self.a.jmp();
+                    self.a.bind_to(jump, back as i64);
                 }
                 Stub::Collapse { from, back } => {
                     self.a.bind(from);

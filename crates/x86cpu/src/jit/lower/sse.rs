@@ -122,7 +122,7 @@ impl Gen {
     }
 
     /// The interpreter does it.
-    fn step_always(&mut self) {
+    pub(super) fn step_always(&mut self) {
         self.a.alu(4, 7, T1, Rm::Reg(T1));
         self.step_if(super::cc::E);
         self.host = bit::NONE;
