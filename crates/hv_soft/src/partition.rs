@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use arch::x86_64::cpuid::for_vcpu;
 use guestmem::GuestMemory;
+use host::shared::IS_X86_ORDERED;
 use hv::{ClockState, CpuidLeaf, EngineKind, Error, Msi, Partition, PartitionConfig, Vcpu};
 use x86cpu::clock::Clock;
 use x86cpu::lapic::ApicBus;
 use x86cpu::{Cpu, CpuConfig};
 
-use crate::baton::{Baton, Seat};
+use crate::baton::{Baton, Gate, Order, Seat};
 use crate::vcpu::SoftVcpu;
 
 pub(crate) const ENGINE: &str = "soft";
@@ -21,7 +22,7 @@ const MAX_VCPUS: u32 = 16;
 pub(crate) struct Shared {
     pub(crate) clock: Arc<Clock>,
     pub(crate) bus: Arc<ApicBus>,
-    pub(crate) baton: Baton,
+    pub(crate) order: Order,
     /// By vCPU id.
     pub(crate) seats: Vec<Seat>,
 }
@@ -46,7 +47,11 @@ impl SoftPartition {
         let shared = Arc::new(Shared {
             clock: Arc::new(Clock::new(config.tsc_khz.unwrap_or(NATURAL_KHZ))),
             bus: Arc::new(ApicBus::new(config.vcpus)),
-            baton: Baton::default(),
+            order: if IS_X86_ORDERED {
+                Order::Together(Gate::default())
+            } else {
+                Order::Turns(Baton::default())
+            },
             seats: (0..config.vcpus).map(|_| Seat::default()).collect(),
         });
         for id in 0..config.vcpus {
@@ -81,6 +86,7 @@ impl Partition for SoftPartition {
             clock: Arc::clone(&self.shared.clock),
             apic_bus: Arc::clone(&self.shared.bus),
         });
+        let _ = self.shared.seats[id as usize].poll.set(cpu.poll_handle());
         Ok(Box::new(SoftVcpu::new(cpu, id, Arc::clone(&self.shared))))
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use hv::{Counters, Error, Exit, Kick, Vcpu, VcpuState};
 use x86cpu::{Cpu, PollFlag, Stop};
 
+use crate::baton::{Baton, Order};
 use crate::partition::{ENGINE, Shared};
 
 /// Instructions before somebody who waits gets the baton: about 200 µs.
@@ -39,7 +40,9 @@ impl Kick for SoftKick {
         seat.kicked.store(true, Ordering::Release);
         self.poll.kick();
         seat.wake();
-        self.shared.baton.nudge(&self.shared.seats);
+        if let Order::Turns(baton) = &self.shared.order {
+            baton.nudge(&self.shared.seats);
+        }
     }
 }
 
@@ -55,32 +58,53 @@ impl SoftVcpu {
         }
     }
 
-    /// Executes until something is for the machine. Holds the baton only while executing.
+    /// Executes until something is for the machine.
     fn execute(&mut self) -> Stop {
         let shared = Arc::clone(&self.shared);
         let seat = &shared.seats[self.id as usize];
-        let slice = if shared.seats.len() == 1 { u64::MAX } else { SLICE };
         loop {
             seat.clear();
-            if !shared.baton.take(self.id, seat) {
-                seat.kicked.store(false, Ordering::Release);
-                return Stop::Poll;
-            }
-            let stop = loop {
-                let stop = self.cpu.run(slice);
-                if stop != Stop::Budget || shared.baton.is_wanted() {
-                    break stop;
-                }
+            let stop = match &shared.order {
+                Order::Together(gate) => match gate.together(|| self.cpu.run(u64::MAX)) {
+                    Stop::Alone => gate.alone(&shared.seats, || self.cpu.run_alone()),
+                    stop => Some(stop),
+                },
+                Order::Turns(baton) => self.turn(baton),
             };
-            shared.baton.pass(&shared.seats);
             match stop {
-                Stop::Budget => {}
-                Stop::Halt => seat.sleep(self.until_timer()),
-                // The flag may be left from a kick that was seen in the line.
-                Stop::Poll if !seat.kicked.swap(false, Ordering::AcqRel) => {}
-                stop => return stop,
+                None => {}
+                // It waits in a loop for another vCPU, which may wait for this host CPU.
+                Some(Stop::Budget) => std::thread::yield_now(),
+                Some(Stop::Halt) => seat.sleep(self.until_timer()),
+                // The flag may be left from a kick that was seen in the line, or be for others to be alone.
+                Some(Stop::Poll) if !seat.kicked.swap(false, Ordering::AcqRel) => {}
+                Some(stop) => return stop,
             }
         }
+    }
+
+    /// Executes with the baton. `None`: go on.
+    fn turn(&mut self, baton: &Baton) -> Option<Stop> {
+        let shared = Arc::clone(&self.shared);
+        let seat = &shared.seats[self.id as usize];
+        let slice = if shared.seats.len() == 1 { u64::MAX } else { SLICE };
+        if !baton.take(self.id, seat) {
+            // The kick is what `execute` looks for.
+            return Some(Stop::Poll);
+        }
+        let stop = loop {
+            match self.cpu.run(slice) {
+                Stop::Budget if !baton.is_wanted() => {}
+                Stop::Budget => break None,
+                Stop::Alone => match self.cpu.run_alone() {
+                    None => {}
+                    stop => break stop,
+                },
+                stop => break Some(stop),
+            }
+        };
+        baton.pass(&shared.seats);
+        stop
     }
 
     fn until_timer(&self) -> Option<Duration> {
@@ -117,7 +141,7 @@ impl SoftVcpu {
             Stop::TripleFault => Exit::Shutdown,
             Stop::Unsupported(reason) => Exit::Failed { reason },
             // `execute` keeps the others to itself.
-            Stop::Poll | Stop::Halt | Stop::Budget => Exit::Kicked,
+            Stop::Poll | Stop::Halt | Stop::Budget | Stop::Alone => Exit::Kicked,
         }
     }
 }

@@ -158,7 +158,7 @@ fn a_kick_ends_run_whatever_the_vcpu_does() {
 }
 
 #[test]
-fn vcpus_take_turns_so_that_a_spinning_one_does_not_starve_the_other() {
+fn a_spinning_vcpu_does_not_starve_the_one_it_waits_for() {
     let (partition, memory) = partition(2);
     // vCPU 0 spins until vCPU 1 has written: cmp dword [rbx],0; je; out 0x80,al
     memory.write(CODE, &[0x83, 0x3b, 0x00, 0x74, 0xfb, 0xe6, 0x80]).unwrap();
@@ -246,4 +246,28 @@ fn a_triple_fault_is_a_shutdown() {
     vcpu.restore(&state).unwrap();
     assert!(matches!(vcpu.run().unwrap(), Exit::Shutdown));
     let _: Arc<dyn hv::Kick> = vcpu.kicker();
+}
+
+#[test]
+fn locked_accesses_on_two_pages_are_made_alone() {
+    const ROUNDS: u64 = 500;
+    const WORD: u64 = 0x2_0ffc;
+    let (partition, memory) = partition(3);
+    // lock add qword [rbx],1; lock inc dword [rbx+2]; dec rcx; jne; out 0x80,al
+    memory
+        .write(CODE, &[0xf0, 0x48, 0x83, 0x03, 1, 0xf0, 0xff, 0x43, 2, 0x48, 0xff, 0xc9, 0x75, 0xf2])
+        .unwrap();
+    memory.write(CODE + 14, &[0xe6, 0x80]).unwrap();
+    let mut vcpus: Vec<Box<dyn Vcpu>> = (0..3).map(|id| partition.create_vcpu(id).unwrap()).collect();
+    for vcpu in &mut vcpus {
+        let mut state = start(vcpu.as_mut(), CODE);
+        (state.gpr[1], state.gpr[3]) = (ROUNDS, WORD);
+        vcpu.restore(&state).unwrap();
+    }
+    thread::scope(|scope| {
+        for vcpu in &mut vcpus {
+            scope.spawn(|| assert!(matches!(vcpu.run().unwrap(), Exit::PioWrite { port: 0x80, .. })));
+        }
+    });
+    assert_eq!(memory.read_le::<u64>(WORD).unwrap(), 3 * ROUNDS * 0x1_0001);
 }

@@ -38,6 +38,9 @@ pub enum Stop {
     Budget,
     /// The poll flag was set by somebody outside.
     Poll,
+    /// A locked access on two pages, which no host instruction makes: call [`Cpu::run_alone`] while no other vCPU
+    /// executes.
+    Alone,
     /// The guest cannot go on.
     TripleFault,
     /// Something that this CPU cannot execute; the text is for the user.
@@ -54,6 +57,8 @@ pub(crate) enum Trap {
     Io,
     /// Stop with the text in [`Cpu::failure`].
     Unsupported,
+    /// Only while no other vCPU executes.
+    Alone,
     /// A string instruction pauses between elements so that events are seen; it is not retired and
     /// its registers are at an element boundary.
     Pause,
@@ -115,6 +120,8 @@ impl PollFlag {
     pub(crate) const APIC: u32 = 1;
     /// Leave `run` with [`Stop::Poll`].
     pub(crate) const KICK: u32 = 2;
+    /// A peer waits for the write epoch to be looked at, which leaving the running block does.
+    pub(crate) const SYNC: u32 = 4;
 
     /// Makes `run` return [`Stop::Poll`] at the next block boundary (or at once when it starts).
     pub fn kick(&self) {
@@ -188,6 +195,10 @@ pub struct Cpu {
     pub(crate) io: IoLog,
     /// PAUSEs since the last time that others were let run.
     pub(crate) pauses: u32,
+    /// There are other vCPUs.
+    pub(crate) has_peers: bool,
+    /// None of them executes.
+    pub(crate) alone: bool,
     /// A stop that is returned at the next block boundary (EOI to the IOAPIC).
     pub(crate) outbox: Option<Stop>,
     /// Text of the last `Trap::Unsupported`.
@@ -231,6 +242,11 @@ impl Cpu {
     #[inline(always)]
     fn blank(config: CpuConfig) -> Self {
         let poll = Arc::new(PollFlag::default());
+        let peers = config.apic_bus.peers();
+        if let Some(peers) = &peers {
+            peers.attach(config.id, &poll);
+        }
+        let has_peers = peers.is_some();
         let lapic = Lapic::new(config.id, Arc::clone(&config.apic_bus), Arc::clone(&poll));
         Self {
             jx: JitState::default(),
@@ -242,7 +258,7 @@ impl Cpu {
             mode: Mode::Real16,
             cpl: 0,
             seg: [Segment::default(); 8],
-            mmu: Mmu::new(&config.memory),
+            mmu: Mmu::new(&config.memory, config.id, peers),
             memory: config.memory,
             poll,
             cr0: 0,
@@ -260,6 +276,8 @@ impl Cpu {
             mp_state: if config.id == 0 { MpState::Runnable } else { MpState::Uninitialized },
             io: IoLog::default(),
             pauses: 0,
+            has_peers,
+            alone: false,
             outbox: None,
             failure: None,
             fpu: Fpu::default(),
