@@ -1,7 +1,8 @@
 //! Who executes, and who sleeps.
 //!
 //! vCPUs execute at once ([`Gate`]), each on its thread, where the host's memory order is the guest's; now and
-//! then one of them has to be alone. Else, and where a run has to be repeatable, they take turns ([`Baton`]).
+//! then one of them has to be alone. Elsewhere they take turns ([`Baton`]); where a run is to be repeatable, in
+//! [`Rounds`].
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -9,6 +10,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use x86cpu::PollFlag;
+
+use crate::rounds::Rounds;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -131,6 +134,7 @@ impl Gate {
 pub(crate) enum Order {
     Together(Gate),
     Turns(Baton),
+    Rounds(Rounds),
 }
 
 /// Where one vCPU waits: for its turn, or in HLT.
@@ -145,6 +149,20 @@ pub(crate) struct Seat {
 }
 
 impl Seat {
+    pub(crate) fn is_kicked(&self) -> bool {
+        self.kicked.load(Ordering::Acquire)
+    }
+
+    /// Waits to be nudged, about the line that `guard` holds.
+    pub(crate) fn wait_turn<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+        self.turn.wait(guard).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets the vCPU look at its line again; to be called with the line's lock.
+    pub(crate) fn nudge(&self) {
+        self.turn.notify_one();
+    }
+
     /// Forgets earlier wake-ups; what comes after counts.
     pub(crate) fn clear(&self) {
         *lock(&self.woken) = false;

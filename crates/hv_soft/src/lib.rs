@@ -7,6 +7,7 @@
 
 mod baton;
 mod partition;
+mod rounds;
 mod vcpu;
 
 pub use partition::SoftPartition;

@@ -12,6 +12,7 @@ use x86cpu::lapic::ApicBus;
 use x86cpu::{Cpu, CpuConfig};
 
 use crate::baton::{Baton, Gate, Order, Seat};
+use crate::rounds::Rounds;
 use crate::vcpu::SoftVcpu;
 
 pub(crate) const ENGINE: &str = "soft";
@@ -44,10 +45,14 @@ impl SoftPartition {
             let what = format!("a machine of {} vCPUs", config.vcpus);
             return Err(Error::Unsupported { engine: ENGINE, what, advice: "ask for 1 to 16 vCPUs" });
         }
+        let khz = config.tsc_khz.unwrap_or(NATURAL_KHZ);
+        let clock = if config.repeatable { Clock::repeatable(khz) } else { Clock::new(khz) };
         let shared = Arc::new(Shared {
-            clock: Arc::new(Clock::new(config.tsc_khz.unwrap_or(NATURAL_KHZ))),
+            clock: Arc::new(clock),
             bus: Arc::new(ApicBus::new(config.vcpus)),
-            order: if IS_X86_ORDERED {
+            order: if config.repeatable {
+                Order::Rounds(Rounds::new(config.vcpus as usize))
+            } else if IS_X86_ORDERED {
                 Order::Together(Gate::default())
             } else {
                 Order::Turns(Baton::default())
@@ -60,6 +65,9 @@ impl SoftPartition {
             let wake = move || {
                 if let Some(shared) = shared_for_wake.upgrade() {
                     shared.seats[id as usize].wake();
+                    if let Order::Rounds(rounds) = &shared.order {
+                        rounds.wake(id as usize, &shared.seats);
+                    }
                 }
             };
             shared.bus.set_wake(id, Box::new(wake));

@@ -9,6 +9,7 @@ use x86cpu::{Cpu, PollFlag, Stop};
 
 use crate::baton::{Baton, Order};
 use crate::partition::{ENGINE, Shared};
+use crate::rounds::{PIECE, Rounds, TURN};
 
 /// Instructions before somebody who waits gets the baton: about 200 µs.
 const SLICE: u64 = 20_000;
@@ -25,6 +26,8 @@ pub(crate) struct SoftVcpu {
     deferred: Option<Stop>,
     /// Restored and not run since: timers and clock page must follow the clock.
     fresh: bool,
+    /// Instructions that are left of its turn in the round.
+    turn_left: u64,
     exits: u64,
 }
 
@@ -40,15 +43,27 @@ impl Kick for SoftKick {
         seat.kicked.store(true, Ordering::Release);
         self.poll.kick();
         seat.wake();
-        if let Order::Turns(baton) = &self.shared.order {
-            baton.nudge(&self.shared.seats);
+        match &self.shared.order {
+            Order::Turns(baton) => baton.nudge(&self.shared.seats),
+            Order::Rounds(rounds) => rounds.nudge(seat),
+            Order::Together(_) => {}
         }
     }
 }
 
 impl SoftVcpu {
     pub(crate) fn new(cpu: Box<Cpu>, id: u32, shared: Arc<Shared>) -> Self {
-        Self { cpu, id, shared, data: [0; 8], reading: false, deferred: None, fresh: false, exits: 0 }
+        Self {
+            cpu,
+            id,
+            shared,
+            data: [0; 8],
+            reading: false,
+            deferred: None,
+            fresh: false,
+            turn_left: 0,
+            exits: 0,
+        }
     }
 
     /// Hands the answer of the last read to the CPU.
@@ -70,6 +85,7 @@ impl SoftVcpu {
                     stop => Some(stop),
                 },
                 Order::Turns(baton) => self.turn(baton),
+                Order::Rounds(rounds) => self.round(rounds),
             };
             match stop {
                 None => {}
@@ -105,6 +121,41 @@ impl SoftVcpu {
         };
         baton.pass(&shared.seats);
         stop
+    }
+
+    /// Executes a piece of its turn in the round. `None`: go on.
+    fn round(&mut self, rounds: &Rounds) -> Option<Stop> {
+        let shared = Arc::clone(&self.shared);
+        let (id, seats, clock) = (self.id as usize, &shared.seats, &*shared.clock);
+        if !rounds.take(id, &seats[id]) {
+            return Some(Stop::Poll);
+        }
+        if self.turn_left == 0 {
+            self.turn_left = TURN;
+        }
+        let piece = self.turn_left.min(PIECE);
+        let before = self.cpu.instructions();
+        let stop = self.cpu.run(piece);
+        let stop = if stop == Stop::Alone { self.cpu.run_alone() } else { Some(stop) };
+        let done = self.cpu.instructions() - before;
+        Rounds::executed(clock, done);
+        self.turn_left = self.turn_left.saturating_sub(done);
+        match stop {
+            // Less than it may: it waits in a loop for another one.
+            Some(Stop::Budget) => {
+                if self.turn_left == 0 || done < piece {
+                    self.turn_left = 0;
+                    rounds.pass(id, clock, seats);
+                }
+                None
+            }
+            Some(Stop::Halt) => {
+                self.turn_left = 0;
+                rounds.rest(id, self.cpu.timer_due_ns(), clock, seats);
+                None
+            }
+            stop => stop,
+        }
     }
 
     fn until_timer(&self) -> Option<Duration> {

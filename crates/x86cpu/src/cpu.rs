@@ -7,6 +7,8 @@ use arch::x86_64::cpuid::CpuidLeaf;
 use arch::x86_64::regs::{Cr0, Efer, seg};
 use arch::x86_64::state::{Events, MpState, Msrs, Segment, TableReg};
 use guestmem::GuestMemory;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 
 use crate::block::CodeCache;
 use crate::clock::Clock;
@@ -208,6 +210,8 @@ pub struct Cpu {
     pub(crate) clock: Arc<Clock>,
     pub(crate) cpuid: Arc<[CpuidLeaf]>,
     pub(crate) id: u32,
+    /// Where random numbers come from when a run is to be repeatable.
+    pub(crate) seeded: Option<Box<StdRng>>,
     /// Instructions retired.
     pub(crate) insn_count: u64,
     /// Decoded floating-point operations, by index from `Op::imm`; emptied with the code cache.
@@ -282,6 +286,10 @@ impl Cpu {
             failure: None,
             fpu: Fpu::default(),
             lapic,
+            seeded: config
+                .clock
+                .is_repeatable()
+                .then(|| Box::new(StdRng::seed_from_u64(u64::from(config.id)))),
             clock: config.clock,
             cpuid: config.cpuid,
             id: config.id,
