@@ -76,6 +76,7 @@ fn boot(options: &Options, kernel: &[u8], initramfs: &[u8]) -> Result<(u64, Dura
         Arc::new(SparseDisk::new(assets::blank_ext4_list()).context("the blank disk")?);
     let private = private_file(&env::temp_dir()).context("a file for the writable disk")?;
     let config = MachineConfig {
+        repeatable: false,
         engine: EngineChoice::Soft,
         force_template: false,
         vcpus: options.vcpus,

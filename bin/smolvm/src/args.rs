@@ -261,6 +261,10 @@ pub struct Run {
     /// End it after this time, like 30s, with exit code 124
     #[arg(long)]
     pub timeout: Option<String>,
+    /// Resume so that the run is the same each time, to the bit: one thread, time counted in instructions, fixed
+    /// seeds and date, no input but the command line. Prints the state's digest at the end
+    #[arg(long, conflicts_with_all = ["detach", "name", "cold", "publish", "net", "allow_host", "allow_cidr", "dns", "interactive", "tty"])]
+    pub deterministic: bool,
     #[command(flatten)]
     pub engine: EngineArgs,
     /// A machine file, a name in the store, a container image (debian:12, oci:DIR, docker-archive:FILE),

@@ -64,6 +64,9 @@ pub struct Plan {
     /// The command is what runs, in the place of the service.
     #[serde(default)]
     pub no_service: bool,
+    /// Every run is the same.
+    #[serde(default)]
+    pub repeatable: bool,
 }
 
 impl Plan {
@@ -83,6 +86,7 @@ impl Plan {
             net: instance::NetOptions::default(),
             command: None,
             no_service: false,
+            repeatable: false,
         }
     }
 }
@@ -169,6 +173,7 @@ pub fn vmm_options(plan: &Plan, scratch_dir: PathBuf, kernel_log: Option<PathBuf
         command_line: String::new(),
         gate: None,
         net: plan.net.clone(),
+        repeatable: plan.repeatable,
     })
 }
 

@@ -4,7 +4,7 @@
 #![allow(unsafe_code)] // Views of zeroed mappings as atomics.
 
 use std::io;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use host::Mapping;
 
@@ -18,6 +18,8 @@ const EACH: u64 = 0x0101_0101_0101_0101;
 pub(crate) struct PageTable {
     flags: Mapping,
     generations: Mapping,
+    /// A bit for each vCPU that may keep a write permission for the page.
+    claims: Mapping,
     count: usize,
     epoch: AtomicU32,
     code_epoch: AtomicU32,
@@ -29,6 +31,7 @@ impl PageTable {
         Ok(Self {
             flags: Mapping::anonymous(round(count))?,
             generations: Mapping::anonymous(round(count * 4))?,
+            claims: Mapping::anonymous(round(count * 2))?,
             count,
             epoch: AtomicU32::new(0),
             code_epoch: AtomicU32::new(0),
@@ -49,10 +52,30 @@ impl PageTable {
         unsafe { AtomicU32::from_ptr(self.generations.base().as_ptr().cast::<u32>().add(page)) }
     }
 
-    /// Dirty already and not code: a write needs no bookkeeping.
+    #[inline]
+    fn claim(&self, page: usize) -> &AtomicU16 {
+        assert!(page < self.count);
+        // SAFETY: as in `flag`; a mapping is page-aligned, so entries are aligned.
+        unsafe { AtomicU16::from_ptr(self.claims.base().as_ptr().cast::<u16>().add(page)) }
+    }
+
+    /// Dirty already and not code: a write needs no bookkeeping. Not before an earlier [`PageTable::claim_write`] is
+    /// seen by who watches code.
     #[inline]
     pub(crate) fn is_quiet(&self, page: usize) -> bool {
-        self.flag(page).load(Ordering::Relaxed) == DIRTY
+        self.flag(page).load(Ordering::SeqCst) == DIRTY
+    }
+
+    /// Whether the claim is new.
+    #[inline]
+    pub(crate) fn claim_write(&self, page: usize, writer: u32) -> bool {
+        let bit = 1 << (writer & 15);
+        self.claim(page).load(Ordering::Relaxed) & bit == 0
+            && self.claim(page).fetch_or(bit, Ordering::SeqCst) & bit == 0
+    }
+
+    pub(crate) fn drop_claim(&self, page: usize, writer: u32) {
+        self.claim(page).fetch_and(!(1 << (writer & 15)), Ordering::SeqCst);
     }
 
     #[inline]
@@ -131,11 +154,25 @@ impl PageTable {
 
     #[inline]
     pub(crate) fn watch_code(&self, page: usize) -> u32 {
+        let generation = self.code_generation(page);
         if self.flag(page).load(Ordering::Acquire) & CODE == 0 {
             self.flag(page).fetch_or(CODE, Ordering::AcqRel);
-            self.epoch.fetch_add(1, Ordering::AcqRel);
+            self.move_epoch();
         }
-        self.code_generation(page)
+        generation
+    }
+
+    /// The generation, whether the page was not watched yet, and who claims to write it.
+    pub(crate) fn watch_claimed_code(&self, page: usize) -> (u32, bool, u16) {
+        // Before the flag: a writer that passes the gate from here on makes it another generation.
+        let generation = self.code_generation(page);
+        let new = self.flag(page).load(Ordering::SeqCst) & CODE == 0
+            && self.flag(page).fetch_or(CODE, Ordering::SeqCst) & CODE == 0;
+        (generation, new, self.claim(page).load(Ordering::SeqCst))
+    }
+
+    pub(crate) fn move_epoch(&self) {
+        self.epoch.fetch_add(1, Ordering::SeqCst);
     }
 
     #[inline]
@@ -150,6 +187,6 @@ impl PageTable {
 
     #[inline]
     pub(crate) fn epoch(&self) -> u32 {
-        self.epoch.load(Ordering::Acquire)
+        self.epoch.load(Ordering::SeqCst)
     }
 }

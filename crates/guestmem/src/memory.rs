@@ -221,6 +221,31 @@ impl GuestMemory {
         self.inner.pages.watch_code(page)
     }
 
+    /// [`GuestMemory::watch_code`] among writers that [`GuestMemory::claim_write`]: without moving the write epoch.
+    /// Returns the generation, whether the page was not watched yet, and a bit for each writer that may keep a write
+    /// permission for it: the bytes count from when those have dropped theirs (see
+    /// [`GuestMemory::move_write_epoch`]), and the generation's word is only good from then on.
+    pub fn watch_claimed_code(&self, page: usize) -> (u32, bool, u16) {
+        self.inner.pages.watch_claimed_code(page)
+    }
+
+    /// Writer `writer` (below 16) says, *before* it passes the gate, that it may write the page or keep a write
+    /// permission for it, up to [`GuestMemory::drop_claim`]. Returns whether it had not said so before.
+    #[inline]
+    pub fn claim_write(&self, page: usize, writer: u32) -> bool {
+        self.inner.pages.claim_write(page, writer)
+    }
+
+    /// Takes back [`GuestMemory::claim_write`], after the last write under it.
+    pub fn drop_claim(&self, page: usize, writer: u32) {
+        self.inner.pages.drop_claim(page, writer);
+    }
+
+    /// Makes everybody drop kept write permissions, at their next look at the write epoch.
+    pub fn move_write_epoch(&self) {
+        self.inner.pages.move_epoch();
+    }
+
     /// Changes whenever a watched page is written.
     #[inline]
     pub fn code_generation(&self, page: usize) -> u32 {

@@ -8,6 +8,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use host::Mapping;
+use host::shared::Shared;
 
 use crate::later::{Later, Piece};
 
@@ -64,21 +65,42 @@ impl Ram {
         self.later.touch(&self.map, offset, len);
     }
 
-    /// Copies out. The guest may write at the same time: bytes may be torn, never undefined.
+    /// Copies out. The guest may write at the same time: bytes may be torn, never undefined; 1, 2, 4 or 8 of them
+    /// are one access.
     #[inline]
     pub(crate) fn read(&self, offset: usize, to: &mut [u8]) {
         self.check(offset, to.len());
+        let from = self.at(offset).as_ptr();
         // SAFETY: checked above; the source is memory that only raw pointers ever refer to, so no
         // Rust reference is invalidated by a concurrent guest write.
-        unsafe { std::ptr::copy_nonoverlapping(self.at(offset).as_ptr(), to.as_mut_ptr(), to.len()) }
+        unsafe {
+            match to.len() {
+                1 => to.copy_from_slice(&u8::load(from).to_ne_bytes()),
+                2 => to.copy_from_slice(&u16::load(from.cast()).to_ne_bytes()),
+                4 => to.copy_from_slice(&u32::load(from.cast()).to_ne_bytes()),
+                8 => to.copy_from_slice(&u64::load(from.cast()).to_ne_bytes()),
+                len => std::ptr::copy_nonoverlapping(from, to.as_mut_ptr(), len),
+            }
+        }
     }
 
-    /// Copies in; the caller has passed the write gate.
+    /// Copies in, as [`Ram::read`] copies out; the caller has passed the write gate.
     #[inline]
     pub(crate) fn write(&self, offset: usize, from: &[u8]) {
         self.check(offset, from.len());
+        let to = self.at(offset).as_ptr();
         // SAFETY: as in `read`.
-        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), self.at(offset).as_ptr(), from.len()) }
+        unsafe {
+            match *from {
+                [a] => u8::store(to, a),
+                [a, b] => u16::store(to.cast(), u16::from_ne_bytes([a, b])),
+                [a, b, c, d] => u32::store(to.cast(), u32::from_ne_bytes([a, b, c, d])),
+                [a, b, c, d, e, f, g, h] => {
+                    u64::store(to.cast(), u64::from_ne_bytes([a, b, c, d, e, f, g, h]));
+                }
+                _ => std::ptr::copy_nonoverlapping(from.as_ptr(), to, from.len()),
+            }
+        }
     }
 
     /// Fills with zeros; the caller has passed the write gate.

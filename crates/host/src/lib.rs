@@ -1,6 +1,8 @@
 //! The host's operating system behind names that do not change between hosts: mappings, events,
-//! timers, vCPU kick, code memory. `sys/{linux,macos}/` hold the same file names.
+//! timers, vCPU kick, code memory. `sys/{linux,macos}/` hold the same file names. `shared` is the host's
+//! processor instead: single accesses to memory that others change.
 
+pub mod shared;
 pub mod sys;
 
 pub use sys::capacity::memory_bytes;

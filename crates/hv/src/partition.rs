@@ -51,6 +51,9 @@ pub struct PartitionConfig {
     pub tsc_khz: Option<u32>,
     /// Go on although this host's KVM does not govern the CPU template (DESIGN.md §9).
     pub force_template: bool,
+    /// Time is counted in instructions, vCPUs execute in rounds, random numbers are those of a fixed seed: from the
+    /// same state and with the same inputs at the same exits every run is the same. Not every engine can.
+    pub repeatable: bool,
 }
 
 /// A machine without devices. The IOAPIC is ours on every engine; local APICs are the engine's.

@@ -172,6 +172,7 @@ impl Bench {
             cpuid: portable(1, 1_000_000),
             tsc_khz: None,
             force_template: true,
+            repeatable: false,
         };
         let abilities = Abilities { host_khz: 1_000_000, time_travels: false };
         let partition = KvmPartition::build(config, abilities)?;

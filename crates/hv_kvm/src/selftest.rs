@@ -200,6 +200,7 @@ impl Travel {
             cpuid: portable(1, self.khz),
             tsc_khz: Some(self.khz),
             force_template: true,
+            repeatable: false,
         };
         let partition = make(config).map_err(text)?;
         let mut vcpu = partition.create_vcpu(0).map_err(text)?;

@@ -77,9 +77,16 @@ impl KvmPartition {
     ///
     /// # Errors
     /// [`Error::Host`] when `/dev/kvm` cannot be used; [`Error::Unsupported`] for a number of vCPUs
-    /// outside of 1 to 16, for a TSC frequency that this host can neither run at nor scale to, and,
+    /// outside of 1 to 16, for a repeatable run, for a TSC frequency that this host can neither run at nor scale to, and,
     /// unless `force_template`, where this host's KVM does not govern the CPU template.
     pub fn new(config: PartitionConfig) -> Result<Self, Error> {
+        if config.repeatable {
+            return Err(Error::Unsupported {
+                engine: ENGINE,
+                what: "a run that can be repeated to the bit".into(),
+                advice: "use `--engine soft`, which counts time in instructions",
+            });
+        }
         let found = probe::found()?;
         if !config.force_template
             && let Some(why) = &found.refusal

@@ -36,6 +36,7 @@ fn config(memory: &GuestMemory, vcpus: u32, khz: u32) -> PartitionConfig {
         cpuid: portable(vcpus, khz),
         tsc_khz: Some(khz),
         force_template: true,
+        repeatable: false,
     }
 }
 

@@ -1,9 +1,17 @@
 //! Who executes, and who sleeps.
+//!
+//! vCPUs execute at once ([`Gate`]), each on its thread, where the host's memory order is the guest's; now and
+//! then one of them has to be alone. Elsewhere they take turns ([`Baton`]); where a run is to be repeatable, in
+//! [`Rounds`].
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
+
+use x86cpu::PollFlag;
+
+use crate::rounds::Rounds;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -67,9 +75,73 @@ impl Baton {
     }
 }
 
+/// Counts who executes, and lets one be alone.
+#[derive(Default)]
+pub(crate) struct Gate {
+    inside: Mutex<Inside>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Inside {
+    vcpus: u32,
+    /// Somebody is alone, or waits for it.
+    closed: bool,
+}
+
+impl Gate {
+    fn wait<'a>(&self, inside: MutexGuard<'a, Inside>) -> MutexGuard<'a, Inside> {
+        self.changed.wait(inside).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Executes together with others.
+    pub(crate) fn together<R>(&self, execute: impl FnOnce() -> R) -> R {
+        let mut inside = lock(&self.inside);
+        while inside.closed {
+            inside = self.wait(inside);
+        }
+        inside.vcpus += 1;
+        drop(inside);
+        let result = execute();
+        let mut inside = lock(&self.inside);
+        inside.vcpus -= 1;
+        if inside.closed && inside.vcpus == 0 {
+            self.changed.notify_all();
+        }
+        result
+    }
+
+    /// Executes while nobody else does: they are asked to stop, and wait.
+    pub(crate) fn alone<R>(&self, seats: &[Seat], execute: impl FnOnce() -> R) -> R {
+        let mut inside = lock(&self.inside);
+        while inside.closed {
+            inside = self.wait(inside);
+        }
+        inside.closed = true;
+        seats.iter().filter_map(|seat| seat.poll.get()).for_each(|poll| poll.kick());
+        while inside.vcpus > 0 {
+            inside = self.wait(inside);
+        }
+        drop(inside);
+        let result = execute();
+        lock(&self.inside).closed = false;
+        self.changed.notify_all();
+        result
+    }
+}
+
+/// How vCPUs share the time.
+pub(crate) enum Order {
+    Together(Gate),
+    Turns(Baton),
+    Rounds(Rounds),
+}
+
 /// Where one vCPU waits: for its turn, or in HLT.
 #[derive(Default)]
 pub(crate) struct Seat {
+    /// What interrupts it while it executes.
+    pub(crate) poll: OnceLock<Arc<PollFlag>>,
     turn: Condvar,
     pub(crate) kicked: AtomicBool,
     woken: Mutex<bool>,
@@ -77,6 +149,20 @@ pub(crate) struct Seat {
 }
 
 impl Seat {
+    pub(crate) fn is_kicked(&self) -> bool {
+        self.kicked.load(Ordering::Acquire)
+    }
+
+    /// Waits to be nudged, about the line that `guard` holds.
+    pub(crate) fn wait_turn<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+        self.turn.wait(guard).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets the vCPU look at its line again; to be called with the line's lock.
+    pub(crate) fn nudge(&self) {
+        self.turn.notify_one();
+    }
+
     /// Forgets earlier wake-ups; what comes after counts.
     pub(crate) fn clear(&self) {
         *lock(&self.woken) = false;

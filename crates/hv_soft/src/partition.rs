@@ -5,12 +5,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use arch::x86_64::cpuid::for_vcpu;
 use guestmem::GuestMemory;
+use host::shared::IS_X86_ORDERED;
 use hv::{ClockState, CpuidLeaf, EngineKind, Error, Msi, Partition, PartitionConfig, Vcpu};
 use x86cpu::clock::Clock;
 use x86cpu::lapic::ApicBus;
 use x86cpu::{Cpu, CpuConfig};
 
-use crate::baton::{Baton, Seat};
+use crate::baton::{Baton, Gate, Order, Seat};
+use crate::rounds::Rounds;
 use crate::vcpu::SoftVcpu;
 
 pub(crate) const ENGINE: &str = "soft";
@@ -21,7 +23,7 @@ const MAX_VCPUS: u32 = 16;
 pub(crate) struct Shared {
     pub(crate) clock: Arc<Clock>,
     pub(crate) bus: Arc<ApicBus>,
-    pub(crate) baton: Baton,
+    pub(crate) order: Order,
     /// By vCPU id.
     pub(crate) seats: Vec<Seat>,
 }
@@ -43,10 +45,18 @@ impl SoftPartition {
             let what = format!("a machine of {} vCPUs", config.vcpus);
             return Err(Error::Unsupported { engine: ENGINE, what, advice: "ask for 1 to 16 vCPUs" });
         }
+        let khz = config.tsc_khz.unwrap_or(NATURAL_KHZ);
+        let clock = if config.repeatable { Clock::repeatable(khz) } else { Clock::new(khz) };
         let shared = Arc::new(Shared {
-            clock: Arc::new(Clock::new(config.tsc_khz.unwrap_or(NATURAL_KHZ))),
+            clock: Arc::new(clock),
             bus: Arc::new(ApicBus::new(config.vcpus)),
-            baton: Baton::default(),
+            order: if config.repeatable {
+                Order::Rounds(Rounds::new(config.vcpus as usize))
+            } else if IS_X86_ORDERED {
+                Order::Together(Gate::default())
+            } else {
+                Order::Turns(Baton::default())
+            },
             seats: (0..config.vcpus).map(|_| Seat::default()).collect(),
         });
         for id in 0..config.vcpus {
@@ -55,6 +65,9 @@ impl SoftPartition {
             let wake = move || {
                 if let Some(shared) = shared_for_wake.upgrade() {
                     shared.seats[id as usize].wake();
+                    if let Order::Rounds(rounds) = &shared.order {
+                        rounds.wake(id as usize, &shared.seats);
+                    }
                 }
             };
             shared.bus.set_wake(id, Box::new(wake));
@@ -81,6 +94,7 @@ impl Partition for SoftPartition {
             clock: Arc::clone(&self.shared.clock),
             apic_bus: Arc::clone(&self.shared.bus),
         });
+        let _ = self.shared.seats[id as usize].poll.set(cpu.poll_handle());
         Ok(Box::new(SoftVcpu::new(cpu, id, Arc::clone(&self.shared))))
     }
 

@@ -7,7 +7,9 @@ use std::time::Duration;
 use hv::{Counters, Error, Exit, Kick, Vcpu, VcpuState};
 use x86cpu::{Cpu, PollFlag, Stop};
 
+use crate::baton::{Baton, Order};
 use crate::partition::{ENGINE, Shared};
+use crate::rounds::{PIECE, Rounds, TURN};
 
 /// Instructions before somebody who waits gets the baton: about 200 µs.
 const SLICE: u64 = 20_000;
@@ -24,6 +26,8 @@ pub(crate) struct SoftVcpu {
     deferred: Option<Stop>,
     /// Restored and not run since: timers and clock page must follow the clock.
     fresh: bool,
+    /// Instructions that are left of its turn in the round.
+    turn_left: u64,
     exits: u64,
 }
 
@@ -39,13 +43,27 @@ impl Kick for SoftKick {
         seat.kicked.store(true, Ordering::Release);
         self.poll.kick();
         seat.wake();
-        self.shared.baton.nudge(&self.shared.seats);
+        match &self.shared.order {
+            Order::Turns(baton) => baton.nudge(&self.shared.seats),
+            Order::Rounds(rounds) => rounds.nudge(seat),
+            Order::Together(_) => {}
+        }
     }
 }
 
 impl SoftVcpu {
     pub(crate) fn new(cpu: Box<Cpu>, id: u32, shared: Arc<Shared>) -> Self {
-        Self { cpu, id, shared, data: [0; 8], reading: false, deferred: None, fresh: false, exits: 0 }
+        Self {
+            cpu,
+            id,
+            shared,
+            data: [0; 8],
+            reading: false,
+            deferred: None,
+            fresh: false,
+            turn_left: 0,
+            exits: 0,
+        }
     }
 
     /// Hands the answer of the last read to the CPU.
@@ -55,31 +73,88 @@ impl SoftVcpu {
         }
     }
 
-    /// Executes until something is for the machine. Holds the baton only while executing.
+    /// Executes until something is for the machine.
     fn execute(&mut self) -> Stop {
         let shared = Arc::clone(&self.shared);
         let seat = &shared.seats[self.id as usize];
-        let slice = if shared.seats.len() == 1 { u64::MAX } else { SLICE };
         loop {
             seat.clear();
-            if !shared.baton.take(self.id, seat) {
-                seat.kicked.store(false, Ordering::Release);
-                return Stop::Poll;
-            }
-            let stop = loop {
-                let stop = self.cpu.run(slice);
-                if stop != Stop::Budget || shared.baton.is_wanted() {
-                    break stop;
-                }
+            let stop = match &shared.order {
+                Order::Together(gate) => match gate.together(|| self.cpu.run(u64::MAX)) {
+                    Stop::Alone => gate.alone(&shared.seats, || self.cpu.run_alone()),
+                    stop => Some(stop),
+                },
+                Order::Turns(baton) => self.turn(baton),
+                Order::Rounds(rounds) => self.round(rounds),
             };
-            shared.baton.pass(&shared.seats);
             match stop {
-                Stop::Budget => {}
-                Stop::Halt => seat.sleep(self.until_timer()),
-                // The flag may be left from a kick that was seen in the line.
-                Stop::Poll if !seat.kicked.swap(false, Ordering::AcqRel) => {}
-                stop => return stop,
+                None => {}
+                // It waits in a loop for another vCPU, which may wait for this host CPU.
+                Some(Stop::Budget) => std::thread::yield_now(),
+                Some(Stop::Halt) => seat.sleep(self.until_timer()),
+                // The flag may be left from a kick that was seen in the line, or be for others to be alone.
+                Some(Stop::Poll) if !seat.kicked.swap(false, Ordering::AcqRel) => {}
+                Some(stop) => return stop,
             }
+        }
+    }
+
+    /// Executes with the baton. `None`: go on.
+    fn turn(&mut self, baton: &Baton) -> Option<Stop> {
+        let shared = Arc::clone(&self.shared);
+        let seat = &shared.seats[self.id as usize];
+        let slice = if shared.seats.len() == 1 { u64::MAX } else { SLICE };
+        if !baton.take(self.id, seat) {
+            // The kick is what `execute` looks for.
+            return Some(Stop::Poll);
+        }
+        let stop = loop {
+            match self.cpu.run(slice) {
+                Stop::Budget if !baton.is_wanted() => {}
+                Stop::Budget => break None,
+                Stop::Alone => match self.cpu.run_alone() {
+                    None => {}
+                    stop => break stop,
+                },
+                stop => break Some(stop),
+            }
+        };
+        baton.pass(&shared.seats);
+        stop
+    }
+
+    /// Executes a piece of its turn in the round. `None`: go on.
+    fn round(&mut self, rounds: &Rounds) -> Option<Stop> {
+        let shared = Arc::clone(&self.shared);
+        let (id, seats, clock) = (self.id as usize, &shared.seats, &*shared.clock);
+        if !rounds.take(id, &seats[id]) {
+            return Some(Stop::Poll);
+        }
+        if self.turn_left == 0 {
+            self.turn_left = TURN;
+        }
+        let piece = self.turn_left.min(PIECE);
+        let before = self.cpu.instructions();
+        let stop = self.cpu.run(piece);
+        let stop = if stop == Stop::Alone { self.cpu.run_alone() } else { Some(stop) };
+        let done = self.cpu.instructions() - before;
+        Rounds::executed(clock, done);
+        self.turn_left = self.turn_left.saturating_sub(done);
+        match stop {
+            // Less than it may: it waits in a loop for another one.
+            Some(Stop::Budget) => {
+                if self.turn_left == 0 || done < piece {
+                    self.turn_left = 0;
+                    rounds.pass(id, clock, seats);
+                }
+                None
+            }
+            Some(Stop::Halt) => {
+                self.turn_left = 0;
+                rounds.rest(id, self.cpu.timer_due_ns(), clock, seats);
+                None
+            }
+            stop => stop,
         }
     }
 
@@ -117,7 +192,7 @@ impl SoftVcpu {
             Stop::TripleFault => Exit::Shutdown,
             Stop::Unsupported(reason) => Exit::Failed { reason },
             // `execute` keeps the others to itself.
-            Stop::Poll | Stop::Halt | Stop::Budget => Exit::Kicked,
+            Stop::Poll | Stop::Halt | Stop::Budget | Stop::Alone => Exit::Kicked,
         }
     }
 }

@@ -17,6 +17,10 @@ const IDT: u64 = 0x6000;
 const HANDLERS: u64 = 0x8000;
 
 fn partition(vcpus: u32) -> (SoftPartition, GuestMemory) {
+    made(vcpus, false)
+}
+
+fn made(vcpus: u32, repeatable: bool) -> (SoftPartition, GuestMemory) {
     let memory = GuestMemory::new(4 << 20).unwrap();
     let put = |at: u64, v: u64| memory.write_le(at, v).unwrap();
     put(0x1000, 0x2003);
@@ -36,6 +40,7 @@ fn partition(vcpus: u32) -> (SoftPartition, GuestMemory) {
         cpuid: portable(vcpus, 1_000_000),
         tsc_khz: None,
         force_template: false,
+        repeatable,
     };
     (SoftPartition::new(config).unwrap(), memory)
 }
@@ -158,7 +163,7 @@ fn a_kick_ends_run_whatever_the_vcpu_does() {
 }
 
 #[test]
-fn vcpus_take_turns_so_that_a_spinning_one_does_not_starve_the_other() {
+fn a_spinning_vcpu_does_not_starve_the_one_it_waits_for() {
     let (partition, memory) = partition(2);
     // vCPU 0 spins until vCPU 1 has written: cmp dword [rbx],0; je; out 0x80,al
     memory.write(CODE, &[0x83, 0x3b, 0x00, 0x74, 0xfb, 0xe6, 0x80]).unwrap();
@@ -246,4 +251,86 @@ fn a_triple_fault_is_a_shutdown() {
     vcpu.restore(&state).unwrap();
     assert!(matches!(vcpu.run().unwrap(), Exit::Shutdown));
     let _: Arc<dyn hv::Kick> = vcpu.kicker();
+}
+
+#[test]
+fn locked_accesses_on_two_pages_are_made_alone() {
+    const ROUNDS: u64 = 500;
+    const WORD: u64 = 0x2_0ffc;
+    let (partition, memory) = partition(3);
+    // lock add qword [rbx],1; lock inc dword [rbx+2]; dec rcx; jne; out 0x80,al
+    memory
+        .write(CODE, &[0xf0, 0x48, 0x83, 0x03, 1, 0xf0, 0xff, 0x43, 2, 0x48, 0xff, 0xc9, 0x75, 0xf2])
+        .unwrap();
+    memory.write(CODE + 14, &[0xe6, 0x80]).unwrap();
+    let mut vcpus: Vec<Box<dyn Vcpu>> = (0..3).map(|id| partition.create_vcpu(id).unwrap()).collect();
+    for vcpu in &mut vcpus {
+        let mut state = start(vcpu.as_mut(), CODE);
+        (state.gpr[1], state.gpr[3]) = (ROUNDS, WORD);
+        vcpu.restore(&state).unwrap();
+    }
+    thread::scope(|scope| {
+        for vcpu in &mut vcpus {
+            scope.spawn(|| assert!(matches!(vcpu.run().unwrap(), Exit::PioWrite { port: 0x80, .. })));
+        }
+    });
+    assert_eq!(memory.read_le::<u64>(WORD).unwrap(), 3 * ROUNDS * 0x1_0001);
+}
+
+/// Three vCPUs change one word, each by its own count, add up time stamps and random numbers, then wait in HLT for
+/// their timers; what is left of it all.
+fn repeatable_run() -> (u32, Vec<(VcpuState, ClockState)>) {
+    let (partition, memory) = made(3, true);
+    // rol dword [rbx],3; xor [rbx],ecx; rdtsc; add r8,rax; rdrand rax; add r9,rax; dec rcx; jne; sti; nop; hlt
+    memory
+        .write(
+            CODE,
+            &[
+                0xc1, 0x03, 0x03, 0x31, 0x0b, 0x0f, 0x31, 0x49, 0x01, 0xc0, 0x48, 0x0f, 0xc7, 0xf0, 0x49,
+                0x01, 0xc1, 0x48, 0xff, 0xc9, 0x75, 0xea, 0xfb, 0x90, 0xf4,
+            ],
+        )
+        .unwrap();
+    let mut vcpus: Vec<Box<dyn Vcpu>> = (0..3).map(|id| partition.create_vcpu(id).unwrap()).collect();
+    for (i, vcpu) in vcpus.iter_mut().enumerate() {
+        let mut state = start(vcpu.as_mut(), CODE);
+        (state.gpr[1], state.gpr[3]) = (40_000 - 7_000 * i as u64, 0x2_0000);
+        (state.gpr[8], state.gpr[9]) = (0, 0);
+        state.lapic.regs[0x320..0x324].copy_from_slice(&(2u32 << 17 | 0xec).to_le_bytes());
+        state.lapic.deadline_ticks = Some(40_000_000 - 1_000_000 * i as u64);
+        vcpu.restore(&state).unwrap();
+    }
+    let kicks: Vec<_> = vcpus.iter().map(|vcpu| vcpu.kicker()).collect();
+    let (there, wait) = mpsc::channel();
+    let left = thread::scope(|scope| {
+        let run = |vcpu: &mut Box<dyn Vcpu>, there: mpsc::Sender<()>| {
+            assert!(matches!(vcpu.run().unwrap(), Exit::PioWrite { port: 0x80, .. }));
+            // The others stand: who is at an exit has the turn until it comes back.
+            vcpu.settle().unwrap();
+            let left = (vcpu.save().unwrap(), partition.clock().unwrap());
+            there.send(()).unwrap();
+            assert!(matches!(vcpu.run().unwrap(), Exit::Kicked));
+            left
+        };
+        let threads: Vec<_> = vcpus.iter_mut().map(|vcpu| (vcpu, there.clone())).collect();
+        let threads: Vec<_> =
+            threads.into_iter().map(|(vcpu, there)| scope.spawn(move || run(vcpu, there))).collect();
+        (0..3).for_each(|_| wait.recv().unwrap());
+        kicks.iter().for_each(|kick| kick.kick());
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    (memory.read_le(0x2_0000).unwrap(), left)
+}
+
+#[test]
+fn a_repeatable_run_is_the_same_to_the_bit() {
+    let first = repeatable_run();
+    for (i, (_, clock)) in first.1.iter().enumerate() {
+        let due = 40_000_000 - 1_000_000 * i as u64;
+        let late = clock.kvmclock_ns.checked_sub(due);
+        assert!(late.is_some_and(|ns| ns < 200_000), "vCPU {i}: time was moved to its timer, {late:?}");
+    }
+    for _ in 0..3 {
+        assert_eq!(repeatable_run(), first);
+    }
 }

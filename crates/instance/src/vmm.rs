@@ -48,7 +48,12 @@ pub struct VmmOptions {
     pub gate: Option<fn(&str)>,
     /// Its network.
     pub net: NetOptions,
+    /// See [`MachineConfig::repeatable`]; of a machine that is resumed, which then gets fixed times and seeds.
+    pub repeatable: bool,
 }
+
+/// The date that the guest of a repeatable run is told, in ns since 1970: the start of 2026.
+const REPEATABLE_DATE_NS: u64 = 1_767_225_600_000_000_000;
 
 /// A machine that runs in this process.
 pub struct Vmm {
@@ -120,6 +125,7 @@ impl Vmm {
             root: media.root()?,
             scratch: media::scratch(saved, &options.scratch_dir)?,
             net: options.net.config(media.spec.net.as_ref())?,
+            repeatable: options.repeatable,
         })
     }
 
@@ -325,13 +331,15 @@ impl Vmm {
         generation: [u8; 16],
     ) -> Result<Client<UnixStream>, Error> {
         let mut seed = vec![0u8; 64];
-        rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
-            .map_err(|e| Error::Refused(format!("the host gives no random numbers: {e}")))?;
+        if !self.options.repeatable {
+            rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
+                .map_err(|e| Error::Refused(format!("the host gives no random numbers: {e}")))?;
+        }
         let mut client = Client::new(self.begin_connect()?);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
         let spec = RestoredSpec {
             reason,
-            realtime_ns: now.as_nanos() as u64,
+            realtime_ns: if self.options.repeatable { REPEATABLE_DATE_NS } else { now },
             seed: seed.clone(),
             generation,
             hostname: self.options.hostname.clone(),

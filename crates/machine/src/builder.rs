@@ -4,10 +4,10 @@
 //! interrupt controller exists (DESIGN.md §8). The order of parts is part of the saved format.
 
 use std::io;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use boot::{AcpiConfig, VirtioSlot, layout};
-use bus::{Bus, BusDevice, IrqLine, Saved};
+use bus::{Bus, BusDevice, IrqLine, Saved, lock};
 use devices::blk::Blk;
 use devices::console::Console;
 use devices::ioapic::{IoApic, Message, MsiSink};
@@ -20,6 +20,8 @@ use devices::vsock::{Vsock, VsockHandle};
 use disk::Disk;
 use guestmem::GuestMemory;
 use hv::{CpuidLeaf, Msi, Partition, PartitionConfig};
+use rand::rngs::StdRng;
+use rand::{RngCore, SeedableRng};
 use virtio::{MmioTransport, VirtioDevice};
 
 use crate::Error;
@@ -65,6 +67,7 @@ impl Cpu {
 pub(crate) struct Devices {
     pub(crate) vsock: VsockHandle,
     generation: Arc<VmGenId>,
+    repeatable: bool,
     pub(crate) net: Option<netstack::Reporter>,
 }
 
@@ -80,6 +83,10 @@ pub(crate) enum Network {
 impl Devices {
     /// A fresh identifier; the guest is told.
     pub(crate) fn new_generation(&self) -> io::Result<[u8; 16]> {
+        if self.repeatable {
+            let id = *b"repeatable run..";
+            return self.generation.renew_as(id).map(|()| id);
+        }
         self.generation.renew()
     }
 }
@@ -100,6 +107,15 @@ pub(crate) fn acpi(vcpus: u32, network: bool) -> AcpiConfig {
 /// Fresh memory of the configured size.
 pub(crate) fn memory(config: &MachineConfig) -> Result<GuestMemory, Error> {
     GuestMemory::new(config.memory).map_err(host("reserving the machine's memory"))
+}
+
+/// The same random bytes in every run.
+fn seeded() -> Rng {
+    let sequence = Mutex::new(StdRng::seed_from_u64(0));
+    Rng::new(move |to| {
+        lock(&sequence).fill_bytes(to);
+        Ok(())
+    })
 }
 
 /// Sends the IOAPIC's messages to the engine.
@@ -128,6 +144,7 @@ pub(crate) fn build(
             cpuid: cpu.cpuid.clone(),
             tsc_khz: cpu.tsc_khz,
             force_template: config.force_template,
+            repeatable: config.repeatable,
         },
     )?
     .into();
@@ -246,6 +263,7 @@ impl Board {
         let ged = Arc::new(Ged::new(self.line(layout::GED_GSI)));
         self.mmio_part("ged", layout::GED_BASE, layout::GED_SIZE, ged.clone())?;
         let generation = Arc::new(VmGenId::new(self.memory.clone(), layout::VMGENID, ged));
+        let at_end = control.clone();
         let power = Power::new(move |event| {
             control.end(match event {
                 PowerEvent::Shutdown => Outcome::PowerOff,
@@ -257,13 +275,16 @@ impl Board {
         self.virtio("blk0", Arc::new(Blk::new(config.root.clone(), "root")))?;
         let scratch: Arc<dyn Disk> = config.scratch.clone();
         self.virtio("blk1", Arc::new(Blk::new(scratch, "scratch")))?;
-        let vsock = Arc::new(Vsock::new(GUEST_CID));
+        let vsock = Arc::new(match config.repeatable {
+            true => Vsock::scripted(GUEST_CID, move || at_end.end(Outcome::Stopped)),
+            false => Vsock::new(GUEST_CID),
+        });
         let handle = vsock.handle();
         self.virtio("vsock", vsock)?;
-        self.virtio("rng", Arc::new(Rng::from_host()))?;
+        self.virtio("rng", Arc::new(if config.repeatable { seeded() } else { Rng::from_host() }))?;
         let output = Box::new(move |bytes: &[u8]| console(bytes));
         self.virtio("console", Arc::new(Console::new(output)))?;
         let net = self.network(network)?;
-        Ok(Devices { vsock: handle, generation, net })
+        Ok(Devices { vsock: handle, generation, repeatable: config.repeatable, net })
     }
 }

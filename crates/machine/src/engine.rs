@@ -60,7 +60,7 @@ fn probed() -> &'static EngineReport {
 }
 
 /// Guest TSC frequency of a fresh machine on soft where no KVM tells one: a tick a nanosecond.
-const SOFT_TSC_KHZ: u32 = 1_000_000;
+pub(crate) const SOFT_TSC_KHZ: u32 = 1_000_000;
 
 /// The TSC frequency, in kHz, that a fresh machine gets on the chosen engine.
 pub(crate) fn natural_tsc_khz(choice: EngineChoice) -> Result<u32, Error> {

@@ -47,6 +47,9 @@ pub struct MachineConfig {
     pub scratch: Arc<Overlay>,
     /// The network that it is on, if any.
     pub net: Option<netstack::Config>,
+    /// Runs are the same to the bit: from the same state, with what was sent to the guest before it runs
+    /// ([`Machine::begin_connect`]). Then it can be asked nothing, and ends when the guest has closed those streams.
+    pub repeatable: bool,
 }
 
 /// A machine: paused, running or ended.
@@ -103,8 +106,9 @@ impl Machine {
     ) -> Result<Self, Error> {
         let memory = builder::memory(&config)?;
         let mut rng_seed = [0; 32];
-        rustix::rand::getrandom(&mut rng_seed, rustix::rand::GetRandomFlags::empty())
-            .map_err(|e| host("asking the host for random numbers")(e.into()))?;
+        if !config.repeatable {
+            ::host::fill_random(&mut rng_seed).map_err(host("asking the host for random numbers"))?;
+        }
         let network = config.net.take().map_or(Network::Absent, Network::Up);
         let with_network = matches!(network, Network::Up(_));
         let command_line =
@@ -112,7 +116,8 @@ impl Machine {
         let acpi = builder::acpi(config.vcpus, with_network);
         let boot = boot::BootConfig { kernel, initramfs, command_line, rng_seed, acpi };
         let loaded = boot::load(&memory, &boot)?;
-        let tsc_khz = engine::natural_tsc_khz(config.engine)?;
+        let tsc_khz =
+            if config.repeatable { engine::SOFT_TSC_KHZ } else { engine::natural_tsc_khz(config.engine)? };
         let cpu = builder::Cpu::template(config.vcpus, tsc_khz);
         let machine = builder::build(config, memory, cpu, network, console)?;
         if let Some(first) = machine.vcpus.first() {

@@ -120,6 +120,22 @@ impl Machine {
         Ok((state.encode()?, parts, memory, disk))
     }
 
+    /// A digest of vCPUs, clock and memory, of a machine that is paused or has ended.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub fn state_digest(&self) -> Result<artifact::Digest, Error> {
+        let vcpus = postcard::to_stdvec(&(self.save_vcpus()?, self.partition.clock()?));
+        let mut digests = vcpus.map_err(|e| Error::Mismatch(e.to_string()))?;
+        let mut page = [0; guestmem::PAGE_SIZE as usize];
+        for number in (0..self.memory.page_count()).filter(|page| !self.memory.page_is_zero(*page)) {
+            self.memory.read_page(number, &mut page);
+            digests.extend((number as u64).to_le_bytes());
+            digests.extend(artifact::Digest::of(&page).as_bytes());
+        }
+        Ok(artifact::Digest::of(&digests))
+    }
+
     fn save_vcpus(&self) -> Result<Vec<VcpuState>, Error> {
         self.vcpus.iter().map(|vcpu| Ok(lock(vcpu).save()?)).collect()
     }

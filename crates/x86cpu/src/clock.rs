@@ -40,7 +40,12 @@ pub struct Clock {
     /// Whether the time spent held is left out when it goes on. The lock makes starting and holding
     /// one step each: of two vCPUs that start it, the second finds it started.
     skip: Mutex<bool>,
+    /// It never counts by itself: only [`Clock::advance`] moves it.
+    repeatable: bool,
 }
+
+/// Host time at which a [`Clock::repeatable`] was 0: the start of 2026.
+const REPEATABLE_BOOT_NS: u64 = 1_767_225_600 * NS_PER_S;
 
 /// Guest TSC frequencies that make sense, in kHz.
 const KHZ: std::ops::RangeInclusive<u32> = 1_000..=100_000_000;
@@ -57,7 +62,18 @@ impl Clock {
             tsc_base: AtomicU64::new(0),
             held: AtomicU64::new(0),
             skip: Mutex::new(true),
+            repeatable: false,
         }
+    }
+
+    /// A clock that [`Clock::advance`] alone moves, and whose guest booted at a fixed date.
+    pub fn repeatable(tsc_khz: u32) -> Self {
+        Self { repeatable: true, ..Self::new(tsc_khz) }
+    }
+
+    /// Whether it is one of those.
+    pub fn is_repeatable(&self) -> bool {
+        self.repeatable
     }
 
     /// Guest TSC frequency in kHz.
@@ -126,7 +142,7 @@ impl Clock {
     fn start(&self) {
         let skip = self.control();
         let held = self.held.load(Ordering::Acquire);
-        if held == RUNNING {
+        if held == RUNNING || self.repeatable {
             return;
         }
         if *skip {
@@ -195,8 +211,12 @@ impl Clock {
     /// Writes the wall-clock structure: host time at which the machine's clock was 0 (KVM: struct
     /// pvclock_wall_clock).
     pub(crate) fn write_wall_clock(&self, memory: &GuestMemory, gpa: u64) {
-        let host = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
-        let boot = host.saturating_sub(self.now_ns());
+        let boot = if self.repeatable {
+            REPEATABLE_BOOT_NS
+        } else {
+            let host = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
+            host.saturating_sub(self.now_ns())
+        };
         let version = memory.read_le::<u32>(gpa).unwrap_or(0) & !1;
         let mut out = [0u8; 12];
         out[0..4].copy_from_slice(&version.wrapping_add(1).to_le_bytes());

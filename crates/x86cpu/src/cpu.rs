@@ -7,6 +7,8 @@ use arch::x86_64::cpuid::CpuidLeaf;
 use arch::x86_64::regs::{Cr0, Efer, seg};
 use arch::x86_64::state::{Events, MpState, Msrs, Segment, TableReg};
 use guestmem::GuestMemory;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 
 use crate::block::CodeCache;
 use crate::clock::Clock;
@@ -38,6 +40,9 @@ pub enum Stop {
     Budget,
     /// The poll flag was set by somebody outside.
     Poll,
+    /// A locked access on two pages, which no host instruction makes: call [`Cpu::run_alone`] while no other vCPU
+    /// executes.
+    Alone,
     /// The guest cannot go on.
     TripleFault,
     /// Something that this CPU cannot execute; the text is for the user.
@@ -54,6 +59,8 @@ pub(crate) enum Trap {
     Io,
     /// Stop with the text in [`Cpu::failure`].
     Unsupported,
+    /// Only while no other vCPU executes.
+    Alone,
     /// A string instruction pauses between elements so that events are seen; it is not retired and
     /// its registers are at an element boundary.
     Pause,
@@ -115,6 +122,8 @@ impl PollFlag {
     pub(crate) const APIC: u32 = 1;
     /// Leave `run` with [`Stop::Poll`].
     pub(crate) const KICK: u32 = 2;
+    /// A peer waits for the write epoch to be looked at, which leaving the running block does.
+    pub(crate) const SYNC: u32 = 4;
 
     /// Makes `run` return [`Stop::Poll`] at the next block boundary (or at once when it starts).
     pub fn kick(&self) {
@@ -188,6 +197,10 @@ pub struct Cpu {
     pub(crate) io: IoLog,
     /// PAUSEs since the last time that others were let run.
     pub(crate) pauses: u32,
+    /// There are other vCPUs.
+    pub(crate) has_peers: bool,
+    /// None of them executes.
+    pub(crate) alone: bool,
     /// A stop that is returned at the next block boundary (EOI to the IOAPIC).
     pub(crate) outbox: Option<Stop>,
     /// Text of the last `Trap::Unsupported`.
@@ -199,6 +212,8 @@ pub struct Cpu {
     pub(crate) clock: Arc<Clock>,
     pub(crate) cpuid: Arc<[CpuidLeaf]>,
     pub(crate) id: u32,
+    /// Where random numbers come from when a run is to be repeatable.
+    pub(crate) seeded: Option<Box<StdRng>>,
     /// Instructions retired.
     pub(crate) insn_count: u64,
     /// Decoded floating-point operations, by index from `Op::imm`; emptied with the code cache.
@@ -233,6 +248,11 @@ impl Cpu {
     #[inline(always)]
     fn blank(config: CpuConfig) -> Self {
         let poll = Arc::new(PollFlag::default());
+        let peers = config.apic_bus.peers();
+        if let Some(peers) = &peers {
+            peers.attach(config.id, &poll);
+        }
+        let has_peers = peers.is_some();
         let lapic = Lapic::new(config.id, Arc::clone(&config.apic_bus), Arc::clone(&poll));
         Self {
             jx: JitState::default(),
@@ -244,7 +264,7 @@ impl Cpu {
             mode: Mode::Real16,
             cpl: 0,
             seg: [Segment::default(); 8],
-            mmu: Mmu::new(&config.memory),
+            mmu: Mmu::new(&config.memory, config.id, peers),
             memory: config.memory,
             poll,
             cr0: 0,
@@ -262,11 +282,17 @@ impl Cpu {
             mp_state: if config.id == 0 { MpState::Runnable } else { MpState::Uninitialized },
             io: IoLog::default(),
             pauses: 0,
+            has_peers,
+            alone: false,
             outbox: None,
             failure: None,
             fpu: Fpu::default(),
             x87_image: X87Image::default(),
             lapic,
+            seeded: config
+                .clock
+                .is_repeatable()
+                .then(|| Box::new(StdRng::seed_from_u64(u64::from(config.id)))),
             clock: config.clock,
             cpuid: config.cpuid,
             id: config.id,

@@ -3,6 +3,8 @@
 //! Counting is per block; a block is cut short where the budget, TF or an interrupt shadow asks for
 //! it, so that the count is exact everywhere the outside looks.
 
+use std::sync::atomic::{Ordering, fence};
+
 use arch::x86_64::regs::gpr::{RBP, RSP};
 use arch::x86_64::regs::{Rflags, seg};
 use arch::x86_64::state::MpState;
@@ -32,10 +34,34 @@ impl Cpu {
     /// Runs until something needs the outside, `max_instructions` have retired, or the poll flag was
     /// kicked. After [`Stop::PioRead`] and [`Stop::MmioRead`] call [`Cpu::reply`] first.
     pub fn run(&mut self, max_instructions: u64) -> Stop {
+        self.with_code(|cpu, code| cpu.run_inner(code, max_instructions))
+    }
+
+    /// Executes the instruction that asked for it with [`Stop::Alone`]; to be called while no other vCPU executes.
+    pub fn run_alone(&mut self) -> Option<Stop> {
+        self.alone = true;
+        let result = self.with_code(Self::step);
+        self.alone = false;
+        result.err()
+    }
+
+    /// Executes: the code cache is lent to `f`.
+    pub(crate) fn with_code<R>(&mut self, f: impl FnOnce(&mut Self, &mut CodeCache) -> R) -> R {
+        self.mmu.enter();
         let mut code = self.code.take().unwrap_or_default();
-        let stop = self.run_inner(&mut code, max_instructions);
+        let result = f(self, &mut code);
         self.code = Some(code);
-        stop
+        self.mmu.leave();
+        result
+    }
+
+    /// What a serialising instruction is to other vCPUs (SDM vol. 3, 9.3): its stores are seen before later loads
+    /// are made. Asked for after all instructions that end a block with [`End::System`], which include those.
+    #[inline(always)]
+    pub(crate) fn serialise(&self) {
+        if self.has_peers {
+            fence(Ordering::SeqCst);
+        }
     }
 
     /// Finishes an instruction that an access of the outside interrupted, without executing another
@@ -44,10 +70,7 @@ impl Cpu {
         if !self.io.is_active() {
             return None;
         }
-        let mut code = self.code.take().unwrap_or_default();
-        let stop = self.resume(&mut code);
-        self.code = Some(code);
-        stop.err()
+        self.with_code(Self::resume).err()
     }
 
     /// Drops all decoded code (after a restore).
@@ -169,6 +192,7 @@ impl Cpu {
                 continue;
             }
             if block.end == End::System && exit == Exit::End {
+                self.serialise();
                 tag = link_tag(self);
                 ip_mask = self.ip_mask();
             } else if let Some(next) = code.linked(self, index, exit, tag) {
@@ -201,7 +225,10 @@ impl Cpu {
         // What enters the kernel clears TF, which then also takes back the trap.
         let transfers = block.end == End::System;
         match self.ops_loop(start, code.ops(block)) {
-            Ran::Whole | Ran::Taken(..) => self.insn_count += 1,
+            Ran::Whole | Ran::Taken(..) => {
+                self.serialise();
+                self.insn_count += 1;
+            }
             Ran::Part => {}
             Ran::Trapped(trap) => {
                 let done = self.trapped(trap);
@@ -285,6 +312,7 @@ impl Cpu {
             }
             Trap::Io => Err(self.io.take_request().unwrap_or_else(|| self.failed())),
             Trap::Unsupported => Err(self.failed()),
+            Trap::Alone => Err(Stop::Alone),
             Trap::Pause | Trap::Taken => {
                 self.attention = true;
                 Ok(())

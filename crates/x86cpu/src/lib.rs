@@ -7,7 +7,7 @@
 //! guest-*physical* address and mode; `interp` runs blocks and chains them; `flags` keeps
 //! arithmetic flags as the operands of their formula until somebody asks. `mmu` is the only place
 //! that touches guest bytes; `sys`, `lapic` and `clock` are the privileged half; `fpu` is x87, MMX
-//! and SSE.
+//! and SSE. vCPUs may execute at once, each on a thread: `peers` is what they know of each other.
 //!
 //! Invariants: an instruction changes nothing before its last possible fault; a block runs only
 //! while the code generation of its pages is the one it was decoded from; nothing outside of `mmu`
@@ -29,6 +29,7 @@ pub mod clock;
 pub mod fpu;
 pub mod lapic;
 mod mmu;
+mod peers;
 mod state;
 mod step;
 mod sys;

@@ -96,9 +96,6 @@ impl Stepper {
 impl Cpu {
     /// One instruction with its exception, no look at events.
     fn step_alone(&mut self) -> Result<(), Stop> {
-        let mut code = self.code.take().unwrap_or_default();
-        let result = self.step(&mut code);
-        self.code = Some(code);
-        result
+        self.with_code(Self::step)
     }
 }

@@ -83,6 +83,7 @@ fn boot(part: &SoftChild, console: Sender<(Instant, Vec<u8>)>) -> Result<Machine
         Arc::new(SparseDisk::new(assets::blank_ext4_list()).context("the blank disk")?);
     let private = private_file(&env::temp_dir()).context("a file for the writable disk")?;
     let config = MachineConfig {
+        repeatable: false,
         engine: EngineChoice::Soft,
         force_template: false,
         vcpus: part.cpus,

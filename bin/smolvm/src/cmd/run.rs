@@ -141,6 +141,9 @@ fn plan(run: &Run, argv: &[String], what: &What, pin: &Pin, store: &Store) -> Re
     let memory =
         run.memory.as_deref().map(str::parse::<spec::Size>).transpose().map_err(anyhow::Error::msg)?;
     let mut plan = Plan::new(if cold { Mode::Cold } else { Mode::Resume }, &run.engine);
+    if run.deterministic {
+        deterministic(&mut plan, argv)?;
+    }
     plan.snapshot = snapshot;
     plan.cpus = run.cpus;
     plan.hostname = run.hostname.as_deref().map(resolve::hostname).transpose()?;
@@ -170,6 +173,25 @@ fn plan(run: &Run, argv: &[String], what: &What, pin: &Pin, store: &Store) -> Re
         plan.no_service = image.is_some();
     }
     Ok(plan)
+}
+
+/// Makes the run repeatable, or says why it cannot be.
+fn deterministic(plan: &mut Plan, argv: &[String]) -> Result<()> {
+    if plan.mode != Mode::Resume {
+        bail!(
+            "--deterministic resumes a frozen machine, and this file holds none; `smolvm freeze` makes one, \
+             or `snapshot` in its Smolfile"
+        );
+    }
+    if argv.is_empty() {
+        bail!("--deterministic runs a command, its only input: name one");
+    }
+    if plan.engine == "kvm" {
+        bail!("--deterministic counts time in instructions, which --engine kvm cannot; use soft");
+    }
+    plan.engine = "soft".into();
+    plan.repeatable = true;
+    Ok(())
 }
 
 /// Why soft was chosen, for who wants to know (`smolvm doctor` says it, too).
@@ -242,6 +264,13 @@ fn foreground(
         },
     };
     trace::point("joined");
+    if plan.repeatable {
+        // The guest ends it, by closing the command's stream.
+        vmm.machine().wait(None);
+        let machine = vmm.machine();
+        let instructions = machine.instructions().unwrap_or_default();
+        eprintln!("smolvm: state {} after {instructions} instructions", machine.state_digest()?);
+    }
     if vmm.machine().outcome().is_none() {
         if discarded.is_none() {
             vmm.stop(10_000, Some(&instance.saved()))?;

@@ -89,8 +89,17 @@ impl VmGenId {
     pub fn renew(&self) -> io::Result<[u8; 16]> {
         let mut id = [0; 16];
         host::fill_random(&mut id)?;
+        self.renew_as(id)?;
+        Ok(id)
+    }
+
+    /// The same with an identifier of the caller's choice.
+    ///
+    /// # Errors
+    /// `gpa` is not RAM.
+    pub fn renew_as(&self, id: [u8; 16]) -> io::Result<()> {
         self.set(id)?;
         self.ged.raise(Events::GENERATION);
-        Ok(id)
+        Ok(())
     }
 }

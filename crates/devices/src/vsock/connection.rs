@@ -34,6 +34,8 @@ pub struct Connection {
     pub queued: bool,
     /// The poller also watches for room in the stream.
     pub watching_room: bool,
+    /// The host's reader is waited for, so that there is never a backlog.
+    pub patient: bool,
 
     to_host: VecDeque<u8>,
     /// Bytes that came from the guest, that were taken from it, and that it knows were.
@@ -81,6 +83,7 @@ impl Connection {
             stream: Some(stream),
             queued: false,
             watching_room: false,
+            patient: false,
             to_host: VecDeque::new(),
             received: 0,
             forwarded: 0,
@@ -157,7 +160,7 @@ impl Connection {
     /// Takes bytes of the guest: to the stream, and what does not fit there into the backlog.
     pub fn receive(&mut self, mut bytes: &[u8]) {
         if self.to_host.is_empty() {
-            let taken = write_some(self.stream.as_mut(), &mut self.host_deaf, bytes);
+            let taken = write_some(self.stream.as_mut(), &mut self.host_deaf, self.patient, bytes);
             self.forward(taken);
             bytes = &bytes[taken..];
         }
@@ -176,7 +179,7 @@ impl Connection {
         while !self.to_host.is_empty() {
             let (front, _) = self.to_host.as_slices();
             let all = front.len();
-            let taken = write_some(self.stream.as_mut(), &mut self.host_deaf, front);
+            let taken = write_some(self.stream.as_mut(), &mut self.host_deaf, self.patient, front);
             self.forward(taken);
             self.to_host.drain(..taken);
             if taken < all {
@@ -317,13 +320,18 @@ impl Connection {
     }
 }
 
-/// Writes what the stream takes now; a deaf host takes everything.
-fn write_some(stream: Option<&mut UnixStream>, deaf: &mut bool, bytes: &[u8]) -> usize {
+/// Writes what the stream takes now, or all of it (`patient`); a deaf host takes everything.
+fn write_some(stream: Option<&mut UnixStream>, deaf: &mut bool, patient: bool, bytes: &[u8]) -> usize {
     let Some(stream) = stream.filter(|_| !*deaf) else { return bytes.len() };
     let mut done = 0;
     while done < bytes.len() {
         match stream.write(&bytes[done..]) {
             Ok(n) => done += n,
+            Err(e) if e.kind() == ErrorKind::WouldBlock && patient => {
+                let waited = stream.set_nonblocking(false).and_then(|()| stream.write_all(&bytes[done..]));
+                *deaf |= waited.and(stream.set_nonblocking(true)).is_err();
+                return bytes.len();
+            }
             Err(e) if e.kind() == ErrorKind::WouldBlock => return done,
             Err(e) if e.kind() == ErrorKind::Interrupted => {}
             Err(_) => {

@@ -24,6 +24,9 @@ pub enum ConnectError {
     /// No answer.
     #[error("the guest did not answer on vsock port {port} within {after:?}")]
     TimedOut { port: u32, after: Duration },
+    /// See [`super::Vsock::scripted`].
+    #[error("the machine runs deterministically: nothing can be asked of it but what it was started with")]
+    Scripted,
     /// Over the limit.
     #[error("{MAX_CONNECTIONS} connections to the guest are open: close some")]
     TooMany,
@@ -62,6 +65,9 @@ impl VsockHandle {
     /// # Errors
     /// [`ConnectError`].
     pub fn connect(&self, port: u32, timeout: Duration) -> Result<UnixStream, ConnectError> {
+        if lock(&self.shared.state).table.scripted {
+            return Err(ConnectError::Scripted);
+        }
         self.start_io()?;
         let (waiter, answer) = sync_channel(1);
         let (token, theirs) = self.ask(port, waiter)?;

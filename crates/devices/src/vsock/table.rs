@@ -25,6 +25,8 @@ pub const FIRST_PORT: u32 = 1 << 30;
 pub struct Table {
     pub guest_cid: u64,
     pub next_port: u32,
+    /// The guest gets what was written to the streams before it ran, and nothing later.
+    pub scripted: bool,
     /// By token; tokens ascend, so this is the order in which they were made.
     connections: BTreeMap<u64, Connection>,
     by_ports: HashMap<Ports, u64>,
@@ -45,6 +47,7 @@ impl Table {
         Self {
             guest_cid,
             next_port: FIRST_PORT,
+            scripted: false,
             connections: BTreeMap::new(),
             by_ports: HashMap::new(),
             listeners: HashMap::new(),
@@ -142,7 +145,8 @@ impl Table {
         None
     }
 
-    fn insert(&mut self, connection: Connection) -> Option<u64> {
+    fn insert(&mut self, mut connection: Connection) -> Option<u64> {
+        connection.patient = self.scripted;
         if self.connections.len() >= MAX_CONNECTIONS {
             // One that only waits for the guest's last word can go.
             let spent = self.connections.iter().find(|(_, c)| c.is_spent()).map(|(t, _)| *t)?;

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -37,7 +38,11 @@ impl Guest {
 
     /// Without receive buffers.
     fn bare() -> Self {
-        let device = Arc::new(Vsock::new(CID));
+        Self::of(Vsock::new(CID))
+    }
+
+    fn of(device: Vsock) -> Self {
+        let device = Arc::new(device);
         let handle = device.handle();
         Self { driver: Driver::started(device), handle, inbox: VecDeque::new(), buffer_size: 3700 }
     }
@@ -185,6 +190,41 @@ fn what_is_written_before_the_guest_answers_comes_with_its_answer() {
     let ports = Ports { guest: 8, host: g.expect(Op::Request).src_port };
     g.send(ports, Op::Reset);
     assert_eq!(refused.read(&mut [0]).unwrap(), 0);
+}
+
+#[test]
+fn a_scripted_guest_gets_what_was_written_before_and_ends_with_its_streams() {
+    let ends = Arc::new(AtomicUsize::new(0));
+    let count = ends.clone();
+    let mut g = Guest::of(Vsock::scripted(CID, move || _ = count.fetch_add(1, Ordering::SeqCst)));
+    g.give_buffers(64);
+    let (mut one, mut two) = (g.handle.begin(7).unwrap(), g.handle.begin(8).unwrap());
+    one.write_all(b"early").unwrap();
+    assert!(matches!(g.handle.connect(9, LONG), Err(ConnectError::Scripted)));
+    let first = Ports { guest: 7, host: g.expect(Op::Request).src_port };
+    let second = Ports { guest: 8, host: g.expect(Op::Request).src_port };
+    g.send(first, Op::Response);
+    assert_eq!(g.next().1, b"early");
+    g.send(second, Op::Response);
+    one.write_all(b"late").unwrap();
+    g.handle.start_io().unwrap();
+    g.send(first, Op::CreditUpdate);
+    assert!(g.poll().is_empty(), "what is written later is not read");
+
+    // Far more than the stream and the window hold: the guest's packet waits for the reader.
+    let bytes = pattern(6 * WINDOW as usize);
+    let reader = thread::spawn(move || {
+        let mut all = Vec::new();
+        two.read_to_end(&mut all).unwrap();
+        all
+    });
+    bytes.chunks(32 * 1024).for_each(|piece| g.send_data(second, piece));
+    assert!(g.poll().iter().all(|(header, _)| header.op == Op::CreditUpdate));
+    g.shut_down(second, NO_RECEIVE | NO_SEND);
+    assert!(reader.join().unwrap() == bytes);
+    assert_eq!(ends.load(Ordering::SeqCst), 0, "the other stream is open");
+    g.shut_down(first, NO_RECEIVE | NO_SEND);
+    assert_eq!(ends.load(Ordering::SeqCst), 1);
 }
 
 #[test]

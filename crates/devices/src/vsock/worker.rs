@@ -35,12 +35,30 @@ pub(super) struct State {
     pub paused: bool,
     /// The device is gone.
     pub closed: bool,
+    /// Called once when the guest has closed all connections that were begun; of a scripted device.
+    pub at_end: Option<AtEnd>,
 }
+
+/// See [`Vsock::scripted`].
+type AtEnd = Box<dyn FnOnce() + Send>;
 
 impl Vsock {
     /// A device whose guest has the address `guest_cid` (3 and up; ours is 3).
     pub fn new(guest_cid: u64) -> Self {
-        let state = State { table: Table::new(guest_cid), world: None, paused: false, closed: false };
+        Self::with(Table::new(guest_cid), None)
+    }
+
+    /// A device of which everything is decided before the guest runs: it gets what was written by then to the
+    /// streams of [`VsockHandle::begin`], there is no I/O thread, and nobody else connects. What the guest sends
+    /// waits for the host's reader. `at_end` is called, on a vCPU's thread, when the guest has closed all of them.
+    pub fn scripted(guest_cid: u64, at_end: impl FnOnce() + Send + 'static) -> Self {
+        let mut table = Table::new(guest_cid);
+        table.scripted = true;
+        Self::with(table, Some(Box::new(at_end)))
+    }
+
+    fn with(table: Table, at_end: Option<AtEnd>) -> Self {
+        let state = State { table, world: None, paused: false, closed: false, at_end };
         Self { shared: Arc::new(Shared { state: Mutex::new(state), io: Mutex::new(None) }) }
     }
 
@@ -68,7 +86,7 @@ impl Shared {
     /// Starts the I/O thread if there is none.
     pub fn start_io(self: &Arc<Self>) -> std::io::Result<()> {
         let mut io = lock(&self.io);
-        if io.is_none() {
+        if io.is_none() && !lock(&self.state).table.scripted {
             let thread = IoThread::start(Arc::downgrade(self))?;
             lock(&self.state).table.set_poller(thread.poller());
             *io = Some(thread);
@@ -79,10 +97,17 @@ impl Shared {
     /// Works under the lock, moves what can be moved, then hands streams to their listeners.
     pub fn with<R>(&self, work: impl FnOnce(&mut State) -> R) -> R {
         let mut state = lock(&self.state);
+        let had = state.table.len() > 0;
         let result = work(&mut state);
+        let had = had || state.table.len() > 0;
         state.pump();
         let accepted = state.table.take_accepted();
+        let ended = had && state.table.len() == 0;
+        let at_end = if ended { state.at_end.take() } else { None };
         drop(state);
+        if let Some(at_end) = at_end {
+            at_end();
+        }
         for (listener, stream) in accepted {
             listener(stream);
         }

@@ -59,7 +59,11 @@ fn run(mut cpu: Cpu) -> Result<(), Box<dyn Error>> {
                 serial.write(usize::from(port - 0x3f8), value as u8);
             }
             Stop::PioRead { .. } | Stop::MmioRead { .. } => cpu.reply(u64::MAX),
-            Stop::PioWrite { .. } | Stop::MmioWrite { .. } | Stop::IoapicEoi { .. } | Stop::Poll => {}
+            Stop::PioWrite { .. }
+            | Stop::MmioWrite { .. }
+            | Stop::IoapicEoi { .. }
+            | Stop::Poll
+            | Stop::Alone => {}
             Stop::Budget => {
                 if std::env::var_os("TRACE").is_some() {
                     eprintln!(

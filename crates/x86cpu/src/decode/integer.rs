@@ -418,7 +418,6 @@ fn misc(f: &Form<'_>) -> Option<Decoded> {
         | Mnemonic::Endbr32
         | Mnemonic::Endbr64
         | Mnemonic::Lfence
-        | Mnemonic::Mfence
         | Mnemonic::Sfence
         | Mnemonic::Prefetch
         | Mnemonic::Prefetchw
@@ -427,6 +426,7 @@ fn misc(f: &Form<'_>) -> Option<Decoded> {
         | Mnemonic::Prefetcht1
         | Mnemonic::Prefetcht2
         | Mnemonic::Clflush => Op { run: mov::nop, ..f.op() },
+        Mnemonic::Mfence => Op { run: mov::fence, ..f.op() },
         Mnemonic::Pause => Op { run: system::pause, ..f.op() },
         Mnemonic::Xlatb => {
             let op = Op { run: mov::xlat, seg: segment(f.insn.memory_segment(), f.mode), ..f.op() };

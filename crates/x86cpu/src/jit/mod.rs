@@ -15,9 +15,9 @@
 //! - A translation writes guest memory (through TLB entries with a write tag), `Cpu`, and the stack below
 //!   its entry; nothing else.
 //! - It embeds the virtual address that it was made for, and belongs to the page, privilege and code
-//!   generation of its block. The dispatcher drops it when the generation has moved; while it runs, only
-//!   its own vCPU writes code (vCPUs take turns; devices tell by an interrupt), and a store to a page that
-//!   holds code misses the TLB and is done by the interpreter.
+//!   generation of its block. The dispatcher drops it when the generation has moved, which it looks at before
+//!   it enters any and so after every serialising instruction; what other vCPUs and devices write meanwhile is
+//!   theirs to tell about. A store to a page that holds code misses the TLB and is done by the interpreter.
 //! - A jump to another page holds while the map epoch does; a jump inside the page as long as both live.
 //! - Every way out counts what was done: `insn_count` is exact wherever the dispatcher looks, and it looks
 //!   every [`JIT_TICK`] instructions.

@@ -332,6 +332,7 @@ impl Cpu {
                 let site = &store.sites[number];
                 let mut done = u64::from(site.done);
                 if kind == leave::DONE {
+                    self.serialise();
                     done += 1;
                 } else {
                     site.desc.settle(self);

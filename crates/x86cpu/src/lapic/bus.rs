@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crate::cpu::PollFlag;
+use crate::peers::Peers;
 
 /// Delivery modes of ICR and MSI (SDM vol. 3, 11.6.1).
 pub(super) mod delivery {
@@ -138,12 +139,17 @@ pub struct ApicBus {
     boxes: Vec<Arc<Mailbox>>,
     /// Where the search for the next lowest-priority receiver begins: they take turns.
     turn: AtomicU32,
+    peers: Arc<Peers>,
 }
 
 impl ApicBus {
     /// A bus of `vcpus` local APICs with ids from 0.
     pub fn new(vcpus: u32) -> Self {
-        Self { boxes: (0..vcpus).map(|_| Arc::default()).collect(), turn: AtomicU32::new(0) }
+        Self {
+            boxes: (0..vcpus).map(|_| Arc::default()).collect(),
+            turn: AtomicU32::new(0),
+            peers: Arc::new(Peers::new(vcpus)),
+        }
     }
 
     /// Installs the call that wakes vCPU `id` when it waits outside of `run`; once each.
@@ -153,8 +159,9 @@ impl ApicBus {
         }
     }
 
-    pub(super) fn vcpus(&self) -> usize {
-        self.boxes.len()
+    /// What the vCPUs know of each other, if there are several.
+    pub(crate) fn peers(&self) -> Option<Arc<Peers>> {
+        (self.boxes.len() > 1).then(|| Arc::clone(&self.peers))
     }
 
     pub(super) fn mailbox(&self, id: u32) -> Arc<Mailbox> {

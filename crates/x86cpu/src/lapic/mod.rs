@@ -121,11 +121,6 @@ impl Lapic {
         self.enabled() && !self.x2apic() && gpa & !0xfff == self.base & !0xfff
     }
 
-    /// Whether there are other vCPUs.
-    pub(crate) fn has_peers(&self) -> bool {
-        self.bus.vcpus() > 1
-    }
-
     /// IA32_APIC_BASE.
     pub(crate) fn base(&self) -> u64 {
         self.base

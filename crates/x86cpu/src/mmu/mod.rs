@@ -20,12 +20,14 @@ mod tlb;
 mod walk;
 
 use std::mem::offset_of;
+use std::sync::Arc;
 
 use arch::x86_64::regs::{Cr0, Cr4, Efer};
 use guestmem::GuestMemory;
 
 use self::tlb::{BANKS, ENTRIES, Entry, Tlb};
 pub(crate) use self::walk::Intent;
+use crate::peers::Peers;
 
 const PAGE_SHIFT: u32 = 12;
 const PAGE_MASK: u64 = !0xfff;
@@ -70,7 +72,20 @@ pub(crate) struct Mmu {
     epochs: [u32; BANKS],
     /// The one of the running privilege.
     pub(crate) map_epoch: u32,
+    /// Where other vCPUs write, too.
+    shared: Option<Shared>,
 }
+
+/// Guest memory is written by others, too (see [`crate::peers`]).
+struct Shared {
+    id: u32,
+    peers: Arc<Peers>,
+    /// Pages that this vCPU claims.
+    claims: Vec<u32>,
+}
+
+/// Claims after which all are dropped.
+const MAX_CLAIMS: usize = 8192;
 
 impl std::fmt::Debug for Mmu {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -92,7 +107,7 @@ pub(crate) fn is_canonical(lin: u64) -> bool {
 }
 
 impl Mmu {
-    pub(crate) fn new(memory: &GuestMemory) -> Self {
+    pub(crate) fn new(memory: &GuestMemory, id: u32, peers: Option<Arc<Peers>>) -> Self {
         Self {
             memory: memory.clone(),
             tlb: Tlb::new(),
@@ -101,6 +116,7 @@ impl Mmu {
             write_epoch: memory.write_epoch(),
             epochs: [0; BANKS],
             map_epoch: 0,
+            shared: peers.map(|peers| Shared { id, peers, claims: Vec::new() }),
         }
     }
 
@@ -190,12 +206,59 @@ impl Mmu {
     fn epoch_moved(&mut self, epoch: u32) {
         self.write_epoch = epoch;
         self.tlb.drop_writers();
+        if let Some(shared) = &mut self.shared {
+            for page in shared.claims.drain(..) {
+                self.memory.drop_claim(page as usize, shared.id);
+            }
+            shared.peers.enter(shared.id, epoch);
+        }
+    }
+
+    /// To be called before guestmem's gate is passed for a page: others may have to wait for the write.
+    #[inline]
+    fn claim(&mut self, page: usize) {
+        let Some(shared) = &mut self.shared else { return };
+        if self.memory.claim_write(page, shared.id) {
+            shared.claims.push(page as u32);
+            if shared.claims.len() == MAX_CLAIMS {
+                // Not at once: what is being written now counts on its claim.
+                self.memory.move_write_epoch();
+            }
+        }
+    }
+
+    /// Between this and [`Mmu::leave`] the vCPU executes.
+    pub(crate) fn enter(&mut self) {
+        if let Some(shared) = &self.shared {
+            shared.peers.enter(shared.id, self.write_epoch);
+            self.sync();
+        }
+    }
+
+    pub(crate) fn leave(&self) {
+        if let Some(shared) = &self.shared {
+            shared.peers.leave(shared.id, self.write_epoch);
+        }
     }
 
     /// [`GuestMemory::watch_code`] by this vCPU itself: only the page's own write tags are dropped
     /// here, unless others moved the epoch meanwhile.
     pub(crate) fn watch_code(&mut self, page: usize) -> u32 {
         self.sync();
+        if let Some(shared) = &self.shared {
+            let (generation, new, writers) = self.memory.watch_claimed_code(page);
+            let others = writers & !(1 << shared.id);
+            if others != 0 {
+                let peers = Arc::clone(&shared.peers);
+                self.leave();
+                peers.wait_for(others, &self.memory);
+                self.enter();
+            }
+            if new {
+                self.tlb.drop_writers_of(self.memory.page_gpa(page));
+            }
+            return generation;
+        }
         let generation = self.memory.watch_code(page);
         let epoch = self.memory.write_epoch();
         if epoch == self.write_epoch.wrapping_add(1) {

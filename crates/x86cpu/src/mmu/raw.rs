@@ -3,61 +3,40 @@
 //! Why it is sound: an entry's `host` is `GuestMemory::host_page` of the memory that [`super::Mmu`]
 //! keeps alive; an address minus its tag, when it is small enough for the access's length, is an offset
 //! in that page. Guest memory is only ever
-//! referred to by raw pointers, so no Rust reference is invalidated; two vCPUs or a device that
-//! race on the same bytes see torn values, as on any machine.
+//! referred to by raw pointers, so no Rust reference is invalidated; where vCPUs and devices race on the same
+//! bytes, each access is the host's single instruction ([`host::shared`]).
 
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use host::shared::Shared;
 
 use super::tlb::{ENTRIES, Entry, Tlb};
 use super::{Mmu, PAGE_MASK};
 
 /// What memory operands are made of.
-pub(crate) trait Word: Copy + guestmem::Pod {
+pub(crate) trait Word: guestmem::Pod + Shared {
     const BYTES: u64 = size_of::<Self>() as u64;
-    /// Atomic read-modify-write; gives the old value.
-    ///
-    /// # Safety
-    /// `at` is valid for reads and writes of the word.
-    unsafe fn update(at: *mut Self, f: impl FnMut(Self) -> Self) -> Self;
 }
 
-macro_rules! word {
-    ($($t:ty => $atomic:ty),*) => {$(
-        impl Word for $t {
-            #[inline(always)]
-            unsafe fn update(at: *mut Self, mut f: impl FnMut(Self) -> Self) -> Self {
-                if !at.is_aligned() {
-                    // SAFETY: the caller's promise; a split lock is not atomic here (vCPUs take turns).
-                    return unsafe {
-                        let old = at.read_unaligned();
-                        at.write_unaligned(f(old));
-                        old
-                    };
-                }
-                // SAFETY: valid (the caller's promise) and aligned (checked above).
-                let cell = unsafe { <$atomic>::from_ptr(at) };
-                let mut old = cell.load(Ordering::Relaxed);
-                loop {
-                    let new = f(old);
-                    match cell.compare_exchange_weak(old, new, Ordering::SeqCst, Ordering::Relaxed) {
-                        Ok(_) => return old,
-                        Err(found) => old = found,
-                    }
-                }
+impl Word for u8 {}
+impl Word for u16 {}
+impl Word for u32 {}
+impl Word for u64 {}
+impl Word for u128 {}
+
+/// Atomic read-modify-write; gives the old value.
+///
+/// # Safety
+/// `at` is valid for reads and writes of the word, and aligned to 16 if that is its size.
+#[inline(always)]
+unsafe fn update<T: Word>(at: *mut T, mut f: impl FnMut(T) -> T) -> T {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut old = T::load(at);
+        loop {
+            let found = T::compare_exchange(at, old, f(old));
+            if found == old {
+                return old;
             }
-        }
-    )*};
-}
-word!(u8 => AtomicU8, u16 => AtomicU16, u32 => AtomicU32, u64 => AtomicU64);
-
-impl Word for u128 {
-    unsafe fn update(at: *mut Self, mut f: impl FnMut(Self) -> Self) -> Self {
-        // No portable 16-byte atomic: right as long as vCPUs take turns.
-        // SAFETY: the caller's promise.
-        unsafe {
-            let old = at.read_unaligned();
-            at.write_unaligned(f(old));
-            old
+            old = found;
         }
     }
 }
@@ -84,7 +63,7 @@ impl Mmu {
         let entry = self.entry(lin);
         let at = Self::place::<T>(entry, entry.read, lin)?;
         // SAFETY: see the module's header; the read tag matches.
-        Some(unsafe { at.read_unaligned() })
+        Some(unsafe { T::load(at) })
     }
 
     /// Reads when writing is allowed, too.
@@ -93,7 +72,7 @@ impl Mmu {
         let entry = self.entry(lin);
         let at = Self::place::<T>(entry, entry.write, lin)?;
         // SAFETY: see the module's header; the write tag matches.
-        Some(unsafe { at.read_unaligned() })
+        Some(unsafe { T::load(at) })
     }
 
     /// Writes when the TLB allows it.
@@ -102,7 +81,7 @@ impl Mmu {
         let entry = self.entry(lin);
         let Some(at) = Self::place::<T>(entry, entry.write, lin) else { return false };
         // SAFETY: see the module's header; the write tag matches, so the gate was passed.
-        unsafe { at.write_unaligned(value) };
+        unsafe { T::store(at, value) };
         true
     }
 
@@ -111,8 +90,9 @@ impl Mmu {
     pub(super) fn hit_update<T: Word>(&self, lin: u64, f: impl FnMut(T) -> T) -> Option<T> {
         let entry = self.entry(lin);
         let at = Self::place::<T>(entry, entry.write, lin)?;
-        // SAFETY: see the module's header; the write tag matches.
-        Some(unsafe { T::update(at, f) })
+        // SAFETY: see the module's header; the write tag matches. CMPXCHG16B, the only one of its size, has
+        // looked at its alignment.
+        Some(unsafe { update(at, f) })
     }
 
     /// Host address of a byte of a page that may be read (`write`: written), from the TLB alone.

@@ -130,6 +130,10 @@ impl Cpu {
         if let Some(old) = self.mmu.hit_update(lin, &mut f) {
             return Ok(old);
         }
+        let split = (lin & !PAGE_MASK) + T::BYTES > 4096;
+        if split && self.has_peers && !self.alone && !self.io.is_active() {
+            return Err(Trap::Alone);
+        }
         let old = self.read_rmw_slow(lin)?;
         self.write_slow(lin, f(old))?;
         Ok(old)
@@ -144,6 +148,7 @@ impl Cpu {
             return;
         }
         if let Some(page) = self.memory.page_index(entry.info & PAGE_MASK) {
+            self.mmu.claim(page);
             let generation = self.memory.code_generation(page);
             self.memory.before_write(page);
             self.leave |= self.memory.code_generation(page) != generation;
@@ -252,6 +257,7 @@ impl Cpu {
 
     pub(super) fn store_phys(&mut self, gpa: u64, from: &[u8]) -> Result<(), Trap> {
         if let Some(page) = self.memory.page_index(gpa) {
+            self.mmu.claim(page);
             let generation = self.memory.code_generation(page);
             if self.memory.write(gpa, from).is_ok() {
                 self.leave |= self.memory.code_generation(page) != generation;

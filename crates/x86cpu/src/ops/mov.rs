@@ -218,6 +218,12 @@ pub(crate) fn nop(_: &mut Cpu, _: &Op) -> Result<(), Trap> {
     Ok(())
 }
 
+/// MFENCE. (Loads are not moved before loads nor stores before stores: LFENCE and SFENCE are [`nop`].)
+pub(crate) fn fence(_: &mut Cpu, _: &Op) -> Result<(), Trap> {
+    std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+    Ok(())
+}
+
 /// Handlers by log2 of the operand size.
 pub(crate) static MOV_RR: [Handler; 4] = by_size!(mov_rr,);
 pub(crate) static MOV_RI: [Handler; 4] = by_size!(mov_ri,);

@@ -53,7 +53,7 @@ impl Cpu {
                 Trap::Unsupported => {
                     return Err(Stop::Unsupported(self.failure.take().unwrap_or_default()));
                 }
-                Trap::Io | Trap::Pause | Trap::Taken => {
+                Trap::Io | Trap::Pause | Trap::Taken | Trap::Alone => {
                     self.io.clear();
                     let what = format!("delivery of exception or interrupt {vector} touches a device");
                     return Err(Stop::Unsupported(what));

@@ -38,13 +38,16 @@ impl Cpu {
         Err(Trap::gp(0))
     }
 
-    /// A random number from the host's generator.
+    /// A random number from the host's generator, or of the sequence that repeats.
     pub(crate) fn rdrand(&mut self) -> Result<u64, Trap> {
-        Ok(rand::rng().next_u64())
+        Ok(match &mut self.seeded {
+            Some(sequence) => sequence.next_u64(),
+            None => rand::rng().next_u64(),
+        })
     }
 
     /// As RDRAND: the host's generator is seeded from its entropy, and reseeds itself.
     pub(crate) fn rdseed(&mut self) -> Result<u64, Trap> {
-        Ok(rand::rng().next_u64())
+        self.rdrand()
     }
 }

@@ -74,7 +74,7 @@ impl Cpu {
     /// PAUSE: after a while of them `run` returns, since who is waited for may need this vCPU's turn.
     pub(crate) fn guest_waits(&mut self) {
         self.pauses += 1;
-        if self.pauses >= PATIENCE && self.lapic.has_peers() && self.outbox.is_none() {
+        if self.pauses >= PATIENCE && self.has_peers && self.outbox.is_none() {
             self.pauses = 0;
             self.outbox = Some(Stop::Budget);
             self.attention = true;

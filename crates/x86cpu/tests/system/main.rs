@@ -7,3 +7,4 @@ mod paging;
 mod saving;
 mod smp;
 mod strings;
+mod threads;

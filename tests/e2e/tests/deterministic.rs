@@ -1,0 +1,53 @@
+//! `run --deterministic`: the same file and the same command line give the same run, to the bit.
+
+use std::fs;
+
+use e2e::{Home, text};
+
+/// Time, random numbers, processes at once, timers, a disk.
+const BUSY: &str = "date +%s.%N; od -An -N8 -tx1 /dev/urandom; for i in 1 2 3; do (seq $((i*3000)) | sha256sum) & \
+                    done; sleep 0.4; wait; dd if=/dev/zero of=/root/x bs=64k count=20 2>/dev/null; sync; \
+                    cat /proc/uptime; echo done; exit 3";
+
+/// What it wrote, and its last line on standard error.
+fn run(home: &Home, args: &[&str], command: &str) -> (String, String) {
+    let output = home.run(&[&["run", "--deterministic"], args, &["--", "sh", "-c", command]].concat());
+    let err = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{err}");
+    let state = err.lines().last().unwrap_or_default().to_owned();
+    assert!(state.starts_with("smolvm: state "), "{err}");
+    (text(&output.stdout), state)
+}
+
+#[test]
+fn the_same_command_is_the_same_run() {
+    let home = Home::new("soft");
+    fs::write(home.path("Smolfile"), "name = \"x\"\nmemory = \"128MiB\"\ncpus = 3\n").unwrap();
+    home.ok(&["build", "-q"]);
+    let first = run(&home, &["./x.smolmachine"], BUSY);
+    assert!(first.0.ends_with("done\n"), "{}", first.0);
+    for _ in 0..2 {
+        assert_eq!(run(&home, &["./x.smolmachine"], BUSY), first);
+    }
+    let other = run(&home, &["./x.smolmachine"], "exit  3");
+    assert_ne!(other.1, first.1);
+}
+
+#[test]
+fn output_that_nobody_reads_at_once_changes_nothing() {
+    let home = Home::new("soft");
+    let much = "seq 200000; exit 3";
+    let first = run(&home, &[], much);
+    assert_eq!(first.0.lines().count(), 200_000);
+    assert_eq!(run(&home, &[], much), first);
+}
+
+#[test]
+fn what_cannot_be_repeated_is_refused() {
+    let home = Home::new("soft");
+    let err = home.fails(&["run", "--deterministic"], 1);
+    assert!(err.contains("name one"), "{err}");
+    let err = home.fails(&["run", "--deterministic", "--engine", "kvm", "--", "true"], 1);
+    assert!(err.contains("use soft"), "{err}");
+    home.fails(&["run", "--deterministic", "-d", "--", "true"], 2);
+}
