@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use store::{Dirs, Pin, Store};
 
 use crate::args::EngineArgs;
+use crate::mounts::Mount;
 use crate::trace;
 
 /// Where the state comes from.
@@ -52,6 +53,9 @@ pub struct Plan {
     pub cpus: Option<u32>,
     pub memory: Option<u64>,
     pub ports: Vec<Publish>,
+    /// What is mounted beside its own disk.
+    #[serde(default)]
+    pub mounts: Vec<Mount>,
     /// The guest's host name; its own when absent.
     #[serde(default)]
     pub hostname: Option<String>,
@@ -78,6 +82,7 @@ impl Plan {
             cpus: None,
             memory: None,
             ports: Vec::new(),
+            mounts: Vec::new(),
             hostname: None,
             net: instance::NetOptions::default(),
             command: None,
