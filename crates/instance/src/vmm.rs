@@ -120,6 +120,7 @@ impl Vmm {
             root: media.root()?,
             scratch: media::scratch(saved, &options.scratch_dir)?,
             net: options.net.config(media.spec.net.as_ref())?,
+            volumes: Vec::new(),
         })
     }
 
