@@ -84,6 +84,7 @@ fn boot(options: &Options, kernel: &[u8], initramfs: &[u8]) -> Result<(u64, Dura
         root: blank.clone(),
         scratch: Arc::new(Overlay::new(blank, private).context("the writable disk")?),
         net: None,
+        volumes: Vec::new(),
     };
     let line = format!("{} {}", machine::COMMAND_LINE, options.words);
     let shown = options.console;

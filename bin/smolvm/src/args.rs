@@ -228,6 +228,9 @@ pub struct Run {
     /// Publish a port: [IP:]HOST:GUEST[/udp] (UDP needs the network)
     #[arg(short, long, value_name = "[IP:]HOST:GUEST")]
     pub publish: Vec<String>,
+    /// Mount a volume by its name (see `smolvm volume`) or a folder of this host: SRC:DST[:ro]
+    #[arg(short = 'v', long = "volume", value_name = "SRC:DST[:ro]")]
+    pub mounts: Vec<String>,
     /// The guest's host name; without, the one it was built with
     #[arg(long, value_name = "NAME")]
     pub hostname: Option<String>,

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use store::{Dirs, Pin, Store};
 
 use crate::args::EngineArgs;
+use crate::mounts::Mount;
 use crate::trace;
 use crate::ui::say::tell;
 
@@ -53,6 +54,9 @@ pub struct Plan {
     pub cpus: Option<u32>,
     pub memory: Option<u64>,
     pub ports: Vec<Publish>,
+    /// What is mounted beside its own disk.
+    #[serde(default)]
+    pub mounts: Vec<Mount>,
     /// The guest's host name; its own when absent.
     #[serde(default)]
     pub hostname: Option<String>,
@@ -82,6 +86,7 @@ impl Plan {
             cpus: None,
             memory: None,
             ports: Vec::new(),
+            mounts: Vec::new(),
             hostname: None,
             net: instance::NetOptions::default(),
             command: None,

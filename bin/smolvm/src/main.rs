@@ -8,6 +8,7 @@ mod args;
 mod cmd;
 mod interrupt;
 mod launch;
+mod mounts;
 mod resolve;
 mod trace;
 mod ui;

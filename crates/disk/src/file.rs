@@ -37,6 +37,15 @@ impl FileDisk {
         Self::checked(Arc::new(file), 0, size, true)
     }
 
+    /// A whole file that nobody writes here.
+    ///
+    /// # Errors
+    /// As [`FileDisk::writable`].
+    pub fn read_only(file: File) -> io::Result<Self> {
+        let size = file.metadata()?.len();
+        Self::checked(Arc::new(file), 0, size, false)
+    }
+
     fn checked(file: Arc<File>, start: u64, size: u64, writable: bool) -> io::Result<Self> {
         if size == 0 || size > MAX_SIZE {
             let what = format!("a disk of {size} bytes: 1 byte to 4 TiB are possible");

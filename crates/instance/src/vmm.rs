@@ -126,6 +126,7 @@ impl Vmm {
             scratch: media::scratch(saved, &options.scratch_dir)?,
             net: options.net.config(media.spec.net.as_ref())?,
             repeatable: options.repeatable,
+            volumes: Vec::new(),
         })
     }
 

@@ -17,11 +17,12 @@ use devices::rng::Rng;
 use devices::serial::Serial;
 use devices::vmgenid::{Ged, VmGenId};
 use devices::vsock::{Vsock, VsockHandle};
-use disk::Disk;
+use disk::{Disk, NoDisk};
 use guestmem::GuestMemory;
 use hv::{CpuidLeaf, Msi, Partition, PartitionConfig};
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
+use snapshot::PartState;
 use virtio::{MmioTransport, VirtioDevice};
 
 use crate::Error;
@@ -35,15 +36,47 @@ use crate::vcpu_thread::World;
 
 /// The guest's context id on vsock.
 const GUEST_CID: u64 = 3;
-/// virtio-mmio devices that every machine has, in the order of their slots; a network device comes after them.
+/// virtio-mmio devices that every machine has, in the order of their slots.
 const VIRTIO_DEVICES: usize = 5;
 
-/// Devices whose state travels, in the order of the saved format.
+/// Devices whose state travels, in the order of the saved format; those of an [`Outfit`] come after them.
 pub(crate) const PART_NAMES: [&str; 8] =
     ["ioapic", "serial", "ged", "blk0", "blk1", "vsock", "rng", "console"];
 
 /// The network device's name in the saved format.
 pub(crate) const NET: &str = "net";
+
+/// Slots for volumes: names in the saved format, and what the guest reads as their serial numbers.
+pub(crate) const VOLUMES: [&str; VOLUME_SLOTS] = ["volume0", "volume1", "volume2", "volume3"];
+
+/// Volumes that a machine can have at once.
+pub const VOLUME_SLOTS: usize = 4;
+
+/// Which of the devices there are that not every machine has, in the order of their virtio slots. A device keeps
+/// slot and interrupt for the life of a frozen machine, so a kind that is invented later goes to the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Outfit {
+    pub(crate) network: bool,
+    /// All of [`VOLUMES`], or none, as in machines of before there were any.
+    pub(crate) volumes: bool,
+}
+
+impl Outfit {
+    /// That of a machine that was saved with these parts.
+    pub(crate) fn of_saved(parts: &[PartState]) -> Self {
+        let has = |name: &str| parts.iter().any(|part| part.name == name);
+        Self { network: has(NET), volumes: has(VOLUMES[0]) }
+    }
+
+    fn devices(self) -> usize {
+        VIRTIO_DEVICES + usize::from(self.network) + if self.volumes { VOLUME_SLOTS } else { 0 }
+    }
+
+    /// Names of every device that a machine of this version can have, in the saved format.
+    pub(crate) fn known() -> impl Iterator<Item = &'static str> {
+        PART_NAMES.into_iter().chain([NET]).chain(VOLUMES)
+    }
+}
 
 /// The CPU as the guest sees it.
 pub(crate) struct Cpu {
@@ -71,15 +104,6 @@ pub(crate) struct Devices {
     pub(crate) net: Option<netstack::Reporter>,
 }
 
-/// The machine's network device.
-pub(crate) enum Network {
-    /// There is none, as in every machine that did not ask for it.
-    Absent,
-    /// It has no carrier: a machine that was frozen with it runs without network.
-    Down,
-    Up(netstack::Config),
-}
-
 impl Devices {
     /// A fresh identifier; the guest is told.
     pub(crate) fn new_generation(&self) -> io::Result<[u8; 16]> {
@@ -100,8 +124,8 @@ fn slot(index: usize) -> VirtioSlot {
 }
 
 /// What the ACPI tables of a machine describe.
-pub(crate) fn acpi(vcpus: u32, network: bool) -> AcpiConfig {
-    AcpiConfig { vcpus, virtio: (0..VIRTIO_DEVICES + usize::from(network)).map(slot).collect() }
+pub(crate) fn acpi(vcpus: u32, outfit: Outfit) -> AcpiConfig {
+    AcpiConfig { vcpus, virtio: (0..outfit.devices()).map(slot).collect() }
 }
 
 /// Fresh memory of the configured size.
@@ -130,10 +154,10 @@ impl MsiSink for ToEngine {
 
 /// Builds a machine around `memory`, paused, all devices in their reset state.
 pub(crate) fn build(
-    config: MachineConfig,
+    mut config: MachineConfig,
     memory: GuestMemory,
     cpu: Cpu,
-    network: Network,
+    outfit: Outfit,
     console: Sink,
 ) -> Result<Machine, Error> {
     let partition: Arc<dyn Partition> = engine::partition(
@@ -150,7 +174,7 @@ pub(crate) fn build(
     .into();
     let control = Arc::new(Control::new());
     let mut board = Board::new(memory.clone(), partition.clone())?;
-    let devices = board.populate(&config, network, console, control.clone())?;
+    let devices = board.populate(&mut config, outfit, console, control.clone())?;
     let (ioapic, streams) = (board.ioapic.clone(), devices.vsock.clone());
     let world = World {
         mmio: board.mmio,
@@ -233,23 +257,28 @@ impl Board {
         Ok(())
     }
 
-    fn network(&mut self, network: Network) -> Result<Option<netstack::Reporter>, Error> {
-        let config = match network {
-            Network::Absent => return Ok(None),
-            Network::Down => None,
-            Network::Up(config) => Some(config),
-        };
+    /// The network device; without `config` it has no carrier.
+    fn network(&mut self, config: Option<netstack::Config>) -> Result<Option<netstack::Reporter>, Error> {
         let net = Arc::new(Net::new(config).map_err(host("starting the machine's network"))?);
         let reporter = net.reporter();
         self.virtio(NET, net)?;
         Ok(Some(reporter))
     }
 
+    /// A device for each slot; what is in `disks` is in the first ones.
+    fn volumes(&mut self, disks: &[Arc<dyn Disk>]) -> Result<(), Error> {
+        for (slot, name) in VOLUMES.into_iter().enumerate() {
+            let disk = disks.get(slot).cloned().unwrap_or_else(|| Arc::new(NoDisk));
+            self.virtio(name, Arc::new(Blk::slot(disk, name)))?;
+        }
+        Ok(())
+    }
+
     /// Every device, in the order of the saved format.
     fn populate(
         &mut self,
-        config: &MachineConfig,
-        network: Network,
+        config: &mut MachineConfig,
+        outfit: Outfit,
         console: Sink,
         control: Arc<Control>,
     ) -> Result<Devices, Error> {
@@ -284,7 +313,10 @@ impl Board {
         self.virtio("rng", Arc::new(if config.repeatable { seeded() } else { Rng::from_host() }))?;
         let output = Box::new(move |bytes: &[u8]| console(bytes));
         self.virtio("console", Arc::new(Console::new(output)))?;
-        let net = self.network(network)?;
+        let net = if outfit.network { self.network(config.net.take())? } else { None };
+        if outfit.volumes {
+            self.volumes(&config.volumes)?;
+        }
         Ok(Devices { vsock: handle, generation, repeatable: config.repeatable, net })
     }
 }

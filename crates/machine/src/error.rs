@@ -24,6 +24,11 @@ pub enum Error {
          rebuild it with `net = true` in its Smolfile"
     )]
     NoNetworkDevice,
+    #[error(
+        "the machine was frozen by a smolvm without volumes and cannot be given one; boot its base with --cold, or \
+         build it anew"
+    )]
+    NoVolumeSlots,
     #[error("{what} failed: {source}")]
     Host {
         what: &'static str,

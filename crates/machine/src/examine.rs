@@ -7,6 +7,7 @@ use hv::{CpuidLeaf, EngineKind};
 use serde::Serialize;
 use snapshot::MachineState;
 
+use crate::builder::Outfit;
 use crate::engine::{self, EngineChoice};
 use crate::restore::{read_parts, read_state};
 use crate::{EngineReport, Error};
@@ -75,8 +76,7 @@ impl Examined {
         let ours = portable(self.vcpus.try_into().unwrap_or(1), self.tsc_khz);
         let lacking = features::missing(&self.cpuid, &ours);
         missing.extend(lacking.into_iter().map(|name| format!("CPU feature {name}")));
-        let known = crate::builder::PART_NAMES;
-        let unknown = self.devices.iter().filter(|name| !known.contains(&name.as_str()));
+        let unknown = self.devices.iter().filter(|name| Outfit::known().all(|known| known != *name));
         missing.extend(unknown.map(|name| format!("device `{}`", name.escape_debug())));
         missing
     }
@@ -140,7 +140,11 @@ mod tests {
 
     #[test]
     fn what_this_smolvm_freezes_it_runs() {
-        let verdict = verdict(EngineChoice::Soft, Some(&examined(1, |_| {}, &["blk0", "vsock"])), 1 << 20);
+        let verdict = verdict(
+            EngineChoice::Soft,
+            Some(&examined(1, |_| {}, &["blk0", "vsock", "net", "volume3"])),
+            1 << 20,
+        );
         assert_eq!((verdict.engine.engine, verdict.missing), (EngineKind::Soft, Vec::<String>::new()));
     }
 

@@ -18,6 +18,7 @@ mod save;
 mod selftest;
 mod vcpu_thread;
 
+pub use builder::VOLUME_SLOTS;
 pub use engine::{EngineChoice, EngineReport, KvmReport, choose, kvm_report, remember_kvm_in};
 pub use error::Error;
 pub use examine::{Examined, Verdict, examine, verdict};

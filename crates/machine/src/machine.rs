@@ -13,7 +13,7 @@ use hv::{CpuidLeaf, EngineKind, Partition, Vcpu};
 use snapshot::Origin;
 
 use crate::Error;
-use crate::builder::{self, Devices, Network};
+use crate::builder::{self, Devices, Outfit};
 use crate::doorbells::{Doorbells, Ringing};
 use crate::engine::{self, EngineChoice};
 use crate::error::host;
@@ -50,6 +50,8 @@ pub struct MachineConfig {
     /// Runs are the same to the bit: from the same state, with what was sent to the guest before it runs
     /// ([`Machine::begin_connect`]). Then it can be asked nothing, and ends when the guest has closed those streams.
     pub repeatable: bool,
+    /// Disks outside the machine file, at most [`crate::VOLUME_SLOTS`]: /dev/vdc and on.
+    pub volumes: Vec<Arc<dyn Disk>>,
 }
 
 /// A machine: paused, running or ended.
@@ -98,7 +100,7 @@ impl Machine {
     /// # Errors
     /// What does not fit, what the engine or the host refuses.
     pub fn boot(
-        mut config: MachineConfig,
+        config: MachineConfig,
         kernel: &[u8],
         initramfs: &[u8],
         command_line: &str,
@@ -109,17 +111,16 @@ impl Machine {
         if !config.repeatable {
             ::host::fill_random(&mut rng_seed).map_err(host("asking the host for random numbers"))?;
         }
-        let network = config.net.take().map_or(Network::Absent, Network::Up);
-        let with_network = matches!(network, Network::Up(_));
+        let outfit = Outfit { network: config.net.is_some(), volumes: true };
         let command_line =
-            &format!("{command_line}{}", if with_network { network_words() } else { String::new() });
-        let acpi = builder::acpi(config.vcpus, with_network);
+            &format!("{command_line}{}", if outfit.network { network_words() } else { String::new() });
+        let acpi = builder::acpi(config.vcpus, outfit);
         let boot = boot::BootConfig { kernel, initramfs, command_line, rng_seed, acpi };
         let loaded = boot::load(&memory, &boot)?;
         let tsc_khz =
             if config.repeatable { engine::SOFT_TSC_KHZ } else { engine::natural_tsc_khz(config.engine)? };
         let cpu = builder::Cpu::template(config.vcpus, tsc_khz);
-        let machine = builder::build(config, memory, cpu, network, console)?;
+        let machine = builder::build(config, memory, cpu, outfit, console)?;
         if let Some(first) = machine.vcpus.first() {
             lock(first).restore(&loaded.vcpu)?;
         }

@@ -6,7 +6,7 @@ use bus::lock;
 use snapshot::{MachineState, PartState};
 
 use crate::Error;
-use crate::builder::{self, Network};
+use crate::builder::{self, Outfit};
 use crate::machine::{Machine, MachineConfig, Sink};
 
 /// Most bytes of CPU or device state.
@@ -23,14 +23,16 @@ pub(crate) fn read_parts(file: &MachineFile) -> Result<Vec<PartState>, Error> {
     Ok(PartState::decode_all(section.version, &file.read_section(section, STATE_CAP)?)?)
 }
 
-/// The frozen machine's device decides whether there is one; whether it has a carrier is the caller's.
-fn network(config: Option<netstack::Config>, parts: &[PartState]) -> Result<Network, Error> {
-    match (parts.iter().any(|part| part.name == builder::NET), config) {
-        (true, Some(config)) => Ok(Network::Up(config)),
-        (true, None) => Ok(Network::Down),
-        (false, None) => Ok(Network::Absent),
-        (false, Some(_)) => Err(Error::NoNetworkDevice),
+/// The frozen machine's devices: they decide whether there is a network or a volume, whatever is wanted now.
+fn outfit(config: &MachineConfig, parts: &[PartState]) -> Result<Outfit, Error> {
+    let outfit = Outfit::of_saved(parts);
+    if config.net.is_some() && !outfit.network {
+        return Err(Error::NoNetworkDevice);
     }
+    if !config.volumes.is_empty() && !outfit.volumes {
+        return Err(Error::NoVolumeSlots);
+    }
+    Ok(outfit)
 }
 
 impl Machine {
@@ -40,7 +42,7 @@ impl Machine {
     /// # Errors
     /// The files'; a state that does not fit this machine, this version or this host.
     pub fn restore(
-        mut config: MachineConfig,
+        config: MachineConfig,
         file: &MachineFile,
         parent: Option<&MachineFile>,
         console: Sink,
@@ -58,8 +60,8 @@ impl Machine {
             tsc_khz: Some(state.tsc_khz),
         };
         let parts = read_parts(file)?;
-        let network = network(config.net.take(), &parts)?;
-        let mut machine = builder::build(config, memory, cpu, network, console)?;
+        let outfit = outfit(&config, &parts)?;
+        let mut machine = builder::build(config, memory, cpu, outfit, console)?;
         machine.origin = origin;
         machine.disk_below = usize::from(parent.unwrap_or(file).section(SectionKind::DiskDeltaMap).is_some());
         machine.partition.set_clock(&state.clock)?;

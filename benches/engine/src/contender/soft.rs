@@ -91,6 +91,7 @@ fn boot(part: &SoftChild, console: Sender<(Instant, Vec<u8>)>) -> Result<Machine
         root: Arc::new(FileDisk::section(Arc::new(root), 0, size)?),
         scratch: Arc::new(Overlay::new(blank, private).context("the writable disk")?),
         net: None,
+        volumes: Vec::new(),
     };
     let line = format!("{} {}", machine::COMMAND_LINE, part.words);
     let sink = Box::new(move |bytes: &[u8]| drop(console.send((Instant::now(), bytes.to_vec()))));

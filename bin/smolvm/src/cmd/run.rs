@@ -19,6 +19,7 @@ use crate::args::{Global, Run};
 use crate::cmd::{WATCHING, silent, vmm};
 use crate::interrupt::{self, Undo};
 use crate::launch::{self, Defaults, Exec, Home, Mode, Plan, Running};
+use crate::mounts;
 use crate::resolve::{self, What};
 use crate::trace;
 use crate::ui::Steps;
@@ -149,6 +150,7 @@ fn plan(run: &Run, argv: &[String], what: &What, pin: &Pin, store: &Store) -> Re
     plan.hostname = run.hostname.as_deref().map(resolve::hostname).transpose()?;
     plan.memory = memory.map(|s| s.0);
     plan.net = net;
+    plan.mounts = mounts::parse_all(&run.mounts)?;
     plan.ports = run
         .publish
         .iter()

@@ -27,9 +27,9 @@ pub const MAX_TRANSFER: u64 = 32 << 20;
 /// Bytes of the structure up to `secure_erase_sector_alignment`.
 const LEN: usize = 60;
 
-pub fn features(disk: &dyn Disk) -> u64 {
+pub fn features(read_only: bool) -> u64 {
     let common = F_SEG_MAX | F_BLK_SIZE | F_FLUSH;
-    common | if disk.is_read_only() { F_RO } else { F_DISCARD | F_WRITE_ZEROES }
+    common | if read_only { F_RO } else { F_DISCARD | F_WRITE_ZEROES }
 }
 
 /// struct virtio_blk_config.

@@ -20,15 +20,17 @@ pub struct BlkState {
 
 impl BlkState {
     pub(super) fn of(blk: &Blk) -> Self {
-        Self { version: VERSION, size: blk.disk.size(), read_only: blk.disk.is_read_only() }
+        Self { version: VERSION, size: blk.disk.size(), read_only: blk.offers_reading_only() }
     }
 
     pub(super) fn check(&self, blk: &Blk) -> Result<(), RestoreError> {
         RestoreError::check_version(NAME, self.version, VERSION)?;
-        if *self == Self::of(blk) {
+        let here = Self::of(blk);
+        // What is in a slot may come and grow. It is mounted, though, once it was there.
+        let grown = blk.slot && self.read_only == here.read_only && self.size <= here.size;
+        if *self == here || grown {
             return Ok(());
         }
-        let here = Self::of(blk);
         let word = |ro: bool| if ro { "read-only" } else { "writable" };
         let what = format!(
             "it was a {} disk of {} bytes, here it is a {} one of {}",

@@ -4,8 +4,9 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use bus::{Saved, lock};
-use disk::{Disk, SECTOR};
+use disk::{Disk, NoDisk, SECTOR};
 use proptest::prelude::*;
+use virtio::VirtioDevice;
 use virtio::driver_mock::{Driver, Used};
 use virtio::features::status;
 
@@ -105,6 +106,43 @@ impl Bench {
 
     fn status(&mut self, kind: u32, sector: u64, data: &[&[u8]], room: &[u32]) -> u8 {
         *self.ask(kind, sector, data, room).data.last().unwrap()
+    }
+}
+
+#[test]
+fn a_slot_is_empty_until_a_disk_is_there_at_a_restore() {
+    let mut empty = Driver::started(Arc::new(Blk::slot(Arc::new(NoDisk), "volume0")));
+    let used = empty.request(0, &[&header(0, 0)], &[512, 1]);
+    assert_eq!(*used.data.last().unwrap(), 1, "nothing can be read");
+    let saved = empty.transport.device().save();
+    let size = |blk: &Blk| {
+        let mut sectors = [0; 8];
+        blk.read_config(0, &mut sectors);
+        u64::from_le_bytes(sectors)
+    };
+    for read_only in [false, true] {
+        let filled = Blk::slot(Ram::new(16, read_only), "volume0");
+        assert_eq!(filled.features(), empty.transport.device().features(), "read-only: {read_only}");
+        filled.restore(&saved).unwrap();
+        assert_eq!(size(&filled), 16);
+        let mounted = filled.save();
+        for (sectors, fits) in [(16, true), (24, true), (8, false), (0, false)] {
+            let disk: Arc<dyn Disk> = if sectors == 0 { Arc::new(NoDisk) } else { Ram::new(sectors, false) };
+            assert_eq!(Blk::slot(disk, "volume0").restore(&mounted).is_ok(), fits, "{sectors} sectors");
+        }
+    }
+}
+
+#[test]
+fn a_driver_is_told_of_what_came_into_its_slot() {
+    let empty = Driver::started(Arc::new(Blk::slot(Arc::new(disk::NoDisk), "volume0")));
+    let saved = empty.transport.save();
+    for (disk, told) in [(Ram::new(16, false) as Arc<dyn Disk>, true), (Arc::new(NoDisk), false)] {
+        let again = Driver::in_memory(empty.memory.clone(), Arc::new(Blk::slot(disk, "volume0")));
+        again.transport.restore(&saved).unwrap();
+        assert_eq!(again.get(0x60) & 2 != 0, told, "interrupt status: configuration change");
+        again.transport.resume();
+        assert_eq!(again.line.edges() > 0, told);
     }
 }
 

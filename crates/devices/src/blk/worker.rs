@@ -31,6 +31,8 @@ pub struct BlkStats {
 /// A virtio disk.
 pub struct Blk {
     pub(super) disk: Arc<dyn Disk>,
+    /// What is behind it may change between a freeze and a restore.
+    pub(super) slot: bool,
     id: [u8; 20],
     worker: Mutex<Worker>,
 }
@@ -40,6 +42,8 @@ struct Worker {
     world: Option<Activation>,
     bounce: Vec<u8>,
     stats: BlkStats,
+    /// The guest knows another size.
+    resized: bool,
 }
 
 impl Blk {
@@ -47,7 +51,19 @@ impl Blk {
     pub fn new(disk: Arc<dyn Disk>, id: &str) -> Self {
         let mut raw = [0; 20];
         raw.iter_mut().zip(id.bytes()).for_each(|(to, from)| *to = from);
-        Self { disk, id: raw, worker: Mutex::default() }
+        Self { disk, slot: false, id: raw, worker: Mutex::default() }
+    }
+
+    /// A place for a disk that may come and grow between two runs of a frozen machine; `disk::NoDisk`
+    /// leaves it empty. To its driver it is writable whatever is in it: features are negotiated once
+    /// and for all (docs/adr/0100), so writes to a disk that is read-only fail one by one.
+    pub fn slot(disk: Arc<dyn Disk>, id: &str) -> Self {
+        Self { slot: true, ..Self::new(disk, id) }
+    }
+
+    /// Whether the driver is told that it may only read.
+    pub(super) fn offers_reading_only(&self) -> bool {
+        !self.slot && self.disk.is_read_only()
     }
 
     /// What it did so far.
@@ -170,7 +186,7 @@ impl VirtioDevice for Blk {
     }
 
     fn features(&self) -> u64 {
-        regs::features(&*self.disk)
+        regs::features(self.offers_reading_only())
     }
 
     fn queue_sizes(&self) -> &[u16] {
@@ -182,7 +198,11 @@ impl VirtioDevice for Blk {
     }
 
     fn activate(&self, world: Activation) {
-        lock(&self.worker).world = Some(world);
+        let mut worker = lock(&self.worker);
+        if std::mem::take(&mut worker.resized) {
+            world.signal.config_changed();
+        }
+        worker.world = Some(world);
     }
 
     fn notify(&self, queue: usize) {
@@ -203,6 +223,8 @@ impl VirtioDevice for Blk {
     }
 
     fn restore(&self, state: &BlkState) -> Result<(), RestoreError> {
-        state.check(self)
+        state.check(self)?;
+        lock(&self.worker).resized = state.size != self.disk.size();
+        Ok(())
     }
 }
