@@ -73,6 +73,13 @@ impl SoftVcpu {
         }
     }
 
+    /// After a restore: timers and clock page follow the clock, which runs. In this vCPU's turn, where there are turns.
+    fn follow_clock(&mut self) {
+        if std::mem::take(&mut self.fresh) {
+            self.cpu.clock_changed();
+        }
+    }
+
     /// Executes until something is for the machine.
     fn execute(&mut self) -> Stop {
         let shared = Arc::clone(&self.shared);
@@ -80,10 +87,13 @@ impl SoftVcpu {
         loop {
             seat.clear();
             let stop = match &shared.order {
-                Order::Together(gate) => match gate.together(|| self.cpu.run(u64::MAX)) {
-                    Stop::Alone => gate.alone(&shared.seats, || self.cpu.run_alone()),
-                    stop => Some(stop),
-                },
+                Order::Together(gate) => {
+                    self.follow_clock();
+                    match gate.together(|| self.cpu.run(u64::MAX)) {
+                        Stop::Alone => gate.alone(&shared.seats, || self.cpu.run_alone()),
+                        stop => Some(stop),
+                    }
+                }
                 Order::Turns(baton) => self.turn(baton),
                 Order::Rounds(rounds) => self.round(rounds),
             };
@@ -108,6 +118,7 @@ impl SoftVcpu {
             // The kick is what `execute` looks for.
             return Some(Stop::Poll);
         }
+        self.follow_clock();
         let stop = loop {
             match self.cpu.run(slice) {
                 Stop::Budget if !baton.is_wanted() => {}
@@ -130,6 +141,7 @@ impl SoftVcpu {
         if !rounds.take(id, &seats[id]) {
             return Some(Stop::Poll);
         }
+        self.follow_clock();
         if self.turn_left == 0 {
             self.turn_left = TURN;
         }
@@ -204,9 +216,6 @@ impl Vcpu for SoftVcpu {
             return Ok(self.exit(stop));
         }
         self.shared.clock.resume();
-        if std::mem::take(&mut self.fresh) {
-            self.cpu.clock_changed();
-        }
         let stop = self.execute();
         Ok(self.exit(stop))
     }

@@ -193,8 +193,7 @@ impl Cpu {
             }
             if block.end == End::System && exit == Exit::End {
                 self.serialise();
-                tag = link_tag(self);
-                ip_mask = self.ip_mask();
+                (tag, ip_mask) = (link_tag(self), self.ip_mask());
             } else if let Some(next) = code.linked(self, index, exit, tag) {
                 index = next;
                 continue;

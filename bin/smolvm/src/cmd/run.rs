@@ -142,9 +142,6 @@ fn plan(run: &Run, argv: &[String], what: &What, pin: &Pin, store: &Store) -> Re
     let memory =
         run.memory.as_deref().map(str::parse::<spec::Size>).transpose().map_err(anyhow::Error::msg)?;
     let mut plan = Plan::new(if cold { Mode::Cold } else { Mode::Resume }, &run.engine);
-    if run.deterministic {
-        deterministic(&mut plan, argv)?;
-    }
     plan.snapshot = snapshot;
     plan.cpus = run.cpus;
     plan.hostname = run.hostname.as_deref().map(resolve::hostname).transpose()?;
@@ -174,20 +171,25 @@ fn plan(run: &Run, argv: &[String], what: &What, pin: &Pin, store: &Store) -> Re
         plan.command = Some(resolve::exec(&run.process, &words)?);
         plan.no_service = image.is_some();
     }
+    if run.deterministic {
+        deterministic(&mut plan)?;
+    }
     Ok(plan)
 }
 
 /// Makes the run repeatable, or says why it cannot be.
-fn deterministic(plan: &mut Plan, argv: &[String]) -> Result<()> {
+fn deterministic(plan: &mut Plan) -> Result<()> {
     if plan.mode != Mode::Resume {
         bail!(
-            "--deterministic resumes a frozen machine, and this file holds none; `smolvm freeze` makes one, \
-             or `snapshot` in its Smolfile"
+            "--deterministic resumes a frozen machine, and this file holds none; `smolvm build` makes one that does"
         );
     }
-    if argv.is_empty() {
+    let Some(command) = &mut plan.command else {
         bail!("--deterministic runs a command, its only input: name one");
-    }
+    };
+    // What this host is set to is no part of the command line.
+    command.host_env.clear();
+    plan.net.switch = Some(false);
     if plan.engine == "kvm" {
         bail!("--deterministic counts time in instructions, which --engine kvm cannot; use soft");
     }

@@ -254,7 +254,8 @@ impl Mmu {
                 peers.wait_for(others, &self.memory);
                 self.enter();
             }
-            if new {
+            // Not only then: who has just marked it may not have come to telling this vCPU.
+            if new || others != writers {
                 self.tlb.drop_writers_of(self.memory.page_gpa(page));
             }
             return generation;
