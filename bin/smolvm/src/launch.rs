@@ -12,7 +12,9 @@ use artifact::MachineFile;
 use instance::control::{Asker, Handler, Request};
 use instance::forward::{self, Bound, Publish};
 use instance::session::{self, Asked, Session, Target};
-use instance::{Instance, Media, Phase, SnapshotTarget, StartReport, Vmm, VmmOptions, Waking};
+use instance::{
+    Frozen, Instance, Media, Phase, SnapshotTarget, StartReport, Template, Vmm, VmmOptions, Waking,
+};
 use machine::EngineChoice;
 use serde::{Deserialize, Serialize};
 use store::{Dirs, Pin, Store};
@@ -145,6 +147,22 @@ impl Exec {
     }
 }
 
+/// What copies of one machine have in common, read once by the process that theirs are split off from.
+pub struct Prepared {
+    pub media: Media,
+    pub origin: MachineFile,
+    pub template: Option<Template>,
+}
+
+/// What a copy takes part in: the others and it begin together.
+#[derive(Default)]
+pub struct Group {
+    /// Called when the copy is whole and has not run yet.
+    pub gate: Option<fn(&str)>,
+    /// The file and the state of the machine that it is a copy of, where they were read already.
+    pub origin: Option<(MachineFile, Option<Template>)>,
+}
+
 /// A machine that runs in this process for an instance; its agent may not have answered yet.
 pub struct Started {
     pub vmm: Arc<Vmm>,
@@ -200,7 +218,7 @@ pub fn media(plan: &Plan, store: &Store, pin: Pin) -> Result<Media, instance::Er
     Ok(media)
 }
 
-/// Starts the machine, and in it `command`. `gate`: called when a copy of a machine is whole and has not run yet.
+/// Starts the machine, and in it `command`. `group`: for a copy of a machine.
 /// `records` is called while a resumed guest wakes, before one that boots starts. Nothing that the guest's first
 /// instruction does not need is done before it.
 pub fn start(
@@ -208,21 +226,28 @@ pub fn start(
     media: &Media,
     plan: &Plan,
     bound: Vec<Bound>,
-    gate: Option<fn(&str)>,
+    group: Group,
     command: Option<Target>,
     records: impl FnOnce() -> Result<()>,
 ) -> Result<Started> {
     let mut options = vmm_options(plan, instance.path(""), Some(instance.path("kernel.log")))?;
     let saved = || MachineFile::open_path(&instance.saved()).context("opening what the instance saved");
     match plan.mode {
-        Mode::Resume => wake(media, &media.file, RestoreReason::Resume, options, bound, command, records),
-        Mode::Frozen => wake(media, &saved()?, RestoreReason::Resume, options, bound, command, records),
+        Mode::Resume => {
+            wake(media, media.file.as_ref().into(), RestoreReason::Resume, options, bound, command, records)
+        }
+        Mode::Frozen => {
+            wake(media, (&saved()?).into(), RestoreReason::Resume, options, bound, command, records)
+        }
         Mode::Forked => {
             // A copy has a name of its own in the guest, too.
-            (options.hostname, options.gate) = (Some(instance.name().to_owned()), gate);
-            let origin = MachineFile::open_path(&instance.origin());
-            let origin = origin.context("opening what the instance is a copy of")?;
-            wake(media, &origin, RestoreReason::Fork, options, bound, command, records)
+            (options.hostname, options.gate) = (Some(instance.name().to_owned()), group.gate);
+            let (origin, template) = match group.origin {
+                Some(read) => read,
+                None => (open_origin(instance)?, None),
+            };
+            let from = Frozen { file: &origin, template };
+            wake(media, from, RestoreReason::Fork, options, bound, command, records)
         }
         Mode::Cold | Mode::Stopped => {
             records()?;
@@ -237,9 +262,14 @@ pub fn start(
     }
 }
 
+/// What the instance is a copy of.
+pub fn open_origin(instance: &Instance) -> Result<MachineFile> {
+    MachineFile::open_path(&instance.origin()).context("opening what the instance is a copy of")
+}
+
 fn wake(
     media: &Media,
-    from: &MachineFile,
+    from: Frozen<'_>,
     reason: RestoreReason,
     options: VmmOptions,
     bound: Vec<Bound>,

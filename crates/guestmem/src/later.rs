@@ -114,6 +114,15 @@ impl Later {
         }
     }
 
+    /// The pages that were asked for while pieces waited.
+    pub(crate) fn touched(&self) -> Vec<usize> {
+        let Some(seen) = self.seen.get() else { return Vec::new() };
+        let words = (0..seen.0.len() / 8).map(|n| (n, seen.bit(n * 64).0.load(Ordering::Acquire)));
+        let pages =
+            |(n, word): (usize, u64)| (0..64).filter(move |i| word >> i & 1 != 0).map(move |i| n * 64 + i);
+        words.filter(|(_, word)| *word != 0).flat_map(pages).collect()
+    }
+
     #[cold]
     fn map_page(&self, map: &Mapping, page: usize) {
         let mut state = self.lock();

@@ -265,6 +265,15 @@ impl GuestMemory {
         self.inner.pages.epoch()
     }
 
+    /// Maps what `other`, to which the same pieces were brought, had to map so far.
+    pub fn touch_as(&self, other: &GuestMemory) {
+        for page in other.inner.ram.touched() {
+            if page < self.page_count() {
+                self.inner.ram.page(page * PAGE_SIZE as usize, PAGE_SIZE as usize);
+            }
+        }
+    }
+
     /// Brings pieces of `file` to life, private and copy-on-write: how a snapshot's pages come back. Each is
     /// (guest-physical address, bytes, place in the file), ascending, in whole pages of RAM. They count as clean, and
     /// are mapped when they are first touched. Once for each file, with pieces apart from those of others, before

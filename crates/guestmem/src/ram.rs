@@ -38,6 +38,11 @@ impl Ram {
         self.later.map_rest(&self.map);
     }
 
+    /// Pages that were touched while pieces waited.
+    pub(crate) fn touched(&self) -> Vec<usize> {
+        self.later.touched()
+    }
+
     /// First byte, for saying where the memory is.
     pub(crate) fn base(&self) -> NonNull<u8> {
         self.map.base()

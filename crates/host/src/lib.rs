@@ -12,5 +12,5 @@ pub use sys::event::Event;
 pub use sys::heap::share_one_heap;
 pub use sys::mapping::Mapping;
 pub use sys::poller::{Interest, Poller, Ready};
-pub use sys::process::{Side, split};
+pub use sys::process::{Side, alone_within, split};
 pub use sys::timer::Timer;

@@ -14,4 +14,4 @@ pub use arch::x86_64::state::VcpuState;
 pub use error::Error;
 pub use exit::Exit;
 pub use partition::{ClockState, EngineKind, Msi, Partition, PartitionConfig};
-pub use vcpu::{Counters, Kick, Vcpu};
+pub use vcpu::{Counters, Kick, Learnt, Vcpu};

@@ -1,8 +1,18 @@
 //! One virtual CPU.
 
+use std::any::Any;
 use std::sync::Arc;
 
+use guestmem::GuestMemory;
+
 use crate::{Error, Exit, VcpuState};
+
+/// What an engine found out about the code in a machine's memory while it ran: for machines that are brought back from
+/// the same files, so that they need not find it out again. What is inside is the engine's own.
+pub trait Learnt: Any + Send {
+    /// Makes it valid for `memory`, which holds what those files hold and which nothing uses yet.
+    fn fit(&mut self, memory: &GuestMemory);
+}
 
 /// Makes a vCPU's `run` return [`Exit::Kicked`] soon (≤ 100 µs), also out of HLT; callable from any
 /// thread. A kick that arrives while the vCPU is not in `run` makes the next `run` return at once.
@@ -44,4 +54,14 @@ pub trait Vcpu: Send {
     fn kicker(&self) -> Arc<dyn Kick>;
 
     fn counters(&self) -> Counters;
+
+    /// Takes what the engine has learnt; the vCPU stands still, in memory that was brought back from files. `None`
+    /// where an engine learns nothing.
+    fn take_learnt(&mut self) -> Option<Box<dyn Learnt>> {
+        None
+    }
+
+    /// Goes on with what a vCPU of this number learnt, after [`Vcpu::restore`] and before the first `run`. What another
+    /// engine learnt is passed over.
+    fn learn(&mut self, _learnt: Box<dyn Learnt>) {}
 }

@@ -1,10 +1,12 @@
 //! [`SoftVcpu`]: way (a), first step. Next: `machine/vcpu_thread.rs`.
 
+use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use hv::{Counters, Error, Exit, Kick, Vcpu, VcpuState};
+use guestmem::GuestMemory;
+use hv::{Counters, Error, Exit, Kick, Learnt, Vcpu, VcpuState};
 use x86cpu::{Cpu, PollFlag, Stop};
 
 use crate::baton::{Baton, Order};
@@ -13,6 +15,8 @@ use crate::rounds::{PIECE, Rounds, TURN};
 
 /// Instructions before somebody who waits gets the baton: about 200 µs.
 const SLICE: u64 = 20_000;
+/// A vCPU that sleeps for so long may be idle.
+const REST: Duration = Duration::from_millis(5);
 
 pub(crate) struct SoftVcpu {
     cpu: Box<Cpu>,
@@ -48,6 +52,15 @@ impl Kick for SoftKick {
             Order::Rounds(rounds) => rounds.nudge(seat),
             Order::Together(_) => {}
         }
+    }
+}
+
+/// Decoded code.
+struct SoftLearnt(x86cpu::Learnt);
+
+impl Learnt for SoftLearnt {
+    fn fit(&mut self, memory: &GuestMemory) {
+        self.0.fit(memory);
     }
 }
 
@@ -101,7 +114,13 @@ impl SoftVcpu {
                 None => {}
                 // It waits in a loop for another vCPU, which may wait for this host CPU.
                 Some(Stop::Budget) => std::thread::yield_now(),
-                Some(Stop::Halt) => seat.sleep(self.until_timer()),
+                Some(Stop::Halt) => {
+                    let begun = Instant::now();
+                    seat.sleep(self.until_timer());
+                    if begun.elapsed() >= REST {
+                        self.cpu.rested();
+                    }
+                }
                 // The flag may be left from a kick that was seen in the line, or be for others to be alone.
                 Some(Stop::Poll) if !seat.kicked.swap(false, Ordering::AcqRel) => {}
                 Some(stop) => return stop,
@@ -247,5 +266,16 @@ impl Vcpu for SoftVcpu {
 
     fn counters(&self) -> Counters {
         Counters { instructions: Some(self.cpu.instructions()), exits: self.exits }
+    }
+
+    fn take_learnt(&mut self) -> Option<Box<dyn Learnt>> {
+        Some(Box::new(SoftLearnt(self.cpu.take_learnt())))
+    }
+
+    fn learn(&mut self, learnt: Box<dyn Learnt>) {
+        let learnt: Box<dyn Any> = learnt;
+        if let Ok(learnt) = learnt.downcast::<SoftLearnt>() {
+            self.cpu.learn(learnt.0);
+        }
     }
 }

@@ -20,8 +20,10 @@ use crate::media::{self, Media};
 use crate::net::NetOptions;
 
 mod console;
+mod rehearsal;
 mod save;
 pub use console::Console;
+pub use rehearsal::Frozen;
 pub use save::{FreezeReport, SnapshotTarget, copy_base};
 
 /// What every shutdown sends.
@@ -179,9 +181,9 @@ impl Vmm {
     ///
     /// # Errors
     /// What stands in the way.
-    pub fn wake(
+    pub fn wake<'a>(
         media: &Media,
-        from: &MachineFile,
+        from: impl Into<Frozen<'a>>,
         reason: RestoreReason,
         options: VmmOptions,
         before: impl FnOnce(&Self) -> Result<(), Error>,
@@ -210,12 +212,16 @@ impl Vmm {
         Ok(vmm)
     }
 
-    fn restore(media: &Media, from: &MachineFile, options: VmmOptions) -> Result<Self, Error> {
+    fn restore<'a>(media: &Media, from: impl Into<Frozen<'a>>, options: VmmOptions) -> Result<Self, Error> {
+        let Frozen { file: from, template } = from.into();
         let console = Arc::new(Console::new(options.kernel_log.as_deref()));
         let parent = media.parent_of(from)?;
         let saved: Vec<&MachineFile> = parent.into_iter().chain([from]).collect();
         let config = Self::config(media, &saved, &options)?;
-        let machine = Machine::restore(config, from, parent, console.sink())?;
+        let machine = match template {
+            Some(template) => Machine::restore_from(config, template, console.sink()),
+            None => Machine::restore(config, from, parent, console.sink()),
+        }?;
         let own = (from.id() == media.file.id()).then(|| from.id());
         Ok(Self::new(machine, media, from.parent().or(own), console, options))
     }

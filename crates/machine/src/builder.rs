@@ -128,9 +128,9 @@ pub(crate) fn acpi(vcpus: u32, outfit: Outfit) -> AcpiConfig {
     AcpiConfig { vcpus, virtio: (0..outfit.devices()).map(slot).collect() }
 }
 
-/// Fresh memory of the configured size.
-pub(crate) fn memory(config: &MachineConfig) -> Result<GuestMemory, Error> {
-    GuestMemory::new(config.memory).map_err(host("reserving the machine's memory"))
+/// Fresh memory of so many bytes.
+pub(crate) fn memory(bytes: u64) -> Result<GuestMemory, Error> {
+    GuestMemory::new(bytes).map_err(host("reserving the machine's memory"))
 }
 
 /// The same random bytes in every run.

@@ -26,5 +26,6 @@ pub use host::memory_bytes as host_memory;
 pub use hv::EngineKind;
 pub use lifecycle::Outcome;
 pub use machine::{COMMAND_LINE, Machine, MachineConfig, Sink};
+pub use restore::Template;
 pub use save::{Content, DISK_MAP_VERSION, Drift, SaveStats, StillMachine, decode_disk_map};
 pub use selftest::{SelfTest, Skipped, selftest};

@@ -106,7 +106,7 @@ impl Machine {
         command_line: &str,
         console: Sink,
     ) -> Result<Self, Error> {
-        let memory = builder::memory(&config)?;
+        let memory = builder::memory(config.memory)?;
         let mut rng_seed = [0; 32];
         if !config.repeatable {
             ::host::fill_random(&mut rng_seed).map_err(host("asking the host for random numbers"))?;

@@ -3,7 +3,9 @@
 
 use artifact::{MachineFile, SectionKind};
 use bus::lock;
-use snapshot::{MachineState, PartState};
+use guestmem::GuestMemory;
+use hv::Learnt;
+use snapshot::{MachineState, Origin, PartState};
 
 use crate::Error;
 use crate::builder::{self, Outfit};
@@ -35,6 +37,41 @@ fn outfit(config: &MachineConfig, parts: &[PartState]) -> Result<Outfit, Error> 
     Ok(outfit)
 }
 
+/// A frozen machine as far as all machines that are brought back from it are equal: to be made once where many are
+/// split off as processes of their own.
+pub struct Template {
+    state: MachineState,
+    parts: Vec<PartState>,
+    memory: GuestMemory,
+    origin: Origin,
+    /// Layers of the disk that are the file's, or its parent's.
+    disk_below: usize,
+    /// By vCPU.
+    learnt: Vec<Box<dyn Learnt>>,
+}
+
+impl Template {
+    /// Reads the frozen machine in `file`, of so much memory. `parent`: the file that it builds on.
+    ///
+    /// # Errors
+    /// The files'; the host has no address space.
+    pub fn read(file: &MachineFile, parent: Option<&MachineFile>, memory: u64) -> Result<Self, Error> {
+        let state = read_state(file)?;
+        let memory = builder::memory(memory)?;
+        let origin = snapshot::map_memory(file, parent, &memory)?;
+        let parts = read_parts(file)?;
+        let disk_below = usize::from(parent.unwrap_or(file).section(SectionKind::DiskDeltaMap).is_some());
+        Ok(Self { state, parts, memory, origin, disk_below, learnt: Vec::new() })
+    }
+
+    /// Takes what the engine learnt in a machine that was brought back from the same files, and maps what that touched.
+    pub fn learn(&mut self, from: &Machine) {
+        self.memory.touch_as(&from.memory);
+        self.learnt = from.vcpus.iter().filter_map(|vcpu| lock(vcpu).take_learnt()).collect();
+        self.learnt.iter_mut().for_each(|learnt| learnt.fit(&self.memory));
+    }
+}
+
 impl Machine {
     /// Brings the frozen machine in `file` back, paused. `parent`: the file that it builds on.
     /// `config.scratch` holds the disk already, with the changes of both.
@@ -47,26 +84,34 @@ impl Machine {
         parent: Option<&MachineFile>,
         console: Sink,
     ) -> Result<Self, Error> {
-        let state = read_state(file)?;
+        let template = Template::read(file, parent, config.memory)?;
+        Self::restore_from(config, template, console)
+    }
+
+    /// The same from a template, which is used up.
+    ///
+    /// # Errors
+    /// As [`Machine::restore`].
+    pub fn restore_from(config: MachineConfig, from: Template, console: Sink) -> Result<Self, Error> {
+        let Template { state, parts, memory, origin, disk_below, learnt } = from;
         if state.vcpus.len() != config.vcpus as usize {
             let what = format!("{} vCPU states for {} vCPUs", state.vcpus.len(), config.vcpus);
             return Err(Error::Mismatch(what));
         }
-        let memory = builder::memory(&config)?;
-        let origin = snapshot::map_memory(file, parent, &memory)?;
         let cpu = builder::Cpu {
             template_version: state.template_version,
             cpuid: state.cpuid,
             tsc_khz: Some(state.tsc_khz),
         };
-        let parts = read_parts(file)?;
         let outfit = outfit(&config, &parts)?;
         let mut machine = builder::build(config, memory, cpu, outfit, console)?;
-        machine.origin = origin;
-        machine.disk_below = usize::from(parent.unwrap_or(file).section(SectionKind::DiskDeltaMap).is_some());
+        (machine.origin, machine.disk_below) = (origin, disk_below);
         machine.partition.set_clock(&state.clock)?;
         for (vcpu, state) in machine.vcpus.iter().zip(&state.vcpus) {
             lock(vcpu).restore(state)?;
+        }
+        for (vcpu, learnt) in machine.vcpus.iter().zip(learnt) {
+            lock(vcpu).learn(learnt);
         }
         machine.parts.restore(&parts)?;
         machine.parts.resume();

@@ -14,6 +14,8 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
+use guestmem::GuestMemory;
+
 use crate::cpu::{Cpu, Mode, Trap};
 use crate::decode::{DecodeError, Decoded, End, Stream};
 use crate::jit::Jit;
@@ -38,6 +40,8 @@ const JUMPS: usize = 1 << 13;
 /// A link tag that holds as long as source and target are in one page.
 const SAME_PAGE: u64 = u64::MAX;
 const NO_PAGE: u32 = u32::MAX;
+/// A code generation that no page has: of a block that is never valid again.
+const DEAD: u32 = u32::MAX;
 
 /// "Virtual address `rip` is block `block`", while the tag is `tag`.
 #[derive(Clone, Copy, Debug)]
@@ -133,13 +137,20 @@ impl Hasher for KeyHasher {
     }
 }
 
+/// Blocks by guest-physical address and context.
+type Addresses = HashMap<u64, u32, BuildHasherDefault<KeyHasher>>;
+
 /// All blocks of one vCPU.
 pub(crate) struct CodeCache {
     ops: Vec<Op>,
     blocks: Vec<Block>,
     /// Links of side exits, by block.
     sides: Vec<Link>,
-    by_address: HashMap<u64, u32, BuildHasherDefault<KeyHasher>>,
+    by_address: Addresses,
+    /// The same of blocks that another vCPU decoded. Shared with others: never written.
+    learnt: Addresses,
+    /// Up to this instruction count blocks are not written to, see [`Cpu::rested`].
+    pub(crate) quiet_until: u64,
     /// (rip, tag, block); all zeros where there is none, so that a fresh cache is not resident.
     jumps: Vec<Jump>,
     pub(crate) jit: Jit,
@@ -156,6 +167,8 @@ impl Default for CodeCache {
             blocks: Vec::with_capacity(MAX_BLOCKS),
             sides: Vec::with_capacity(MAX_BLOCKS + usize::from(MAX_SIDES)),
             by_address: HashMap::default(),
+            learnt: HashMap::default(),
+            quiet_until: 0,
             jumps: vec![NO_JUMP; JUMPS],
             jit: Jit::default(),
             flushes: 0,
@@ -212,7 +225,7 @@ impl CodeCache {
         let valid = cpu.memory.code_generation(block.page as usize) == block.generation
             && (block.page2 == NO_PAGE
                 || cpu.memory.code_generation(block.page2 as usize) == block.generation2);
-        if valid {
+        if valid && cpu.instructions() >= self.quiet_until {
             block.checked = now;
         }
         valid
@@ -244,7 +257,8 @@ impl CodeCache {
         let start = cpu.block_start();
         let flushes = self.flushes;
         let to = self.find(cpu, false)?;
-        if flushes != self.flushes || self.blocks[from as usize].end == End::System {
+        let quiet = cpu.instructions() < self.quiet_until;
+        if quiet || flushes != self.flushes || self.blocks[from as usize].end == End::System {
             return Ok(to);
         }
         let one_page = self.blocks[to as usize].page2 == NO_PAGE;
@@ -291,7 +305,8 @@ impl CodeCache {
 
     /// The block by its address, when it is as it was decoded.
     fn by_key(&mut self, cpu: &mut Cpu, key: u64, lin: u64) -> Result<Option<u32>, Trap> {
-        let Some(index) = self.by_address.get(&key).copied() else { return Ok(None) };
+        let known = self.by_address.get(&key).or_else(|| self.learnt.get(&key));
+        let Some(index) = known.copied() else { return Ok(None) };
         if !self.is_valid(cpu, index) {
             return Ok(None);
         }
@@ -322,6 +337,41 @@ impl CodeCache {
         Some(index)
     }
 
+    /// Keeps what was decoded from pages that nobody ever wrote, for [`CodeCache::fit`].
+    pub(crate) fn keep_unwritten(&mut self, memory: &GuestMemory) {
+        self.jumps = vec![NO_JUMP; JUMPS];
+        for block in &mut self.blocks {
+            let written = |page: u32| page != NO_PAGE && memory.is_dirty(page as usize);
+            if written(block.page) || written(block.page2) {
+                block.generation = DEAD;
+            }
+            if block.heat != NEVER {
+                block.heat = 0;
+            }
+        }
+    }
+
+    /// Watches the pages of what was kept, in a memory that holds the same bytes.
+    pub(crate) fn fit(&mut self, memory: &GuestMemory) {
+        if self.learnt.is_empty() {
+            self.learnt = std::mem::take(&mut self.by_address);
+        } else {
+            self.learnt.extend(self.by_address.drain());
+        }
+        let count = memory.page_count();
+        let there = |page: u32| page == NO_PAGE || (page as usize) < count;
+        let watch = |page: u32| if page == NO_PAGE { 0 } else { memory.watch_code(page as usize) };
+        for block in &mut self.blocks {
+            if block.generation != DEAD && there(block.page) && there(block.page2) {
+                (block.generation, block.generation2) = (watch(block.page), watch(block.page2));
+                block.checked = memory.code_epoch();
+            } else {
+                (block.page, block.page2, block.generation) = (0, NO_PAGE, DEAD);
+                block.checked = memory.code_epoch().wrapping_sub(1);
+            }
+        }
+    }
+
     /// Forgets everything (restore, or full).
     pub(crate) fn clear(&mut self, cpu: &mut Cpu) {
         // Without blocks there are no jumps: a fresh cache stays untouched.
@@ -332,6 +382,7 @@ impl CodeCache {
         self.blocks.clear();
         self.sides.clear();
         self.by_address.clear();
+        self.learnt = HashMap::default();
         self.flushes += 1;
         self.jit.flush(cpu);
         cpu.fp_ops.clear();

@@ -216,6 +216,8 @@ pub struct Cpu {
     pub(crate) seeded: Option<Box<StdRng>>,
     /// Instructions retired.
     pub(crate) insn_count: u64,
+    /// Long sleeps so far.
+    pub(crate) rests: u32,
     /// Decoded floating-point operations, by index from `Op::imm`; emptied with the code cache.
     pub(crate) fp_ops: Vec<FpInsn>,
     pub(crate) code: Option<Box<CodeCache>>,
@@ -297,6 +299,7 @@ impl Cpu {
             cpuid: config.cpuid,
             id: config.id,
             insn_count: 0,
+            rests: 0,
             fp_ops: Vec::new(),
             code: Some(Box::default()),
             jumps: empty_jumps(),

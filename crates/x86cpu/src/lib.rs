@@ -22,6 +22,7 @@ mod flags;
 mod interp;
 mod io_log;
 mod jit;
+mod learnt;
 mod op;
 mod ops;
 
@@ -36,5 +37,6 @@ mod sys;
 
 pub use cpu::{Cpu, CpuConfig, PollFlag, Stop};
 pub use jit::{Engine, JitCounters};
+pub use learnt::Learnt;
 pub use state::BadState;
 pub use step::{StepOutcome, Stepper};

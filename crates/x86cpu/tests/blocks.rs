@@ -54,6 +54,9 @@ by_every_engine! {
     string_input_stores_each_answer
     a_half_done_device_access_is_settled_without_running_on
     the_trap_flag_traps_after_every_instruction
+    what_was_learnt_runs_in_memory_that_holds_the_same
+    what_was_learnt_of_a_written_page_is_forgotten
+    what_was_learnt_follows_later_writes
 }
 
 /// 64-bit mode, supervisor, the first 4 MiB mapped to themselves, `code` at [`CODE`].
@@ -280,4 +283,66 @@ fn the_trap_flag_traps_after_every_instruction() {
     // nop, cmp, je, pushfq, and, and the popfq that ends it.
     assert_eq!(cpu.save().gpr[gpr::R15], 6);
     assert_eq!(cpu.save().gpr[gpr::RSP], STACK);
+}
+
+/// mov [SECOND+1], eax ; jmp SECOND, and there: mov ebx, 0 ; hlt
+fn writer() -> Vec<u8> {
+    let mut code = vec![0x89, 0x05, 0xfb, 0x0f, 0, 0, 0xe9, 0xf5, 0x0f, 0, 0];
+    code.resize(0x1000, 0x90);
+    code.extend([0xbb, 0, 0, 0, 0, 0xf4]);
+    code
+}
+
+/// A machine whose memory counts as brought back from a file, as `change` makes its vCPU.
+fn brought_back(code: &[u8], change: impl FnOnce(&mut VcpuState)) -> (GuestMemory, Cpu) {
+    let (memory, mut cpu) = machine(code);
+    memory.clear_dirty();
+    set(&mut cpu, change);
+    (memory, cpu)
+}
+
+/// Runs one machine and gives what it learnt to another one of the same code.
+fn taught(
+    code: &[u8],
+    first: impl FnOnce(&mut VcpuState),
+    second: impl FnOnce(&mut VcpuState),
+) -> (GuestMemory, Cpu) {
+    let (_, mut cpu) = brought_back(code, first);
+    assert_eq!(cpu.run(u64::MAX), Stop::Halt);
+    let mut learnt = cpu.take_learnt();
+    let (memory, mut cpu) = brought_back(code, second);
+    learnt.fit(&memory);
+    cpu.learn(learnt);
+    (memory, cpu)
+}
+
+fn what_was_learnt_runs_in_memory_that_holds_the_same() {
+    let (_, mut fresh) = brought_back(LOOPS, |_| {});
+    let (_, mut cpu) = taught(LOOPS, |_| {}, |_| {});
+    assert_eq!(fresh.run(u64::MAX), Stop::Halt);
+    assert_eq!(cpu.run(u64::MAX), Stop::Halt);
+    assert_eq!(visible(&mut cpu), visible(&mut fresh));
+    assert_eq!(cpu.instructions(), fresh.instructions());
+}
+
+fn what_was_learnt_of_a_written_page_is_forgotten() {
+    // The first machine wrote 5 into the second page's instruction; the other one has not.
+    let (_, mut cpu) = taught(&writer(), |s| s.gpr[gpr::RAX] = 5, |s| s.rip = CODE + 0x1000);
+    assert_eq!(cpu.run(u64::MAX), Stop::Halt);
+    assert_eq!(cpu.save().gpr[gpr::RBX], 0);
+    let (_, mut cpu) = taught(&writer(), |s| s.gpr[gpr::RAX] = 5, |s| s.gpr[gpr::RAX] = 9);
+    assert_eq!(cpu.run(u64::MAX), Stop::Halt);
+    assert_eq!(cpu.save().gpr[gpr::RBX], 9);
+}
+
+fn what_was_learnt_follows_later_writes() {
+    let (memory, mut cpu) = taught(LOOPS, |_| {}, |_| {});
+    // mov ecx, 3
+    memory.write(CODE + 1, &[3]).expect("RAM");
+    assert_eq!(cpu.run(u64::MAX), Stop::Halt);
+    let mut changed = LOOPS.to_vec();
+    changed[1] = 3;
+    let (_, mut fresh) = brought_back(&changed, |_| {});
+    assert_eq!(fresh.run(u64::MAX), Stop::Halt);
+    assert_eq!(visible(&mut cpu), visible(&mut fresh));
 }

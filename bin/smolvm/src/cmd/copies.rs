@@ -1,8 +1,10 @@
 //! The parent of copies that are made at once: it starts as a program once, and every copy's process is split off
-//! from it. Afterwards it only waits and tells of copies whose process ended, until `fork` ends it.
+//! from it, when it has read what they have in common and, where they are many, has woken the machine once for all of
+//! them (docs/adr/0068). Afterwards it only waits and tells of copies whose process ended, until `fork` ends it.
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use host::Side;
@@ -10,15 +12,23 @@ use instance::Instance;
 use rustix::process::WaitOptions;
 
 use crate::cmd::vmm::{self, Word};
-use crate::launch::Home;
+use crate::launch::{self, Home, Prepared};
+
+/// From so many copies on a rehearsal costs less than it saves.
+const REHEARSED_FOR: usize = 4;
+/// How long it may take: several times what an agent needs on a busy host.
+const REHEARSAL: Duration = Duration::from_millis(200);
 
 pub fn copies(names: &[String], home: &Home) -> Result<u8> {
     // What every copy would find out for itself: which instructions the processor has.
     let _ = artifact::Digest::of(&[0; 4096]);
+    // What cannot be read here is told by the copies that meet it.
+    let mut prepared = names.first().and_then(|first| prepare(first, names.len(), home).ok());
+    host::alone_within(REHEARSAL);
     let mut children = HashMap::new();
     for name in names {
         match host::split() {
-            Ok(Side::Child) => return copy(name, home),
+            Ok(Side::Child) => return copy(name, home, prepared.take()),
             Ok(Side::Parent(pid)) => drop(children.insert(pid, name)),
             Err(e) => {
                 let text = format!("starting the process of `{name}`: {e}");
@@ -34,11 +44,26 @@ pub fn copies(names: &[String], home: &Home) -> Result<u8> {
     Ok(0)
 }
 
+fn prepare(first: &str, count: usize, home: &Home) -> Result<Prepared> {
+    let instance = Instance::open(&home.dirs, first)?;
+    let plan = vmm::read_plan(&instance)?;
+    let media = vmm::media(&plan, &instance.record()?, home)?;
+    let origin = launch::open_origin(&instance)?;
+    let template = if count < REHEARSED_FOR {
+        media.template(&origin)
+    } else {
+        let mut options = launch::vmm_options(&plan, instance.path(""), None)?;
+        options.hostname = Some(first.to_owned());
+        media.rehearse(&origin, options, REHEARSAL)
+    };
+    Ok(Prepared { media, origin, template: template.ok() })
+}
+
 /// From here on a process as `__vmm` is one.
-fn copy(name: &str, home: &Home) -> Result<u8> {
+fn copy(name: &str, home: &Home, prepared: Option<Prepared>) -> Result<u8> {
     rustix::process::setpgid(None, None).context("leaving the process group")?;
     let path = Instance::open(&home.dirs, name)?.path("vmm.log");
     let log = File::create(&path).with_context(|| format!("making {}", path.display()))?;
     rustix::stdio::dup2_stderr(&log).context("redirecting the standard error")?;
-    vmm::vmm(name, home)
+    vmm::vmm(name, home, prepared)
 }

@@ -248,7 +248,7 @@ fn foreground(
         run.timeout.as_deref().map(str::parse::<spec::Duration>).transpose().map_err(anyhow::Error::msg)?;
     let late = Arc::new(AtomicBool::new(false));
     let command = command(&media.spec, plan, run)?;
-    let started = launch::start(instance, media, plan, bound, None, command, record)?;
+    let started = launch::start(instance, media, plan, bound, launch::Group::default(), command, record)?;
     let ending = Arc::new(launch::Ending::default());
     let vmm = started.vmm.clone();
     let control = launch::Control { vmm: vmm.clone(), instance: instance.clone(), ending: ending.clone() };

@@ -11,12 +11,12 @@ use agent_protocol::SERVICE_SESSION;
 use anyhow::{Context, Result, anyhow};
 use instance::control;
 use instance::session::{Session, Target};
-use instance::{Instance, Phase};
+use instance::{Instance, Media, Phase, Record};
 use serde::{Deserialize, Serialize};
 
 use crate::args::Global;
 use crate::interrupt::{self, Undo};
-use crate::launch::{self, Control, Defaults, Ending, Home, Plan};
+use crate::launch::{self, Control, Defaults, Ending, Group, Home, Plan, Prepared};
 use crate::trace;
 use crate::ui::say::{say, tell};
 
@@ -155,12 +155,12 @@ pub fn forget(name: &str) {
     }
 }
 
-/// The child itself.
-pub fn vmm(name: &str, home: &Home) -> Result<u8> {
+/// The child itself. `prepared`: of a copy, what its parent has read.
+pub fn vmm(name: &str, home: &Home, prepared: Option<Prepared>) -> Result<u8> {
     let mut instance = Instance::open(&home.dirs, name)?;
     instance.acquire()?;
     let instance = Arc::new(instance);
-    match up(&instance, home) {
+    match up(&instance, home, prepared) {
         Ok(running) => live(&instance, running),
         Err(e) => {
             let code = e.downcast_ref::<instance::Error>().map_or(125, |e| match e {
@@ -181,11 +181,20 @@ struct Up {
     ending: Arc<Ending>,
 }
 
-fn up(instance: &Arc<Instance>, home: &Home) -> Result<Up> {
+/// The machine file of an instance, as its plan means it.
+pub fn media(plan: &Plan, record: &Record, home: &Home) -> Result<Media> {
+    let id = record.file.parse().map_err(|_| anyhow!("the record names no machine file"))?;
+    Ok(launch::media(plan, &home.store, home.store.pin(&id)?)?)
+}
+
+fn up(instance: &Arc<Instance>, home: &Home, prepared: Option<Prepared>) -> Result<Up> {
     let record = instance.record()?;
     let plan = read_plan(instance)?;
-    let id = record.file.parse().map_err(|_| anyhow!("the record names no machine file"))?;
-    let media = launch::media(&plan, &home.store, home.store.pin(&id)?)?;
+    let (media, origin) = match prepared {
+        Some(Prepared { media, origin, template }) => (media, Some((origin, template))),
+        None => (media(&plan, &record, home)?, None),
+    };
+    let group = Group { gate: Some(wait_for_start), origin };
     trace::point("file");
     let bound = launch::bind_ports(&plan.ports)?;
     let command = plan.command.as_ref().map(|command| {
@@ -201,7 +210,7 @@ fn up(instance: &Arc<Instance>, home: &Home) -> Result<Up> {
         }
         Ok(())
     };
-    let started = launch::start(instance, &media, &plan, bound, Some(wait_for_start), command, records)?;
+    let started = launch::start(instance, &media, &plan, bound, group, command, records)?;
     let ending = Arc::new(Ending::default());
     let control = Control { vmm: started.vmm.clone(), instance: instance.clone(), ending: ending.clone() };
     let listening = control::listen(instance)?;

@@ -226,6 +226,9 @@ impl Cpu {
         if block.heat == NEVER {
             return None;
         }
+        if block.heat & TRANSLATED == 0 && self.insn_count < code.quiet_until {
+            return None;
+        }
         if block.heat < after {
             code.set_heat(index, block.heat + 1);
             return None;

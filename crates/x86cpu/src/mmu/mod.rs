@@ -155,6 +155,17 @@ impl Mmu {
         self.map_epoch = self.epochs[self.bank / ENTRIES];
     }
 
+    /// The highest map epoch of either privilege so far.
+    pub(crate) fn newest_epoch(&self) -> u32 {
+        self.epochs.into_iter().max().unwrap_or(0)
+    }
+
+    /// Goes on with map epochs from `first`.
+    pub(crate) fn begin_epochs(&mut self, first: u32) {
+        self.epochs = self.epochs.map(|epoch| epoch.wrapping_add(first));
+        self.map_epoch = self.epochs[self.bank / ENTRIES];
+    }
+
     /// Loads CR3; what is not global is forgotten.
     pub(crate) fn set_cr3(&mut self, cr3: u64) {
         self.paging.cr3 = cr3;

@@ -1,4 +1,4 @@
-//! The only unsafe lines of the CPU: loads and stores through TLB entries.
+//! The only unsafe lines of the CPU: loads and stores through TLB entries, and the memory of these.
 //!
 //! Why it is sound: an entry's `host` is `GuestMemory::host_page` of the memory that [`super::Mmu`]
 //! keeps alive; an address minus its tag, when it is small enough for the access's length, is an offset
@@ -6,10 +6,49 @@
 //! referred to by raw pointers, so no Rust reference is invalidated; where vCPUs and devices race on the same
 //! bytes, each access is the host's single instruction ([`host::shared`]).
 
+use std::ops::{Deref, DerefMut};
+
+use host::Mapping;
 use host::shared::Shared;
 
-use super::tlb::{ENTRIES, Entry, Tlb};
+use super::tlb::{BANKS, ENTRIES, Entry, Tlb, empty};
 use super::{Mmu, PAGE_MASK};
+
+const BYTES: usize = ENTRIES * BANKS * size_of::<Entry>();
+
+/// All TLB entries of a vCPU, empty, in memory of which only what is used becomes resident.
+pub(super) struct Table(Mapping);
+
+impl Table {
+    /// # Panics
+    /// When the process has no address space left.
+    pub(super) fn new() -> Self {
+        let memory = Mapping::anonymous(BYTES);
+        let mut table = Self(memory.unwrap_or_else(|e| panic!("no address space for a TLB: {e}")));
+        for slot in [0, ENTRIES] {
+            table[slot] = empty(slot);
+        }
+        table
+    }
+}
+
+impl Deref for Table {
+    type Target = [Entry];
+
+    #[inline(always)]
+    fn deref(&self) -> &[Entry] {
+        // SAFETY: the mapping is owned, page-aligned and of that size; entries are integers, for which zeros are valid.
+        unsafe { std::slice::from_raw_parts(self.0.base().as_ptr().cast(), ENTRIES * BANKS) }
+    }
+}
+
+impl DerefMut for Table {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut [Entry] {
+        // SAFETY: as above, and nobody else has it.
+        unsafe { std::slice::from_raw_parts_mut(self.0.base().as_ptr().cast(), ENTRIES * BANKS) }
+    }
+}
 
 /// What memory operands are made of.
 pub(crate) trait Word: guestmem::Pod + Shared {

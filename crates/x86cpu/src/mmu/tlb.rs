@@ -17,6 +17,7 @@
 //! canonical. Entries without `GLOBAL` go when CR3 is loaded; the slots used are logged, so that a
 //! flush costs what was used.
 
+use super::raw::Table;
 use super::{PAGE_MASK, PAGE_SHIFT};
 
 /// Entries per bank. CPython with a few MiB of heap missed 1,024 entries every 370 instructions.
@@ -27,10 +28,10 @@ const EXEC_ENTRIES: usize = 256;
 /// A tag that no fetch has.
 const NO_TAG: u64 = u64::MAX;
 
-/// The tag of a data slot that no address of the slot comes near: not canonical, and in a page of
-/// the neighbouring slot.
+/// The tag of a data slot that no address of the slot comes near: it lies in a page of another slot. Zero wherever
+/// that is so (page 0 belongs to the first slot of a bank), so that a fresh table is fresh memory that nobody touched.
 pub(super) const fn no_tag(slot: usize) -> u64 {
-    (1 << 63) | ((!slot as u64 & 1) << PAGE_SHIFT)
+    if slot.is_multiple_of(ENTRIES) { (1 << 63) | (1 << PAGE_SHIFT) } else { 0 }
 }
 
 /// Bits of [`Entry::info`] below the page address.
@@ -59,7 +60,7 @@ pub(super) struct Entry {
     pub info: u64,
 }
 
-const fn empty(slot: usize) -> Entry {
+pub(super) const fn empty(slot: usize) -> Entry {
     Entry { read: no_tag(slot), write: no_tag(slot), host: 0, info: 0 }
 }
 
@@ -74,7 +75,7 @@ const EMPTY_EXEC: ExecEntry = ExecEntry { tag: NO_TAG, info: 0 };
 
 pub(super) struct Tlb {
     /// `ENTRIES * BANKS`; it never moves, since translated code knows where it is.
-    pub(super) data: Box<[Entry]>,
+    pub(super) data: Table,
     exec: Box<[ExecEntry; EXEC_ENTRIES * BANKS]>,
     /// Slots filled with entries that are not global, since the last flush.
     local: Vec<u16>,
@@ -143,7 +144,7 @@ fn large_bit(lin: u64) -> (usize, u64) {
 impl Tlb {
     pub(super) fn new() -> Self {
         Self {
-            data: (0..ENTRIES * BANKS).map(empty).collect(),
+            data: Table::new(),
             exec: Box::new([EMPTY_EXEC; EXEC_ENTRIES * BANKS]),
             local: Vec::with_capacity(LOG_LIMIT),
             writers: Vec::with_capacity(LOG_LIMIT),

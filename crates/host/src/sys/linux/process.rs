@@ -3,6 +3,7 @@
 #![allow(unsafe_code)] // fork(2) has no safe form.
 
 use std::io;
+use std::time::{Duration, Instant};
 
 /// On which side of [`split`] one is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,6 +12,18 @@ pub enum Side {
     Parent(u32),
     /// The new one.
     Child,
+}
+
+/// Waits, at most `limit`, until the threads that are ending have ended; whether this one is alone.
+pub fn alone_within(limit: Duration) -> bool {
+    let begun = Instant::now();
+    loop {
+        let alone = std::fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() == 1);
+        if alone || begun.elapsed() > limit {
+            return alone;
+        }
+        std::thread::sleep(Duration::from_micros(100));
+    }
 }
 
 /// Makes a process that goes on from here with copies of all memory and the same open files.

@@ -1,0 +1,72 @@
+//! Waking a machine once for many.
+//!
+//! Problem: each of many copies would find out the same about the guest's code, while it wakes.
+//!
+//! Strategy: the process that the copies are split off from brings the machine back once, lets it wake, throws it away
+//! and keeps what the engine learnt ([`machine::Template`]).
+//!
+//! Invariants: nobody sees it. It has no network, no ports and no shared directory, and a disk and memory that are gone
+//! with it; what the guest does meanwhile has never happened. When it is over, its threads are, too.
+
+use std::time::Duration;
+
+use agent_protocol::RestoreReason;
+use artifact::MachineFile;
+use machine::Template;
+
+use super::{Vmm, VmmOptions, Waking};
+use crate::error::Error;
+use crate::media::Media;
+use crate::net::NetOptions;
+
+/// A frozen machine to bring back.
+pub struct Frozen<'a> {
+    pub file: &'a MachineFile,
+    /// What was read of it already.
+    pub template: Option<Template>,
+}
+
+impl<'a> From<&'a MachineFile> for Frozen<'a> {
+    fn from(file: &'a MachineFile) -> Self {
+        Self { file, template: None }
+    }
+}
+
+impl Media {
+    /// Reads what all machines that are brought back from `from` have in common.
+    ///
+    /// # Errors
+    /// The files'.
+    pub fn template(&self, from: &MachineFile) -> Result<Template, Error> {
+        Ok(Template::read(from, self.parent_of(from)?, self.spec.memory)?)
+    }
+
+    /// [`Media::template`], with what the engine learns when the machine in `from` wakes for at most `limit`.
+    ///
+    /// # Errors
+    /// What stands in the way of bringing it back.
+    pub fn rehearse(
+        &self,
+        from: &MachineFile,
+        options: VmmOptions,
+        limit: Duration,
+    ) -> Result<Template, Error> {
+        let mut template = self.template(from)?;
+        let net = NetOptions { switch: Some(false), ..NetOptions::default() };
+        let options = VmmOptions { net, kernel_log: None, gate: None, ..options };
+        let (vmm, waking) = Vmm::wake(self, from, RestoreReason::Fork, options, |_| Ok(()))?;
+        // An agent that is not done by then has shown most of what it does.
+        let _ = waking.finish_within(limit);
+        vmm.machine.pause()?;
+        template.learn(&vmm.machine);
+        Ok(template)
+    }
+}
+
+impl Waking {
+    fn finish_within(self, limit: Duration) -> Result<(), Error> {
+        let stream = self.client.into_stream();
+        stream.set_read_timeout(Some(limit)).map_err(agent_protocol::ClientError::Io)?;
+        Self { client: agent_protocol::Client::new(stream), ..self }.finish().map(drop)
+    }
+}
