@@ -1,6 +1,7 @@
 //! Starts an instance's machine in this process: what `run` in the foreground and the detached
 //! child share.
 
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use store::{Dirs, Pin, Store};
 
 use crate::args::EngineArgs;
+use crate::keeper::{HealthCheck, Policy};
 use crate::mounts::Mount;
 use crate::trace;
 use crate::ui::say::tell;
@@ -71,6 +73,14 @@ pub struct Plan {
     /// Every run is the same.
     #[serde(default)]
     pub repeatable: bool,
+    /// What to do when the service ends.
+    #[serde(default)]
+    pub restart: Policy,
+    #[serde(default)]
+    pub health: Option<HealthCheck>,
+    /// Where a debugger is served.
+    #[serde(default)]
+    pub gdb: Option<SocketAddr>,
 }
 
 impl Plan {
@@ -92,6 +102,9 @@ impl Plan {
             command: None,
             no_service: false,
             repeatable: false,
+            restart: Policy::No,
+            health: None,
+            gdb: None,
         }
     }
 }
@@ -212,6 +225,27 @@ pub fn start(
     command: Option<Target>,
     records: impl FnOnce() -> Result<()>,
 ) -> Result<Started> {
+    let debugger = plan.gdb.map(|at| {
+        TcpListener::bind(at)
+            .with_context(|| format!("listening for a debugger on {at}; choose another --gdb"))
+    });
+    let debugger = debugger.transpose()?;
+    let started = begin(instance, media, plan, bound, gate, command, records)?;
+    if let Some(listener) = debugger {
+        gdb::serve(started.vmm.machine(), listener).context("serving a debugger")?;
+    }
+    Ok(started)
+}
+
+fn begin(
+    instance: &Instance,
+    media: &Media,
+    plan: &Plan,
+    bound: Vec<Bound>,
+    gate: Option<fn(&str)>,
+    command: Option<Target>,
+    records: impl FnOnce() -> Result<()>,
+) -> Result<Started> {
     let mut options = vmm_options(plan, instance.path(""), Some(instance.path("kernel.log")))?;
     let saved = || MachineFile::open_path(&instance.saved()).context("opening what the instance saved");
     match plan.mode {
@@ -300,6 +334,11 @@ impl Ending {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         *open = open.saturating_add_signed(n);
         self.changed.notify_all();
+    }
+
+    /// Whether somebody asked for the machine's end.
+    pub fn is_asked_for(&self) -> bool {
+        *self.open.lock().unwrap_or_else(PoisonError::into_inner) > 0
     }
 
     /// Waits until all are answered.
@@ -394,6 +433,10 @@ impl Control {
             Request::Drift => {
                 let drift = self.vmm.machine().drift();
                 Ok((serde_json::to_value(drift).unwrap_or_default(), None))
+            }
+            Request::Usage => {
+                let usage = self.vmm.machine().usage();
+                Ok((serde_json::to_value(usage).unwrap_or_default(), None))
             }
         }
     }

@@ -7,6 +7,7 @@
 mod args;
 mod cmd;
 mod interrupt;
+mod keeper;
 mod launch;
 mod mounts;
 mod resolve;

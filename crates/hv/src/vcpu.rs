@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{Error, Exit, VcpuState};
+use crate::{Error, Exit, Stops, VcpuState};
 
 /// Makes a vCPU's `run` return [`Exit::Kicked`] soon (≤ 100 µs), also out of HLT; callable from any
 /// thread. A kick that arrives while the vCPU is not in `run` makes the next `run` return at once.
@@ -39,6 +39,12 @@ pub trait Vcpu: Send {
     /// # Errors
     /// [`Error::BadState`] for a state that no CPU could be in: it may come from a hostile file.
     fn restore(&mut self, state: &VcpuState) -> Result<(), Error>;
+
+    /// Stops with [`Exit::Debug`] from now on where `stops` says; by default nowhere.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for more places than the engine can watch; the host's.
+    fn stop_at(&mut self, stops: &Stops) -> Result<(), Error>;
 
     /// A handle that interrupts `run`.
     fn kicker(&self) -> Arc<dyn Kick>;

@@ -25,7 +25,7 @@ pub use data::DataStream;
 pub use error::{Error, io_error};
 pub use media::{BOOT_ZSTD, Media, built_in_spec, differing_pages, read_spec};
 pub use net::NetOptions;
-pub use record::{Instance, Phase, Record, list, new_name, remove_dead};
+pub use record::{Health, Instance, Phase, Record, list, new_name, remove_dead};
 pub use sizes::{FileSizes, sizes};
 pub use snapshot::{Point, SnapshotInfo, UNNAMED, find, points};
 pub use vmm::{FreezeReport, SnapshotTarget, StartReport, Vmm, VmmOptions, Waking, copy_base};

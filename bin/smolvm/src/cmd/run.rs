@@ -18,6 +18,7 @@ use store::{Pin, Store};
 use crate::args::{Global, Run};
 use crate::cmd::{WATCHING, silent, vmm};
 use crate::interrupt::{self, Undo};
+use crate::keeper;
 use crate::launch::{self, Defaults, Exec, Home, Mode, Plan, Running};
 use crate::mounts;
 use crate::resolve::{self, What};
@@ -151,6 +152,8 @@ fn plan(run: &Run, argv: &[String], what: &What, pin: &Pin, store: &Store) -> Re
     plan.memory = memory.map(|s| s.0);
     plan.net = net;
     plan.mounts = mounts::parse_all(&run.mounts)?;
+    plan.gdb = run.keep.gdb;
+    (plan.restart, plan.health) = keeper::resolve(&run.keep, run.detach)?;
     plan.ports = run
         .publish
         .iter()
@@ -229,6 +232,8 @@ fn record(instance: &Instance, run: &Run, what: &What, pin: &Pin, plan: &Plan, k
         labels: labels.collect(),
         exit_code: None,
         forked_from: None,
+        restarts: 0,
+        health: None,
     })?;
     vmm::write_plan(instance, plan)
 }
