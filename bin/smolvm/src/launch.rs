@@ -13,7 +13,9 @@ use artifact::MachineFile;
 use instance::control::{Asker, Handler, Request};
 use instance::forward::{self, Bound, Publish};
 use instance::session::{self, Asked, Session, Target};
-use instance::{Instance, Media, Phase, SnapshotTarget, StartReport, Vmm, VmmOptions, Waking};
+use instance::{
+    Door, Instance, Media, Neighbours, Phase, SnapshotTarget, StartReport, Vmm, VmmOptions, Waking,
+};
 use machine::EngineChoice;
 use serde::{Deserialize, Serialize};
 use store::{Dirs, Pin, Store};
@@ -78,6 +80,9 @@ pub struct Plan {
     pub restart: Policy,
     #[serde(default)]
     pub health: Option<HealthCheck>,
+    /// Networks on which it and other machines reach each other by name.
+    #[serde(default)]
+    pub networks: Vec<String>,
     /// Where a debugger is served.
     #[serde(default)]
     pub gdb: Option<SocketAddr>,
@@ -104,6 +109,7 @@ impl Plan {
             repeatable: false,
             restart: Policy::No,
             health: None,
+            networks: Vec::new(),
             gdb: None,
         }
     }
@@ -165,6 +171,7 @@ pub struct Started {
     asked: Option<Asked>,
     report: StartReport,
     bound: Vec<Bound>,
+    door: Option<Door>,
 }
 
 /// A machine that is up.
@@ -173,6 +180,8 @@ pub struct Running {
     pub report: StartReport,
     /// The command that was given to [`start`].
     pub asked: Option<Asked>,
+    /// Open to its neighbours while this lives.
+    pub door: Option<Door>,
 }
 
 /// How long a cold boot may take before its agent answers.
@@ -192,6 +201,7 @@ pub fn vmm_options(plan: &Plan, scratch_dir: PathBuf, kernel_log: Option<PathBuf
         gate: None,
         net: plan.net.clone(),
         repeatable: plan.repeatable,
+        peers: None,
     })
 }
 
@@ -230,7 +240,11 @@ pub fn start(
             .with_context(|| format!("listening for a debugger on {at}; choose another --gdb"))
     });
     let debugger = debugger.transpose()?;
-    let started = begin(instance, media, plan, bound, gate, command, records)?;
+    let mut started = begin(instance, media, plan, bound, gate, command, records)?;
+    if !plan.networks.is_empty() {
+        let vmm = started.vmm.clone();
+        started.door = Some(instance::open_door(instance, Arc::new(move || vmm.connect()))?);
+    }
     if let Some(listener) = debugger {
         gdb::serve(started.vmm.machine(), listener).context("serving a debugger")?;
     }
@@ -247,6 +261,9 @@ fn begin(
     records: impl FnOnce() -> Result<()>,
 ) -> Result<Started> {
     let mut options = vmm_options(plan, instance.path(""), Some(instance.path("kernel.log")))?;
+    if !plan.networks.is_empty() {
+        options.peers = Some(Arc::new(Neighbours::new(Dirs::from_env()?, instance.name(), &plan.networks)));
+    }
     let saved = || MachineFile::open_path(&instance.saved()).context("opening what the instance saved");
     match plan.mode {
         Mode::Resume => wake(media, &media.file, RestoreReason::Resume, options, bound, command, records),
@@ -266,7 +283,7 @@ fn begin(
                 vmm.start_service(&plan.env, plan.workdir.as_deref())?;
             }
             let asked = command.map(|target| session::ask(vmm.connect()?, target)).transpose()?;
-            Ok(Started { vmm: Arc::new(vmm), waking: None, asked, report, bound })
+            Ok(Started { vmm: Arc::new(vmm), waking: None, asked, report, bound, door: None })
         }
     }
 }
@@ -289,13 +306,13 @@ fn wake(
     records()?;
     trace::point("records");
     let report = StartReport::default();
-    Ok(Started { vmm: Arc::new(vmm), waking: Some(waking), asked, report, bound })
+    Ok(Started { vmm: Arc::new(vmm), waking: Some(waking), asked, report, bound, door: None })
 }
 
 impl Started {
     /// Waits for the guest's agent, then lets connections in.
     pub fn up(self) -> Result<Running> {
-        let Self { vmm, waking, asked, mut report, bound } = self;
+        let Self { vmm, waking, asked, mut report, bound, door } = self;
         if let Some(waking) = waking {
             let (start, restored) = waking.finish()?;
             report = start;
@@ -309,7 +326,7 @@ impl Started {
             let vmm = vmm.clone();
             port.serve(Arc::new(move || vmm.connect())).context("serving a published port")?;
         }
-        Ok(Running { vmm, report, asked })
+        Ok(Running { vmm, report, asked, door })
     }
 }
 

@@ -74,6 +74,9 @@ pub struct Record {
     /// The instance that it is a copy of.
     #[serde(default)]
     pub forked_from: Option<String>,
+    /// Networks on which it and others reach each other by name.
+    #[serde(default)]
+    pub networks: Vec<String>,
     /// How often its service was started again since it was run.
     #[serde(default)]
     pub restarts: u32,
@@ -230,6 +233,11 @@ impl Instance {
         self.runtime.join(format!("{}.sock", self.name))
     }
 
+    /// Where its VMM takes connections of its neighbours.
+    pub(crate) fn network_socket(&self) -> PathBuf {
+        self.runtime.join(format!("{}.net", self.name))
+    }
+
     /// # Errors
     /// [`Error::BadRecord`].
     pub fn record(&self) -> Result<Record, Error> {
@@ -317,6 +325,7 @@ impl Instance {
             return Err(Error::Running { name: self.name.clone() });
         }
         let _ = fs::remove_file(self.socket());
+        let _ = fs::remove_file(self.network_socket());
         fs::remove_dir_all(&self.dir).map_err(io_error("remove", &self.dir))
     }
 }

@@ -42,7 +42,7 @@ pub struct Rightsize {
     pub command: Vec<String>,
 }
 
-/// Who looks after a detached machine.
+/// Who looks after a machine, and who is beside it.
 #[derive(Debug, ClapArgs)]
 pub struct Keep {
     /// Start the service (or command) again when it ends: no, on-failure[:N] or always (with -d)
@@ -60,9 +60,19 @@ pub struct Keep {
     /// What becomes of an unhealthy service; killed, its restart policy decides what comes next
     #[arg(long, value_name = "none|kill", value_enum, default_value = "none", requires = "health_cmd")]
     pub health_on_failure: OnFailure,
+    /// Join a network of machines: those on it reach each other by name, over TCP
+    #[arg(long, value_name = "NAME", value_parser = network)]
+    pub network: Vec<String>,
     /// Serve a debugger: gdb's `target remote [IP:]PORT`. Who reaches it governs the guest
     #[arg(long, value_name = "[IP:]PORT", value_parser = debugger)]
     pub gdb: Option<SocketAddr>,
+}
+
+fn network(word: &str) -> Result<String, String> {
+    match spec::valid_name(word) {
+        true => Ok(word.to_owned()),
+        false => Err("write a name, like backend".into()),
+    }
 }
 
 /// On loopback unless said otherwise.

@@ -223,7 +223,8 @@ fn live(instance: &Arc<Instance>, up: Up, home: &Home) -> Result<u8> {
     trace::print();
     say(instance.name(), Word::Up { first_instruction_us, agent_us, first_run_ns })?;
     let Up { running, server, session, ending, plan } = up;
-    let (vmm, policy) = (running.vmm, plan.restart);
+    // Open until the machine has ended.
+    let (vmm, policy, _door) = (running.vmm, plan.restart, running.door);
     if let Some(check) = plan.health.clone() {
         keeper::look_after(vmm.clone(), instance.clone(), check)?;
     }
