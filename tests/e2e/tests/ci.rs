@@ -11,7 +11,9 @@ const SUITE: &str = "test ! -e /srv/ci/dirty || exit 9
 touch /srv/ci/dirty
 echo '<testsuite tests=\"1\"/>' >$1
 exit ${CI_FAIL:-0}";
-const FINGERPRINT: &str = "ps -o pid,comm | sha256sum; cat /srv/ci/* | sha256sum; cat /tmp/counted";
+const FINGERPRINT: &str =
+    "for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline; echo; done >/tmp/processes 2>/dev/null
+sort -u /tmp/processes; cat /srv/ci/* | sha256sum; cat /tmp/counted";
 
 fn script() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../examples/ci/run.sh")

@@ -95,7 +95,7 @@ fn machines_on_one_network_reach_each_other_by_name() {
             "1000",
         ]);
         home.ok(&["run", "-d", "--name", "other", "--network", "front", "--", "sleep", "1000"]);
-        let fetch = |who: &str, url: &str| home.run(&["exec", who, "wget", "-q", "-T", "10", "-O", "-", url]);
+        let fetch = |who: &str, url: &str| home.run(&["exec", who, "wget", "-q", "-O", "-", url]);
         let ready = "until wget -q -O /dev/null http://127.0.0.1:8080/f; do sleep 0.05; done";
         home.ok(&["exec", "db", "sh", "-c", ready]);
         assert_eq!(fetch("web", "http://db:8080/f").stdout, b"from db\n");

@@ -100,7 +100,7 @@ fn a_command_that_fails_is_started_again() {
     let home = Home::new("soft");
     let count = "echo x >>/root/starts; test $(wc -l </root/starts) -ge 3 || exit 5; sleep 1000";
     home.ok(&["run", "-d", "--name", "m", "--restart", "on-failure:5", "--", "sh", "-c", count]);
-    until("the third start", || home.ok(&["exec", "m", "cat", "/root/starts"]) == "x\nx\nx\n");
+    until("the third start", || home.run(&["exec", "m", "cat", "/root/starts"]).stdout == b"x\nx\nx\n");
     until("the record says so", || home.ok(&["inspect", "m", "--json"]).contains("\"restarts\": 2"));
     // Ended by name, it stays so.
     home.ok(&["stop", "-t", "1s", "m"]);
