@@ -21,10 +21,12 @@ use serde::{Deserialize, Serialize};
 use store::{Dirs, Pin, Store};
 
 use crate::args::EngineArgs;
-use crate::keeper::{HealthCheck, Policy};
 use crate::mounts::Mount;
 use crate::trace;
 use crate::ui::say::tell;
+
+pub mod keeper;
+use keeper::{HealthCheck, Policy};
 
 /// Where the state comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

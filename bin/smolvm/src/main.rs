@@ -7,7 +7,6 @@
 mod args;
 mod cmd;
 mod interrupt;
-mod keeper;
 mod launch;
 mod mounts;
 mod resolve;

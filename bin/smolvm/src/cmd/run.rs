@@ -18,7 +18,7 @@ use store::{Pin, Store};
 use crate::args::{Global, Run};
 use crate::cmd::{WATCHING, silent, vmm};
 use crate::interrupt::{self, Undo};
-use crate::keeper;
+use crate::launch::keeper;
 use crate::launch::{self, Defaults, Exec, Home, Mode, Plan, Running};
 use crate::mounts;
 use crate::resolve::{self, What};

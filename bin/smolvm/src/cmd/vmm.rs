@@ -19,7 +19,7 @@ use spec::MachineSpec;
 
 use crate::args::Global;
 use crate::interrupt::{self, Undo};
-use crate::keeper::{self, Backoff};
+use crate::launch::keeper::{self, Backoff};
 use crate::launch::{self, Control, Defaults, Ending, Home, Plan};
 use crate::trace;
 use crate::ui::say::{say, tell};
