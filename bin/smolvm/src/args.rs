@@ -6,6 +6,11 @@ use std::process::ExitCode;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
 
+mod resources;
+mod shell;
+pub use resources::{Keep, OnFailure, Rightsize, Stats};
+pub use shell::Shell;
+
 /// Run a machine from one file: built once, frozen when ready, resumed in milliseconds.
 #[derive(Debug, Parser)]
 #[command(name = "smolvm", version, max_term_width = 100, disable_help_subcommand = true, after_help = EXAMPLES)]
@@ -61,6 +66,10 @@ pub enum Verb {
     Attach(Attach),
     /// List machines
     Ps(Ps),
+    /// Show what machines use: CPU, memory, disk, network
+    Stats(Stats),
+    /// Run a command in a machine, measure it, propose cpus, memory and disk for its Smolfile
+    Rightsize(Box<Rightsize>),
     /// Print what the service said
     Logs(Logs),
     /// Copy files between host and machine
@@ -114,8 +123,8 @@ pub enum Verb {
 impl Verb {
     /// Whether a signal half-way needs something undone. (`run` knows best itself from when on.)
     pub fn makes_something(&self) -> bool {
-        use Verb::{Build, Demo, Fork, Import, Snapshot};
-        matches!(self, Demo(_) | Build(_) | Fork(_) | Snapshot(_) | Import(_))
+        use Verb::{Build, Demo, Fork, Import, Rightsize, Snapshot};
+        matches!(self, Demo(_) | Build(_) | Fork(_) | Snapshot(_) | Import(_) | Rightsize(_))
     }
 }
 
@@ -269,6 +278,8 @@ pub struct Run {
     #[arg(long, conflicts_with_all = ["detach", "name", "cold", "publish", "net", "allow_host", "allow_cidr", "dns", "interactive", "tty"])]
     pub deterministic: bool,
     #[command(flatten)]
+    pub keep: Keep,
+    #[command(flatten)]
     pub engine: EngineArgs,
     /// A machine file, a name in the store, a container image (debian:12, oci:DIR, docker-archive:FILE),
     /// a root (dir:PATH, - for a tar on standard input); nothing: the built-in machine. Then the command
@@ -291,15 +302,6 @@ pub struct Exec {
     /// The command and its arguments
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true, value_name = "CMD")]
     pub command: Vec<String>,
-}
-
-#[derive(Debug, ClapArgs)]
-pub struct Shell {
-    /// The machine
-    pub name: String,
-    /// User in the guest
-    #[arg(short, long)]
-    pub user: Option<String>,
 }
 
 #[derive(Debug, ClapArgs)]

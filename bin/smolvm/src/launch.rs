@@ -1,6 +1,7 @@
 //! Starts an instance's machine in this process: what `run` in the foreground and the detached
 //! child share.
 
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -13,7 +14,8 @@ use instance::control::{Asker, Handler, Request};
 use instance::forward::{self, Bound, Publish};
 use instance::session::{self, Asked, Session, Target};
 use instance::{
-    Frozen, Instance, Media, Phase, SnapshotTarget, StartReport, Template, Vmm, VmmOptions, Waking,
+    Door, Frozen, Instance, Media, Neighbours, Phase, SnapshotTarget, StartReport, Template, Vmm, VmmOptions,
+    Waking,
 };
 use machine::EngineChoice;
 use serde::{Deserialize, Serialize};
@@ -23,6 +25,9 @@ use crate::args::EngineArgs;
 use crate::mounts::Mount;
 use crate::trace;
 use crate::ui::say::tell;
+
+pub mod keeper;
+use keeper::{HealthCheck, Policy};
 
 /// Where the state comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +78,17 @@ pub struct Plan {
     /// Every run is the same.
     #[serde(default)]
     pub repeatable: bool,
+    /// What to do when the service ends.
+    #[serde(default)]
+    pub restart: Policy,
+    #[serde(default)]
+    pub health: Option<HealthCheck>,
+    /// Networks on which it and other machines reach each other by name.
+    #[serde(default)]
+    pub networks: Vec<String>,
+    /// Where a debugger is served.
+    #[serde(default)]
+    pub gdb: Option<SocketAddr>,
 }
 
 impl Plan {
@@ -94,6 +110,10 @@ impl Plan {
             command: None,
             no_service: false,
             repeatable: false,
+            restart: Policy::No,
+            health: None,
+            networks: Vec::new(),
+            gdb: None,
         }
     }
 }
@@ -170,6 +190,7 @@ pub struct Started {
     asked: Option<Asked>,
     report: StartReport,
     bound: Vec<Bound>,
+    door: Option<Door>,
 }
 
 /// A machine that is up.
@@ -178,6 +199,8 @@ pub struct Running {
     pub report: StartReport,
     /// The command that was given to [`start`].
     pub asked: Option<Asked>,
+    /// Open to its neighbours while this lives.
+    pub door: Option<Door>,
 }
 
 /// How long a cold boot may take before its agent answers.
@@ -197,6 +220,7 @@ pub fn vmm_options(plan: &Plan, scratch_dir: PathBuf, kernel_log: Option<PathBuf
         gate: None,
         net: plan.net.clone(),
         repeatable: plan.repeatable,
+        peers: None,
     })
 }
 
@@ -230,7 +254,35 @@ pub fn start(
     command: Option<Target>,
     records: impl FnOnce() -> Result<()>,
 ) -> Result<Started> {
+    let debugger = plan.gdb.map(|at| {
+        TcpListener::bind(at)
+            .with_context(|| format!("listening for a debugger on {at}; choose another --gdb"))
+    });
+    let debugger = debugger.transpose()?;
+    let mut started = begin(instance, media, plan, bound, group, command, records)?;
+    if !plan.networks.is_empty() {
+        let vmm = started.vmm.clone();
+        started.door = Some(instance::open_door(instance, Arc::new(move || vmm.connect()))?);
+    }
+    if let Some(listener) = debugger {
+        gdb::serve(started.vmm.machine(), listener).context("serving a debugger")?;
+    }
+    Ok(started)
+}
+
+fn begin(
+    instance: &Instance,
+    media: &Media,
+    plan: &Plan,
+    bound: Vec<Bound>,
+    group: Group,
+    command: Option<Target>,
+    records: impl FnOnce() -> Result<()>,
+) -> Result<Started> {
     let mut options = vmm_options(plan, instance.path(""), Some(instance.path("kernel.log")))?;
+    if !plan.networks.is_empty() {
+        options.peers = Some(Arc::new(Neighbours::new(Dirs::from_env()?, instance.name(), &plan.networks)));
+    }
     let saved = || MachineFile::open_path(&instance.saved()).context("opening what the instance saved");
     match plan.mode {
         Mode::Resume => {
@@ -257,7 +309,7 @@ pub fn start(
                 vmm.start_service(&plan.env, plan.workdir.as_deref())?;
             }
             let asked = command.map(|target| session::ask(vmm.connect()?, target)).transpose()?;
-            Ok(Started { vmm: Arc::new(vmm), waking: None, asked, report, bound })
+            Ok(Started { vmm: Arc::new(vmm), waking: None, asked, report, bound, door: None })
         }
     }
 }
@@ -285,13 +337,13 @@ fn wake(
     records()?;
     trace::point("records");
     let report = StartReport::default();
-    Ok(Started { vmm: Arc::new(vmm), waking: Some(waking), asked, report, bound })
+    Ok(Started { vmm: Arc::new(vmm), waking: Some(waking), asked, report, bound, door: None })
 }
 
 impl Started {
     /// Waits for the guest's agent, then lets connections in.
     pub fn up(self) -> Result<Running> {
-        let Self { vmm, waking, asked, mut report, bound } = self;
+        let Self { vmm, waking, asked, mut report, bound, door } = self;
         if let Some(waking) = waking {
             let (start, restored) = waking.finish()?;
             report = start;
@@ -305,7 +357,7 @@ impl Started {
             let vmm = vmm.clone();
             port.serve(Arc::new(move || vmm.connect())).context("serving a published port")?;
         }
-        Ok(Running { vmm, report, asked })
+        Ok(Running { vmm, report, asked, door })
     }
 }
 
@@ -330,6 +382,11 @@ impl Ending {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         *open = open.saturating_add_signed(n);
         self.changed.notify_all();
+    }
+
+    /// Whether somebody asked for the machine's end.
+    pub fn is_asked_for(&self) -> bool {
+        *self.open.lock().unwrap_or_else(PoisonError::into_inner) > 0
     }
 
     /// Waits until all are answered.
@@ -424,6 +481,10 @@ impl Control {
             Request::Drift => {
                 let drift = self.vmm.machine().drift();
                 Ok((serde_json::to_value(drift).unwrap_or_default(), None))
+            }
+            Request::Usage => {
+                let usage = self.vmm.machine().usage();
+                Ok((serde_json::to_value(usage).unwrap_or_default(), None))
             }
         }
     }

@@ -5,6 +5,7 @@
 //! it, `saved_state` what travels. No device starts a thread when it is made.
 #![forbid(unsafe_code)]
 
+pub mod balloon;
 pub mod blk;
 pub mod console;
 pub mod ioapic;

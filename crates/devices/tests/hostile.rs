@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bus::Saved;
 use devices::Tail;
+use devices::balloon::Balloon;
 use devices::blk::Blk;
 use devices::console::Console;
 use devices::net::Net;
@@ -68,6 +69,7 @@ proptest! {
     ) {
         torture(blk, &seed, &table, &heads);
         torture(Rng::from_host, &seed, &table, &heads);
+        torture(Balloon::new, &seed, &table, &heads);
         torture(|| Console::new(Box::new(Tail::new(4096))), &seed, &table, &heads);
         torture(|| Vsock::new(3), &seed, &table, &heads);
         torture(|| Net::new(Some(Default::default())).unwrap(), &seed, &table, &heads);
@@ -114,6 +116,7 @@ fn greedy_requests_cost_no_memory() {
     }
     flood(Console::new(Box::new(Tail::new(4096))), 0, [b'x'; 16]);
     flood(Rng::from_host(), desc::WRITE, [0; 16]);
+    flood(Balloon::new(), desc::WRITE, [0; 16]);
     flood(Vsock::new(3), 0, [0xff; 16]);
     let grown = resident().saturating_sub(before);
     // Five guests of 16 MiB come and go; 240 MiB is what one request names.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bus::{NoLine, Saved};
 use devices::Tail;
+use devices::balloon::{Balloon, BalloonState};
 use devices::blk::{Blk, BlkState};
 use devices::console::{Console, ConsoleState};
 use devices::ioapic::{IoApic, IoApicState};
@@ -61,6 +62,7 @@ fn the_layout_of_version_1_is_pinned() {
     };
     assert_eq!(bytes(&blk), "01020f010080808080130001040180020180804080a04080c040ac02ab02aa020180804001");
     assert_eq!(bytes(&RngState { version: 1 }), "01");
+    assert_eq!(bytes(&BalloonState { version: 1, actual: 300 }), "01ac02");
     let console = ConsoleState { version: 1, columns: 80, rows: 25, input: input.clone() };
     assert_eq!(bytes(&console), "015019020708");
     let vsock =
@@ -130,7 +132,7 @@ proptest! {
         noise in prop::collection::vec(any::<u8>(), 0..80),
         flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
     ) {
-        for mut raw in [real(blk()), real(Rng::from_host()), real(Vsock::new(3)), noise] {
+        for mut raw in [real(blk()), real(Rng::from_host()), real(Balloon::new()), real(Vsock::new(3)), noise] {
             for (at, value) in &flips {
                 if !raw.is_empty() {
                     let at = at.index(raw.len());
@@ -139,6 +141,7 @@ proptest! {
             }
             feed(blk(), &raw);
             feed(Rng::from_host(), &raw);
+            feed(Balloon::new(), &raw);
             feed(Console::new(Box::new(Tail::new(16))), &raw);
             feed(Vsock::new(3), &raw);
             if let Ok(state) = postcard::from_bytes::<SerialState>(&raw) {

@@ -16,6 +16,7 @@
 //! Guest memory is never `&[u8]`: it changes under the reader.
 
 mod access;
+mod filed;
 mod flags;
 mod later;
 mod memory;

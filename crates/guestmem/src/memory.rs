@@ -193,6 +193,30 @@ impl GuestMemory {
         self.inner.pages.release();
     }
 
+    /// Gives the whole pages in `[gpa, gpa + len)` back to the host, for a guest that does not care for their bytes
+    /// any more (free page reporting): they read as zeros then and cost nothing until they are written. Returns how
+    /// many bytes went: none when the range is not RAM, or while an observer wants to see what the pages held.
+    pub fn give_back(&self, gpa: u64, len: u64) -> u64 {
+        let end = gpa.saturating_add(len) & !(PAGE_SIZE - 1);
+        let first = gpa.checked_next_multiple_of(PAGE_SIZE).filter(|first| end > *first);
+        let Some((first, at)) = first.and_then(|first| Some((first, self.offset(first, end - first)?)))
+        else {
+            return 0;
+        };
+        let range = at..at + (end - first) as usize;
+        // Held over the change: nobody begins to observe half-way.
+        let observer = self.inner.observer.read().unwrap_or_else(PoisonError::into_inner);
+        if observer.is_some() {
+            return 0;
+        }
+        let pages = range.start / PAGE_SIZE as usize..range.end / PAGE_SIZE as usize;
+        let gone = self.inner.ram.give_back(range, |filed| {
+            // A page that nobody wrote and no file is behind is zeros already, and stays clean.
+            pages.filter(|page| filed || self.is_dirty(*page)).for_each(|page| self.mark_dirty(page));
+        });
+        if gone { end - first } else { 0 }
+    }
+
     /// The pages that [`GuestMemory::is_dirty`], a bit each: bit n % 64 of word n / 64.
     pub fn dirty_bits(&self) -> Vec<u64> {
         self.inner.pages.dirty_bits()

@@ -4,17 +4,21 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use host::Mapping;
 use host::shared::Shared;
 
+use crate::filed::Filed;
 use crate::later::{Later, Piece};
 
 pub(crate) struct Ram {
     map: Mapping,
     later: Later,
+    filed: Mutex<Filed>,
 }
 
 /// Copies into fresh memory that nobody knows of.
@@ -26,12 +30,34 @@ pub(crate) fn copy_in(map: &Mapping, offset: usize, from: &[u8]) {
 
 impl Ram {
     pub(crate) fn new(len: usize) -> io::Result<Self> {
-        Ok(Self { map: Mapping::anonymous(len)?, later: Later::default() })
+        Ok(Self { map: Mapping::anonymous(len)?, later: Later::default(), filed: Mutex::default() })
     }
 
     /// Has pieces of `file` mapped when they are touched.
     pub(crate) fn map_later(&self, file: File, pieces: &[Piece]) -> io::Result<()> {
+        let mut filed = self.filed.lock().unwrap_or_else(PoisonError::into_inner);
+        pieces.iter().for_each(|piece| filed.add(piece.at..piece.at + piece.len));
         self.later.add(&self.map, file, pieces)
+    }
+
+    /// Gives whole pages back to the host; they read as zeros then. `before` is told once for all of it, whether a
+    /// file lies behind any, before bytes change. `false`: nothing changed.
+    pub(crate) fn give_back(&self, range: Range<usize>, before: impl FnOnce(bool)) -> bool {
+        self.check(range.start, range.len());
+        let mut filed = self.filed.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_filed = filed.touches(&range);
+        if is_filed && !filed.has_room() {
+            return false;
+        }
+        before(is_filed);
+        if !is_filed {
+            return self.map.give_back(range.start, range.len()).is_ok();
+        }
+        let renewed = self.map.renew(range.start, range.len()).is_ok();
+        if renewed {
+            filed.cut(&range);
+        }
+        renewed
     }
 
     pub(crate) fn map_rest(&self) {

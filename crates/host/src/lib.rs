@@ -14,3 +14,4 @@ pub use sys::mapping::Mapping;
 pub use sys::poller::{Interest, Poller, Ready};
 pub use sys::process::{Side, alone_within, split};
 pub use sys::timer::Timer;
+pub use sys::usage::{Usage, usage};

@@ -18,6 +18,8 @@ pub enum Exit<'a> {
     IoapicEoi { vector: u8 },
     /// [`crate::Kick::kick`] was called.
     Kicked,
+    /// One of the debugger's [`crate::Stops`] holds; `run` goes on from there.
+    Debug,
     /// Triple fault: the guest cannot go on.
     Shutdown,
     /// The engine met something that it cannot execute, with what it knows for the user.

@@ -7,6 +7,7 @@
 mod error;
 mod exit;
 mod partition;
+mod stops;
 mod vcpu;
 
 pub use arch::x86_64::cpuid::CpuidLeaf;
@@ -14,4 +15,5 @@ pub use arch::x86_64::state::VcpuState;
 pub use error::Error;
 pub use exit::Exit;
 pub use partition::{ClockState, EngineKind, Msi, Partition, PartitionConfig};
+pub use stops::Stops;
 pub use vcpu::{Counters, Kick, Learnt, Vcpu};

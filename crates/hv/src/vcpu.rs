@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use guestmem::GuestMemory;
 
-use crate::{Error, Exit, VcpuState};
+use crate::{Error, Exit, Stops, VcpuState};
 
 /// What an engine found out about the code in a machine's memory while it ran: for machines that are brought back from
 /// the same files, so that they need not find it out again. What is inside is the engine's own.
@@ -49,6 +49,12 @@ pub trait Vcpu: Send {
     /// # Errors
     /// [`Error::BadState`] for a state that no CPU could be in: it may come from a hostile file.
     fn restore(&mut self, state: &VcpuState) -> Result<(), Error>;
+
+    /// Stops with [`Exit::Debug`] from now on where `stops` says; by default nowhere.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for more places than the engine can watch; the host's.
+    fn stop_at(&mut self, stops: &Stops) -> Result<(), Error>;
 
     /// A handle that interrupts `run`.
     fn kicker(&self) -> Arc<dyn Kick>;

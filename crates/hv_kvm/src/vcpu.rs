@@ -11,11 +11,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use arch::x86_64::cpuid::CpuidLeaf;
-use hv::{Counters, Error, Exit, Kick, Vcpu, VcpuState};
+use hv::{Counters, Error, Exit, Kick, Stops, Vcpu, VcpuState};
 use kvm_bindings::{
-    KVM_EXIT_FAIL_ENTRY, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IO_OUT,
-    KVM_EXIT_IOAPIC_EOI, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT,
-    KVM_INTERNAL_ERROR_EMULATION, kvm_run, kvm_run__bindgen_ty_1__bindgen_ty_6 as kvm_run_mmio,
+    KVM_EXIT_DEBUG, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO,
+    KVM_EXIT_IO_OUT, KVM_EXIT_IOAPIC_EOI, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN,
+    KVM_EXIT_SYSTEM_EVENT, KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW_BP,
+    KVM_INTERNAL_ERROR_EMULATION, kvm_guest_debug, kvm_run,
+    kvm_run__bindgen_ty_1__bindgen_ty_6 as kvm_run_mmio,
 };
 use kvm_ioctls::VcpuFd;
 use x86cpu::Stop;
@@ -63,6 +65,7 @@ enum Next {
     Assist(Stop),
     Eoi(u8),
     Kicked,
+    Debug,
     Shutdown,
     Failed(String),
 }
@@ -160,6 +163,7 @@ impl KvmVcpu {
                 Ok(Some(Next::Eoi(unsafe { run.__bindgen_anon_1.eoi.vector })))
             }
             KVM_EXIT_INTERNAL_ERROR => self.refused(),
+            KVM_EXIT_DEBUG => Ok(Some(Next::Debug)),
             KVM_EXIT_SHUTDOWN | KVM_EXIT_SYSTEM_EVENT => Ok(Some(Next::Shutdown)),
             KVM_EXIT_INTR => Ok(self.kick.take().then_some(Next::Kicked)),
             KVM_EXIT_IRQ_WINDOW_OPEN => Ok(None),
@@ -263,6 +267,7 @@ impl KvmVcpu {
             Next::Assist(stop) => self.assist_exit(stop),
             Next::Eoi(vector) => Exit::IoapicEoi { vector },
             Next::Kicked => Exit::Kicked,
+            Next::Debug => Exit::Debug,
             Next::Shutdown => Exit::Shutdown,
             Next::Failed(reason) => Exit::Failed { reason },
         }
@@ -390,6 +395,10 @@ impl Vcpu for KvmVcpu {
         state::restore(&self.fd, &self.shared, self.id, state)
     }
 
+    fn stop_at(&mut self, stops: &Stops) -> Result<(), Error> {
+        self.fd.set_guest_debug(&guest_debug(stops)?).map_err(host("KVM_SET_GUEST_DEBUG"))
+    }
+
     fn kicker(&self) -> Arc<dyn Kick> {
         Arc::clone(&self.kick) as Arc<dyn Kick>
     }
@@ -397,6 +406,32 @@ impl Vcpu for KvmVcpu {
     fn counters(&self) -> Counters {
         Counters { instructions: None, exits: self.exits }
     }
+}
+
+/// Breakpoints in the debug registers, of which there are four (SDM vol. 3, 18.2: global enables 1, 3, 5, 7 of DR7;
+/// condition and length 0, instruction execution; bit 10 is always set).
+fn guest_debug(stops: &Stops) -> Result<kvm_guest_debug, Error> {
+    let mut debug = kvm_guest_debug::default();
+    if stops.is_any() {
+        debug.control = KVM_GUESTDBG_ENABLE;
+    }
+    if stops.step {
+        debug.control |= KVM_GUESTDBG_SINGLESTEP;
+    }
+    if stops.at.len() > 4 {
+        let what = format!("{} breakpoints", stops.at.len());
+        let advice = "keep four, or run it with --engine soft, which has no limit";
+        return Err(Error::Unsupported { engine: crate::abi::ENGINE, what, advice });
+    }
+    if !stops.at.is_empty() {
+        debug.control |= KVM_GUESTDBG_USE_HW_BP;
+        debug.arch.debugreg[7] = 1 << 10;
+    }
+    for (i, address) in stops.at.iter().enumerate() {
+        debug.arch.debugreg[i] = *address;
+        debug.arch.debugreg[7] |= 2 << (2 * i);
+    }
+    Ok(debug)
 }
 
 impl Drop for KvmVcpu {

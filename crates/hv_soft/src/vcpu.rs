@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use guestmem::GuestMemory;
-use hv::{Counters, Error, Exit, Kick, Learnt, Vcpu, VcpuState};
+use hv::{Counters, Error, Exit, Kick, Learnt, Stops, Vcpu, VcpuState};
 use x86cpu::{Cpu, PollFlag, Stop};
 
 use crate::baton::{Baton, Order};
@@ -32,6 +32,8 @@ pub(crate) struct SoftVcpu {
     fresh: bool,
     /// Instructions that are left of its turn in the round.
     turn_left: u64,
+    /// A debugger's: while there are any, it looks after each instruction.
+    stops: Option<Stops>,
     exits: u64,
 }
 
@@ -75,6 +77,7 @@ impl SoftVcpu {
             deferred: None,
             fresh: false,
             turn_left: 0,
+            stops: None,
             exits: 0,
         }
     }
@@ -93,16 +96,17 @@ impl SoftVcpu {
         }
     }
 
-    /// Executes until something is for the machine.
-    fn execute(&mut self) -> Stop {
+    /// Executes until something is for the machine; `None`: for its debugger.
+    fn execute(&mut self) -> Option<Stop> {
         let shared = Arc::clone(&self.shared);
         let seat = &shared.seats[self.id as usize];
         loop {
             seat.clear();
+            let most = self.most(u64::MAX);
             let stop = match &shared.order {
                 Order::Together(gate) => {
                     self.follow_clock();
-                    match gate.together(|| self.cpu.run(u64::MAX)) {
+                    match gate.together(|| self.cpu.run(most)) {
                         Stop::Alone => gate.alone(&shared.seats, || self.cpu.run_alone()),
                         stop => Some(stop),
                     }
@@ -110,6 +114,9 @@ impl SoftVcpu {
                 Order::Turns(baton) => self.turn(baton),
                 Order::Rounds(rounds) => self.round(rounds),
             };
+            if matches!(stop, None | Some(Stop::Budget)) && self.is_stopped() {
+                return None;
+            }
             match stop {
                 None => {}
                 // It waits in a loop for another vCPU, which may wait for this host CPU.
@@ -123,7 +130,7 @@ impl SoftVcpu {
                 }
                 // The flag may be left from a kick that was seen in the line, or be for others to be alone.
                 Some(Stop::Poll) if !seat.kicked.swap(false, Ordering::AcqRel) => {}
-                Some(stop) => return stop,
+                Some(stop) => return Some(stop),
             }
         }
     }
@@ -132,7 +139,7 @@ impl SoftVcpu {
     fn turn(&mut self, baton: &Baton) -> Option<Stop> {
         let shared = Arc::clone(&self.shared);
         let seat = &shared.seats[self.id as usize];
-        let slice = if shared.seats.len() == 1 { u64::MAX } else { SLICE };
+        let slice = self.most(if shared.seats.len() == 1 { u64::MAX } else { SLICE });
         if !baton.take(self.id, seat) {
             // The kick is what `execute` looks for.
             return Some(Stop::Poll);
@@ -140,7 +147,7 @@ impl SoftVcpu {
         self.follow_clock();
         let stop = loop {
             match self.cpu.run(slice) {
-                Stop::Budget if !baton.is_wanted() => {}
+                Stop::Budget if !baton.is_wanted() && self.stops.is_none() => {}
                 Stop::Budget => break None,
                 Stop::Alone => match self.cpu.run_alone() {
                     None => {}
@@ -164,7 +171,7 @@ impl SoftVcpu {
         if self.turn_left == 0 {
             self.turn_left = TURN;
         }
-        let piece = self.turn_left.min(PIECE);
+        let piece = self.most(self.turn_left.min(PIECE));
         let before = self.cpu.instructions();
         let stop = self.cpu.run(piece);
         let stop = if stop == Stop::Alone { self.cpu.run_alone() } else { Some(stop) };
@@ -187,6 +194,16 @@ impl SoftVcpu {
             }
             stop => stop,
         }
+    }
+
+    /// How many instructions to execute at a time: under a debugger one.
+    fn most(&self, otherwise: u64) -> u64 {
+        if self.stops.is_some() { 1 } else { otherwise }
+    }
+
+    /// Whether a debugger wants it to stop where it is.
+    fn is_stopped(&self) -> bool {
+        self.stops.as_ref().is_some_and(|stops| stops.holds(self.cpu.rip()))
     }
 
     fn until_timer(&self) -> Option<Duration> {
@@ -235,8 +252,10 @@ impl Vcpu for SoftVcpu {
             return Ok(self.exit(stop));
         }
         self.shared.clock.resume();
-        let stop = self.execute();
-        Ok(self.exit(stop))
+        match self.execute() {
+            Some(stop) => Ok(self.exit(stop)),
+            None => Ok(Exit::Debug),
+        }
     }
 
     fn settle(&mut self) -> Result<(), Error> {
@@ -257,6 +276,11 @@ impl Vcpu for SoftVcpu {
         self.reading = false;
         self.deferred = None;
         self.fresh = true;
+        Ok(())
+    }
+
+    fn stop_at(&mut self, stops: &Stops) -> Result<(), Error> {
+        self.stops = stops.is_any().then(|| stops.clone());
         Ok(())
     }
 

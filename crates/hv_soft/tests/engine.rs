@@ -9,7 +9,7 @@ use arch::x86_64::cpuid::portable;
 use arch::x86_64::regs::seg;
 use arch::x86_64::state::{MpState, Segment, TableReg};
 use guestmem::GuestMemory;
-use hv::{ClockState, Error, Exit, Msi, Partition, PartitionConfig, Vcpu, VcpuState};
+use hv::{ClockState, Error, Exit, Msi, Partition, PartitionConfig, Stops, Vcpu, VcpuState};
 use hv_soft::SoftPartition;
 
 const CODE: u64 = 0x1_0000;
@@ -333,4 +333,36 @@ fn a_repeatable_run_is_the_same_to_the_bit() {
     for _ in 0..3 {
         assert_eq!(repeatable_run(), first);
     }
+}
+
+#[test]
+fn a_debugger_steps_and_stops() {
+    let (partition, memory) = partition(1);
+    // nop; nop; inc eax; in al, 0x60; jmp to the beginning
+    memory.write(CODE, &[0x90, 0x90, 0xff, 0xc0, 0xe4, 0x60, 0xeb, 0xf8]).unwrap();
+    let mut vcpu = partition.create_vcpu(0).unwrap();
+    start(vcpu.as_mut(), CODE);
+    fn stops(vcpu: &mut dyn Vcpu, offset: u64) {
+        assert!(matches!(vcpu.run().unwrap(), Exit::Debug));
+        assert_eq!(vcpu.save().unwrap().rip, CODE + offset);
+    }
+    fn reads(vcpu: &mut dyn Vcpu) {
+        assert!(matches!(vcpu.run().unwrap(), Exit::PioRead { port: 0x60, .. }));
+    }
+    vcpu.stop_at(&Stops { step: true, at: vec![] }).unwrap();
+    for offset in [1, 2, 4] {
+        stops(vcpu.as_mut(), offset);
+    }
+    // An access is the machine's first, then the step is over.
+    reads(vcpu.as_mut());
+    stops(vcpu.as_mut(), 6);
+    vcpu.stop_at(&Stops { step: false, at: vec![CODE + 1, CODE + 6] }).unwrap();
+    for _ in 0..3 {
+        stops(vcpu.as_mut(), 1);
+        reads(vcpu.as_mut());
+        stops(vcpu.as_mut(), 6);
+    }
+    vcpu.stop_at(&Stops::default()).unwrap();
+    reads(vcpu.as_mut());
+    reads(vcpu.as_mut());
 }

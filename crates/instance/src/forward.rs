@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Error;
 
 /// Most connections at a time for one machine; more wait in the listener's backlog.
-const CONNECTIONS: usize = 512;
+pub(crate) const CONNECTIONS: usize = 512;
 
 /// One `-p`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,28 +80,62 @@ impl Bound {
     }
 }
 
-fn spawn(work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+pub(crate) fn spawn(work: impl FnOnce() + Send + 'static) -> io::Result<()> {
     thread::Builder::new().name("forward".into()).stack_size(128 * 1024).spawn(work).map(drop)
 }
 
 fn carry(host: TcpStream, guest: u16, connect: &Connect) -> Result<(), Error> {
-    let mut client = Client::new(connect()?);
-    client.call(&Request::Forward { port: guest, transport: Transport::Tcp })?;
-    let guest = client.into_stream();
-    let both = (host.try_clone(), guest.try_clone());
-    let (Ok(mut host_in), Ok(mut guest_out)) = both else { return Ok(()) };
+    let guest = reach(guest, connect)?;
     let _ = host.set_nodelay(true);
-    let (mut host, mut guest) = (host, guest);
+    join(host, guest);
+    Ok(())
+}
+
+/// A stream to something that listens on the guest's loopback.
+pub(crate) fn reach(port: u16, connect: &Connect) -> Result<UnixStream, Error> {
+    let mut client = Client::new(connect()?);
+    client.call(&Request::Forward { port, transport: Transport::Tcp })?;
+    Ok(client.into_stream())
+}
+
+/// A stream with two halves.
+pub(crate) trait Duplex: Read + Write + Send + Sized + 'static {
+    fn again(&self) -> io::Result<Self>;
+    fn end_writing(&self);
+}
+
+impl Duplex for TcpStream {
+    fn again(&self) -> io::Result<Self> {
+        self.try_clone()
+    }
+
+    fn end_writing(&self) {
+        let _ = self.shutdown(Shutdown::Write);
+    }
+}
+
+impl Duplex for UnixStream {
+    fn again(&self) -> io::Result<Self> {
+        self.try_clone()
+    }
+
+    fn end_writing(&self) {
+        let _ = self.shutdown(Shutdown::Write);
+    }
+}
+
+/// Carries bytes both ways until both ends ended.
+pub(crate) fn join(mut host: impl Duplex, mut guest: UnixStream) {
+    let (Ok(mut host_in), Ok(mut guest_out)) = (host.again(), guest.again()) else { return };
     let up = thread::Builder::new().name("forward".into()).stack_size(128 * 1024).spawn(move || {
         let _ = pump(&mut host_in, &mut guest_out);
-        let _ = guest_out.shutdown(Shutdown::Write);
+        guest_out.end_writing();
     });
     let _ = pump(&mut guest, &mut host);
-    let _ = host.shutdown(Shutdown::Write);
+    host.end_writing();
     if let Ok(up) = up {
         let _ = up.join();
     }
-    Ok(())
 }
 
 fn pump(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {

@@ -1,8 +1,9 @@
 //! What a machine's network is made of: its definition's wishes and its user's words.
 
 use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
 
-use netstack::{Config, Policy, Published};
+use netstack::{Config, Directory, Policy, Published};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 use spec::NetSpec;
@@ -24,20 +25,29 @@ pub struct NetOptions {
 }
 
 impl NetOptions {
-    /// The network, if there is to be one; takes the published ports.
+    /// The network, if there is to be one, with or without neighbours; takes the published ports.
     ///
     /// # Errors
     /// Words that are no name or range, a taken port.
-    pub(crate) fn config(&self, spec: Option<&NetSpec>) -> Result<Option<Config>, Error> {
+    pub(crate) fn config(
+        &self,
+        spec: Option<&NetSpec>,
+        peers: Option<Arc<dyn Directory>>,
+    ) -> Result<Option<Config>, Error> {
         if !self.switch.unwrap_or(spec.is_some()) {
-            return Ok(None);
+            // Its neighbours and nothing else.
+            return Ok(peers.map(|peers| Config {
+                policy: Policy::nothing(),
+                peers: Some(peers),
+                ..Config::default()
+            }));
         }
         let spec = spec.cloned().unwrap_or_default();
         raise_descriptors();
         let hosts = parsed(spec.allow_hosts.iter().chain(&self.allow_hosts))?;
         let policy = Policy::new(hosts, parsed(&spec.allow_cidrs)?, parsed(&self.allow_cidrs)?);
         let published = self.udp.iter().map(bind).collect::<Result<_, _>>()?;
-        Ok(Some(Config { policy, resolvers: self.dns.clone(), published }))
+        Ok(Some(Config { policy, resolvers: self.dns.clone(), published, peers }))
     }
 }
 

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::FlockOperation;
@@ -73,6 +74,33 @@ pub struct Record {
     /// The instance that it is a copy of.
     #[serde(default)]
     pub forked_from: Option<String>,
+    /// Networks on which it and others reach each other by name.
+    #[serde(default)]
+    pub networks: Vec<String>,
+    /// How often its service was started again since it was run.
+    #[serde(default)]
+    pub restarts: u32,
+    /// What its health check found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
+}
+
+/// How a service is, by a check of its user's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    Healthy,
+    Unhealthy,
+}
+
+impl Health {
+    /// The word in tables.
+    pub fn word(self) -> &'static str {
+        match self {
+            Health::Healthy => "healthy",
+            Health::Unhealthy => "unhealthy",
+        }
+    }
 }
 
 /// An instance's directory.
@@ -205,6 +233,11 @@ impl Instance {
         self.runtime.join(format!("{}.sock", self.name))
     }
 
+    /// Where its VMM takes connections of its neighbours.
+    pub(crate) fn network_socket(&self) -> PathBuf {
+        self.runtime.join(format!("{}.net", self.name))
+    }
+
     /// # Errors
     /// [`Error::BadRecord`].
     pub fn record(&self) -> Result<Record, Error> {
@@ -229,6 +262,9 @@ impl Instance {
     /// # Errors
     /// As [`Instance::record`] and [`Instance::write_record`].
     pub fn update(&self, change: impl FnOnce(&mut Record)) -> Result<(), Error> {
+        // Threads of a VMM that change it at the same time must not lose each other's words.
+        static ONE: Mutex<()> = Mutex::new(());
+        let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let mut record = self.record()?;
         change(&mut record);
         self.write_record(&record)
@@ -289,6 +325,7 @@ impl Instance {
             return Err(Error::Running { name: self.name.clone() });
         }
         let _ = fs::remove_file(self.socket());
+        let _ = fs::remove_file(self.network_socket());
         fs::remove_dir_all(&self.dir).map_err(io_error("remove", &self.dir))
     }
 }

@@ -52,6 +52,8 @@ pub struct VmmOptions {
     pub net: NetOptions,
     /// See [`MachineConfig::repeatable`]; of a machine that is resumed, which then gets fixed times and seeds.
     pub repeatable: bool,
+    /// Other machines that it reaches by name.
+    pub peers: Option<Arc<dyn netstack::Directory>>,
 }
 
 /// The date that the guest of a repeatable run is told, in ns since 1970: the start of 2026.
@@ -126,7 +128,7 @@ impl Vmm {
             memory: media.spec.memory,
             root: media.root()?,
             scratch: media::scratch(saved, &options.scratch_dir)?,
-            net: options.net.config(media.spec.net.as_ref())?,
+            net: options.net.config(media.spec.net.as_ref(), options.peers.clone())?,
             repeatable: options.repeatable,
             volumes: Vec::new(),
         })

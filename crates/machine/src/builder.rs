@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use boot::{AcpiConfig, VirtioSlot, layout};
 use bus::{Bus, BusDevice, IrqLine, Saved, lock};
+use devices::balloon::{Balloon, Returned};
 use devices::blk::Blk;
 use devices::console::Console;
 use devices::ioapic::{IoApic, Message, MsiSink};
@@ -45,6 +46,10 @@ pub(crate) const PART_NAMES: [&str; 8] =
 
 /// The network device's name in the saved format.
 pub(crate) const NET: &str = "net";
+/// The balloon's. Machines that were frozen before it existed have none.
+pub(crate) const BALLOON: &str = "balloon";
+/// The balloon's slot: the last, whatever other devices there are.
+const BALLOON_SLOT: usize = layout::VIRTIO_SLOTS - 1;
 
 /// Slots for volumes: names in the saved format, and what the guest reads as their serial numbers.
 pub(crate) const VOLUMES: [&str; VOLUME_SLOTS] = ["volume0", "volume1", "volume2", "volume3"];
@@ -59,13 +64,15 @@ pub(crate) struct Outfit {
     pub(crate) network: bool,
     /// All of [`VOLUMES`], or none, as in machines of before there were any.
     pub(crate) volumes: bool,
+    /// In a slot of its own, the last.
+    pub(crate) balloon: bool,
 }
 
 impl Outfit {
     /// That of a machine that was saved with these parts.
     pub(crate) fn of_saved(parts: &[PartState]) -> Self {
         let has = |name: &str| parts.iter().any(|part| part.name == name);
-        Self { network: has(NET), volumes: has(VOLUMES[0]) }
+        Self { network: has(NET), volumes: has(VOLUMES[0]), balloon: has(BALLOON) }
     }
 
     fn devices(self) -> usize {
@@ -74,7 +81,7 @@ impl Outfit {
 
     /// Names of every device that a machine of this version can have, in the saved format.
     pub(crate) fn known() -> impl Iterator<Item = &'static str> {
-        PART_NAMES.into_iter().chain([NET]).chain(VOLUMES)
+        PART_NAMES.into_iter().chain([NET]).chain(VOLUMES).chain([BALLOON])
     }
 }
 
@@ -102,6 +109,7 @@ pub(crate) struct Devices {
     generation: Arc<VmGenId>,
     repeatable: bool,
     pub(crate) net: Option<netstack::Reporter>,
+    pub(crate) returned: Option<Returned>,
 }
 
 impl Devices {
@@ -125,7 +133,8 @@ fn slot(index: usize) -> VirtioSlot {
 
 /// What the ACPI tables of a machine describe.
 pub(crate) fn acpi(vcpus: u32, outfit: Outfit) -> AcpiConfig {
-    AcpiConfig { vcpus, virtio: (0..outfit.devices()).map(slot).collect() }
+    let slots = (0..outfit.devices()).chain(outfit.balloon.then_some(BALLOON_SLOT));
+    AcpiConfig { vcpus, virtio: slots.map(slot).collect() }
 }
 
 /// Fresh memory of so many bytes.
@@ -242,8 +251,17 @@ impl Board {
 
     /// The next virtio-mmio slot.
     fn virtio<D: VirtioDevice + 'static>(&mut self, name: &'static str, device: Arc<D>) -> Result<(), Error> {
-        let slot = slot(self.next_slot);
         self.next_slot += 1;
+        self.virtio_at(self.next_slot - 1, name, device)
+    }
+
+    fn virtio_at<D: VirtioDevice + 'static>(
+        &mut self,
+        index: usize,
+        name: &'static str,
+        device: Arc<D>,
+    ) -> Result<(), Error> {
+        let slot = slot(index);
         let queues = device.queue_sizes().len();
         let transport = Arc::new(MmioTransport::new(self.memory.clone(), device, self.line(slot.gsi)));
         for queue in 0..queues {
@@ -272,6 +290,13 @@ impl Board {
             self.virtio(name, Arc::new(Blk::slot(disk, name)))?;
         }
         Ok(())
+    }
+
+    fn balloon(&mut self) -> Result<Returned, Error> {
+        let balloon = Arc::new(Balloon::new());
+        let returned = balloon.returned();
+        self.virtio_at(BALLOON_SLOT, BALLOON, balloon)?;
+        Ok(returned)
     }
 
     /// Every device, in the order of the saved format.
@@ -317,6 +342,7 @@ impl Board {
         if outfit.volumes {
             self.volumes(&config.volumes)?;
         }
-        Ok(Devices { vsock: handle, generation, repeatable: config.repeatable, net })
+        let returned = if outfit.balloon { Some(self.balloon()?) } else { None };
+        Ok(Devices { vsock: handle, generation, repeatable: config.repeatable, net, returned })
     }
 }

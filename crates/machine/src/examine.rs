@@ -142,7 +142,7 @@ mod tests {
     fn what_this_smolvm_freezes_it_runs() {
         let verdict = verdict(
             EngineChoice::Soft,
-            Some(&examined(1, |_| {}, &["blk0", "vsock", "net", "volume3"])),
+            Some(&examined(1, |_| {}, &["blk0", "vsock", "net", "volume3", "balloon"])),
             1 << 20,
         );
         assert_eq!((verdict.engine.engine, verdict.missing), (EngineKind::Soft, Vec::<String>::new()));

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod builder;
+mod debug;
 mod doorbells;
 mod engine;
 mod error;
@@ -16,6 +17,7 @@ mod parts;
 mod restore;
 mod save;
 mod selftest;
+mod usage;
 mod vcpu_thread;
 
 pub use builder::VOLUME_SLOTS;
@@ -29,3 +31,4 @@ pub use machine::{COMMAND_LINE, Machine, MachineConfig, Sink};
 pub use restore::Template;
 pub use save::{Content, DISK_MAP_VERSION, Drift, SaveStats, StillMachine, decode_disk_map};
 pub use selftest::{SelfTest, Skipped, selftest};
+pub use usage::Usage;

@@ -8,6 +8,7 @@
 //! ```
 //! A vCPU is parked when its thread waits in [`Control::may_run`]; `pause` returns when all are.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -56,19 +57,24 @@ pub(crate) struct Control {
     kickers: Mutex<Vec<Arc<dyn Kick>>>,
 }
 
+#[derive(Default)]
 struct Inner {
     /// vCPU threads that wait in `may_run`.
     parked: usize,
     /// vCPU threads that there are.
     threads: usize,
     outcome: Option<Outcome>,
+    /// vCPUs that stopped for a debugger and were not told of yet.
+    stopped: VecDeque<usize>,
+    /// The only vCPU that runs, for a debugger that steps it.
+    only: Option<usize>,
 }
 
 impl Control {
     pub(crate) fn new() -> Self {
         Self {
             phase: AtomicU8::new(PAUSED),
-            inner: Mutex::new(Inner { parked: 0, threads: 0, outcome: None }),
+            inner: Mutex::default(),
             changed: Condvar::new(),
             kickers: Mutex::default(),
         }
@@ -90,11 +96,12 @@ impl Control {
     }
 
     /// Parks the calling vCPU thread until the machine runs; `false` when it has ended.
-    pub(crate) fn may_run(&self) -> bool {
+    pub(crate) fn may_run(&self, vcpu: usize) -> bool {
         let mut inner = lock(&self.inner);
         inner.parked += 1;
         self.changed.notify_all();
-        while !self.is_running() && !self.has_ended() {
+        let waits = |inner: &Inner| !self.is_running() || inner.only.is_some_and(|only| only != vcpu);
+        while waits(&inner) && !self.has_ended() {
             inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
         }
         inner.parked -= 1;
@@ -117,6 +124,38 @@ impl Control {
             inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
         }
         !self.has_ended()
+    }
+
+    /// A vCPU met a debugger's condition: all stop. It parks next itself.
+    pub(crate) fn stop(&self, vcpu: usize) {
+        {
+            let mut inner = lock(&self.inner);
+            inner.stopped.push_back(vcpu);
+            let _ = self.phase.compare_exchange(RUNNING, PAUSED, Ordering::AcqRel, Ordering::Acquire);
+            self.changed.notify_all();
+        }
+        self.kick();
+    }
+
+    /// Whether a vCPU stopped that nobody was told of.
+    pub(crate) fn is_stop_waiting(&self) -> bool {
+        !lock(&self.inner).stopped.is_empty()
+    }
+
+    /// From now on only this vCPU runs, or all.
+    pub(crate) fn restrict(&self, only: Option<usize>) {
+        lock(&self.inner).only = only;
+    }
+
+    /// The next vCPU that stopped, when all are parked; waits at most `limit`.
+    pub(crate) fn stopped(&self, limit: Duration) -> Option<usize> {
+        let pending = |inner: &mut Inner| {
+            let stands = !inner.stopped.is_empty() && inner.parked == inner.threads;
+            !stands && inner.outcome.is_none()
+        };
+        let waited = self.changed.wait_timeout_while(lock(&self.inner), limit, pending);
+        let (mut inner, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        if timeout.timed_out() { None } else { inner.stopped.pop_front() }
     }
 
     /// Ends the machine; the first outcome counts.

@@ -111,7 +111,7 @@ impl Machine {
         if !config.repeatable {
             ::host::fill_random(&mut rng_seed).map_err(host("asking the host for random numbers"))?;
         }
-        let outfit = Outfit { network: config.net.is_some(), volumes: true };
+        let outfit = Outfit { network: config.net.is_some(), volumes: true, balloon: true };
         let command_line =
             &format!("{command_line}{}", if outfit.network { network_words() } else { String::new() });
         let acpi = builder::acpi(config.vcpus, outfit);
@@ -156,7 +156,7 @@ impl Machine {
         if threads.is_empty() {
             for (id, vcpu) in self.vcpus.iter().enumerate() {
                 let (world, vcpu) = (self.world.clone(), vcpu.clone());
-                let body = move || vcpu_thread::run(&world, &vcpu);
+                let body = move || vcpu_thread::run(&world, id, &vcpu);
                 match thread::Builder::new().name(format!("vcpu{id}")).spawn(body) {
                     Ok(handle) => threads.push(handle),
                     Err(e) => {

@@ -34,12 +34,12 @@ impl World {
 
 /// Runs until the machine ends. The vCPU is locked while it runs and free while it is parked, so
 /// that `save` can look at it.
-pub(crate) fn run(world: &Arc<World>, vcpu: &Mutex<Box<dyn Vcpu>>) {
-    while world.control.may_run() {
+pub(crate) fn run(world: &Arc<World>, id: usize, vcpu: &Mutex<Box<dyn Vcpu>>) {
+    while world.control.may_run(id) {
         let mut vcpu = lock(vcpu);
         world.note_first_run();
         while world.control.is_running() {
-            if let Err(outcome) = step(world, vcpu.as_mut()) {
+            if let Err(outcome) = step(world, id, vcpu.as_mut()) {
                 world.control.end(outcome);
             }
         }
@@ -51,7 +51,7 @@ pub(crate) fn run(world: &Arc<World>, vcpu: &Mutex<Box<dyn Vcpu>>) {
 }
 
 /// One exit.
-fn step(world: &World, vcpu: &mut dyn Vcpu) -> Result<(), Outcome> {
+fn step(world: &World, id: usize, vcpu: &mut dyn Vcpu) -> Result<(), Outcome> {
     match vcpu.run().map_err(|e| Outcome::Failed(e.to_string()))? {
         Exit::PioRead { port, data } => world.pio.read(port.into(), data),
         Exit::PioWrite { port, data } => world.pio.write(port.into(), data),
@@ -59,6 +59,7 @@ fn step(world: &World, vcpu: &mut dyn Vcpu) -> Result<(), Outcome> {
         Exit::MmioWrite { gpa, data } => world.mmio.write(gpa, data),
         Exit::IoapicEoi { vector } => (world.eoi)(vector),
         Exit::Kicked => {}
+        Exit::Debug => world.control.stop(id),
         Exit::Shutdown => return Err(Outcome::TripleFault),
         Exit::Failed { reason } => return Err(Outcome::Failed(reason)),
     }

@@ -126,12 +126,12 @@ pub fn refusal(query: &[u8], asked: &Question) -> Vec<u8> {
 }
 
 /// The answer for a name of ours.
-pub fn known(query: &[u8], asked: &Question, v4: Ipv4Addr, v6: Ipv6Addr) -> Vec<u8> {
+pub fn known(query: &[u8], asked: &Question, v4: Ipv4Addr, v6: Option<Ipv6Addr>) -> Vec<u8> {
     // The question's name by pointer, class IN, a minute to live.
     let head = |kind: u8, len: u8| vec![0xc0, HEADER as u8, 0, kind, 0, 1, 0, 0, 0, 60, 0, len];
     let record = match asked.kind {
         QuestionKind::V4 => [head(1, 4), v4.octets().to_vec()].concat(),
-        QuestionKind::V6 => [head(28, 16), v6.octets().to_vec()].concat(),
+        QuestionKind::V6 => v6.map_or(Vec::new(), |v6| [head(28, 16), v6.octets().to_vec()].concat()),
         QuestionKind::Other => Vec::new(),
     };
     own_answer(query, asked, 0, &record)
@@ -156,7 +156,7 @@ mod tests {
         let query = query("Www.Example.org", 1);
         let asked = question(&query).unwrap();
         assert_eq!((asked.name.as_str(), asked.kind), ("www.example.org", QuestionKind::V4));
-        let answer = known(&query, &asked, Ipv4Addr::new(192, 0, 2, 1), Ipv6Addr::LOCALHOST);
+        let answer = known(&query, &asked, Ipv4Addr::new(192, 0, 2, 1), Some(Ipv6Addr::LOCALHOST));
         assert!(answers(&query, &answer));
         assert_eq!(addresses(&answer), [(Ipv4Addr::new(192, 0, 2, 1).into(), Duration::from_secs(60))]);
         let refused = refusal(&query, &asked);

@@ -16,7 +16,7 @@
 //! tcp.rs       one connection                     udp.rs     datagram flows and published ports
 //! resolver.rs  DNS forwarding (names in dns.rs)   echo.rs    ICMP echo
 //! policy.rs    who may be reached                 report.rs  what was refused, counters
-//! flows.rs     slots, tokens, deadlines
+//! flows.rs     slots, tokens, deadlines         peers.rs   other machines by name
 //! ```
 //!
 //! Invariants: nothing blocks; no frame is queued here: what the guest has no room for stays in the host's sockets;
@@ -29,6 +29,7 @@ mod echo;
 mod flows;
 mod frame;
 mod link;
+mod peers;
 mod policy;
 mod report;
 mod resolver;
@@ -41,6 +42,7 @@ pub use address::{
 };
 pub use echo::MAX_ECHO;
 pub use link::{Link, MAX_FRAME};
+pub use peers::{Directory, PEER_CONNECTED};
 pub use policy::{Cidr, HostPattern, Policy, Reason};
 pub use report::{NetReport, Refused, Reporter};
 pub use resolver::MAX_QUERIES;

@@ -165,6 +165,13 @@ impl Policy {
         Self { hosts, cidrs, opened, learned: HashMap::new() }
     }
 
+    /// Nothing may be reached, and no name asked for.
+    pub fn nothing() -> Self {
+        // A pattern that no name fits.
+        let none = HostPattern { name: String::new(), below: true };
+        Self::new(vec![none], Vec::new(), Vec::new())
+    }
+
     /// Whether there are lists.
     pub fn is_restricted(&self) -> bool {
         !(self.hosts.is_empty() && self.cidrs.is_empty() && self.opened.is_empty())

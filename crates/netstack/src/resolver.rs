@@ -81,8 +81,11 @@ impl Resolver {
     ) {
         let Some(asked) = dns::question(message) else { return };
         if asked.name == HOST_NAME {
-            let answer = dns::known(message, &asked, GATEWAY_V4, GATEWAY_V6);
+            let answer = dns::known(message, &asked, GATEWAY_V4, Some(GATEWAY_V6));
             return core.send_udp(link, gateway, guest, &answer);
+        }
+        if let Some(address) = core.peers.address(&asked.name) {
+            return core.send_udp(link, gateway, guest, &dns::known(message, &asked, address, None));
         }
         if !core.policy.may_ask(&asked.name) {
             core.reporter.refuse("dns", asked.name.clone(), Reason::NotListed);

@@ -16,6 +16,7 @@ use crate::echo::Echoes;
 use crate::flows::{Deadlines, Kind, Token};
 use crate::frame::{Frame, Packet, parse};
 use crate::link::{Link, MAX_FRAME, Wire, checksums};
+use crate::peers::{Directory, Peers};
 use crate::policy::{Policy, Reason};
 use crate::report::Reporter;
 use crate::resolver::Resolver;
@@ -41,6 +42,8 @@ pub struct Config {
     /// Whom to forward DNS queries to; those of the host's `/etc/resolv.conf` when empty.
     pub resolvers: Vec<SocketAddr>,
     pub published: Vec<Published>,
+    /// Other machines that are reached by name.
+    pub peers: Option<Arc<dyn Directory>>,
 }
 
 /// What all parts work with.
@@ -55,6 +58,8 @@ pub struct Core {
     pub offload: bool,
     /// Where frames are built.
     pub buffer: Vec<u8>,
+    /// Other machines.
+    pub peers: Peers,
     /// Where datagrams are received.
     pub scratch: Vec<u8>,
     begin: Instant,
@@ -148,6 +153,7 @@ impl Stack {
             blocked: BTreeSet::new(),
             offload: false,
             buffer: vec![0; MAX_FRAME],
+            peers: Peers::new(config.peers),
             scratch: vec![0; DATAGRAM],
             begin: Instant::now(),
         };

@@ -24,6 +24,7 @@ use crate::address::on_host;
 use crate::flows::{Kind, Slots, Token};
 use crate::frame::Packet;
 use crate::link::{Link, Wire};
+use crate::peers::Host;
 use crate::policy::Reason;
 use crate::stack::Core;
 
@@ -40,7 +41,7 @@ const BUFFERS: [(usize, usize); 3] = [(32, 512 << 10), (160, 128 << 10), (MAX_TC
 struct Flow {
     guest: SocketAddr,
     remote: SocketAddr,
-    host: TcpStream,
+    host: Host,
     stage: Stage,
     sides: Sides,
     armed: Option<Instant>,
@@ -146,16 +147,22 @@ impl Connections {
         packet: &Packet<'_>,
         now: Instant,
     ) -> Result<(), Reason> {
-        let target = match target(remote) {
-            Some(target) => target,
-            None => {
+        let peer = core.peers.socket(remote.ip());
+        let target = match (&peer, target(remote)) {
+            // Named by the host's user: no list says more.
+            (Some(_), _) => remote,
+            (None, Some(target)) => target,
+            (None, None) => {
                 let target = SocketAddr::new(on_host(remote.ip()), remote.port());
                 core.admit("tcp", target, now)?;
                 target
             }
         };
         let opened = self.flows.insert_with(|token| {
-            let host = connect(target).ok()?;
+            let host = match &peer {
+                Some(socket) => Host::peer(socket.as_ref()?, remote.port()).ok()?,
+                None => Host::Net(connect(target).ok()?),
+            };
             core.poller.add(&host, token.0, Interest::BOTH).ok()?;
             Some(Flow {
                 guest,
@@ -288,10 +295,7 @@ impl Flow {
         now: Instant,
     ) -> After {
         let Stage::Opening(syn) = &mut self.stage else { return After::GoesOn };
-        let outcome = sockopt::socket_error(&self.host).and_then(|outcome| outcome);
-        if outcome.is_ok() && !self.sides.writable {
-            return After::GoesOn;
-        }
+        let Some(outcome) = self.host.opened(self.sides.writable) else { return After::GoesOn };
         let syn = std::mem::take(syn);
         let (time, seed, offload) = (core.time(now), core.seed(), core.offload);
         let mut wire = Wire::new(link, None, &mut core.buffer, offload);
@@ -357,7 +361,7 @@ impl Flow {
 }
 
 /// Moves what can be moved between the two sockets.
-fn exchange(socket: &mut Socket<'_>, host: &mut TcpStream, sides: &mut Sides) -> io::Result<()> {
+fn exchange(socket: &mut Socket<'_>, host: &mut Host, sides: &mut Sides) -> io::Result<()> {
     while sides.writable && socket.can_recv() {
         let sent = socket.recv(|bytes| match host.write(bytes) {
             Ok(n) => (n, Ok(n)),

@@ -40,6 +40,11 @@ impl Chain {
         self.head
     }
 
+    /// The pieces of room, for a device to which the memory itself is the message.
+    pub fn writable_segments(&self) -> &[Segment] {
+        &self.writable
+    }
+
     /// What the driver wrote for the device.
     pub fn readable<'a>(&'a self, memory: &'a GuestMemory) -> Reader<'a> {
         Reader(Cursor::new(memory, &self.readable))

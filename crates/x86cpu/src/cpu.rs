@@ -311,6 +311,11 @@ impl Cpu {
         self.insn_count
     }
 
+    /// Where it stands: the next instruction's address.
+    pub fn rip(&self) -> u64 {
+        self.rip
+    }
+
     /// Chooses how it executes.
     pub fn set_engine(&mut self, engine: Engine) {
         if let Some(code) = &mut self.code {

@@ -74,3 +74,41 @@ fn a_machine_without_network_has_no_device() {
         assert!(!links.contains("eth0"), "{links}");
     }
 }
+
+#[test]
+fn machines_on_one_network_reach_each_other_by_name() {
+    for engine in engines() {
+        let home = Home::new(engine);
+        let serve = "mkdir /www; echo from db >/www/f; httpd -f -p 8080 -h /www";
+        home.ok(&["run", "-d", "--name", "db", "--network", "back", "--", "sh", "-c", serve]);
+        home.ok(&[
+            "run",
+            "-d",
+            "--name",
+            "web",
+            "--network",
+            "front",
+            "--network",
+            "back",
+            "--",
+            "sleep",
+            "1000",
+        ]);
+        home.ok(&["run", "-d", "--name", "other", "--network", "front", "--", "sleep", "1000"]);
+        let fetch = |who: &str, url: &str| home.run(&["exec", who, "wget", "-q", "-O", "-", url]);
+        let ready = "until wget -q -O /dev/null http://127.0.0.1:8080/f; do sleep 0.05; done";
+        home.ok(&["exec", "db", "sh", "-c", ready]);
+        assert_eq!(fetch("web", "http://db:8080/f").stdout, b"from db\n");
+        // Nothing listens there; not on the same network; nobody; the world, which none of them was given.
+        assert!(!fetch("web", "http://db:8081/f").status.success());
+        assert!(!fetch("other", "http://db:8080/f").status.success());
+        assert!(!fetch("web", "http://nobody:8080/f").status.success());
+        assert!(!fetch("web", "http://192.0.2.1/").status.success());
+        // A neighbour that went and came back.
+        home.ok(&["freeze", "db"]);
+        assert!(!fetch("web", "http://db:8080/f").status.success());
+        home.ok(&["start", "db"]);
+        assert_eq!(fetch("web", "http://db:8080/f").stdout, b"from db\n");
+        ["db", "web", "other"].map(|name| home.ok(&["rm", "-f", name]));
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use agent_protocol::{Client, ClientError, FrameKind, PathKind, PathStat, Reply, Request};
@@ -90,13 +91,23 @@ fn unpack(data: &mut impl Read, stat: &PathStat, to: &Path) -> Result<()> {
 
 fn into(from: &Place, name: &str, path: &str, cp: &Cp, home: &Home) -> Result<()> {
     let (dir, rename) = target(name, path, from, home)?;
-    let mut client = Client::new(agent(name, home)?);
-    client.start(&Request::CopyIn { path: dir, owner: matches!(from, Place::Host(_)).then_some((0, 0)) })?;
-    let mut sink = Sink(&mut client);
-    match from {
-        Place::Host(host) => pack(host, rename.as_deref(), cp.follow_link, &mut sink)?,
-        _ => drop(io::copy(&mut io::stdin().lock(), &mut sink).context("reading the tar")?),
-    }
+    let owner = matches!(from, Place::Host(_)).then_some((0, 0));
+    put(agent(name, home)?, dir, owner, |sink| match from {
+        Place::Host(host) => pack(host, rename.as_deref(), cp.follow_link, sink),
+        _ => io::copy(&mut io::stdin().lock(), sink).map(drop).context("reading the tar"),
+    })
+}
+
+/// Unpacks the tar that `write` writes into a directory of the guest, with its owners or this one.
+pub fn put(
+    stream: UnixStream,
+    dir: String,
+    owner: Option<(u32, u32)>,
+    write: impl FnOnce(&mut dyn Write) -> Result<()>,
+) -> Result<()> {
+    let mut client = Client::new(stream);
+    client.start(&Request::CopyIn { path: dir, owner })?;
+    write(&mut Sink(&mut client))?;
     client.send_mark(FrameKind::DataEnd)?;
     match client.reply()? {
         Reply::Done => Ok(()),
@@ -133,7 +144,8 @@ impl<S: Read + Write> Write for Sink<'_, S> {
     }
 }
 
-fn pack(host: &Path, rename: Option<&str>, follow: bool, sink: &mut impl Write) -> Result<()> {
+/// A tar of a file or directory of the host; of its contents where it ends in `/.`.
+pub fn pack(host: &Path, rename: Option<&str>, follow: bool, sink: &mut dyn Write) -> Result<()> {
     let context = || format!("reading {}", host.display());
     let mut archive = tar::Builder::new(sink);
     archive.follow_symlinks(follow);

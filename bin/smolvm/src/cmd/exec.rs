@@ -9,6 +9,7 @@ use instance::session::{self, Session, Target};
 use instance::{Error, Instance, Phase};
 
 use crate::args::{Exec, Process, Shell};
+use crate::cmd::rescue;
 use crate::launch::{Defaults, Home};
 use crate::resolve;
 
@@ -71,6 +72,9 @@ pub fn exec(exec: &Exec, home: &Home) -> Result<u8> {
 
 /// The user's shell from the guest's own passwd, else sh.
 pub fn shell(shell: &Shell, home: &Home) -> Result<u8> {
+    if shell.rescue {
+        return rescue::rescue(shell, home);
+    }
     let process = Process { user: shell.user.clone(), tty: true, interactive: true, ..Process::default() };
     let find = "exec \"$(awk -F: -v u=\"$(id -u)\" '$3==u{print $7;exit}' /etc/passwd 2>/dev/null || echo /bin/sh)\" -l";
     let argv = ["/bin/sh", "-c", find].map(str::to_owned);

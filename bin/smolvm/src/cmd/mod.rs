@@ -16,9 +16,12 @@ mod inspect;
 mod logs;
 mod net;
 mod ps;
+mod rescue;
+mod rightsize;
 mod run;
 mod snapshot;
 mod start;
+mod stats;
 mod version;
 mod vmm;
 mod wait;
@@ -56,6 +59,8 @@ fn verb(args: Args) -> Result<u8> {
         Verb::Shell(shell) => exec::shell(&shell, &Home::open()?),
         Verb::Attach(attach) => attach::attach(&attach, &Home::open()?),
         Verb::Ps(ps) => ps::ps(&ps, global, &Home::open()?),
+        Verb::Stats(stats) => stats::stats(&stats, global, &Home::open()?),
+        Verb::Rightsize(rightsize) => rightsize::rightsize(&rightsize, global, &Home::open()?),
         Verb::Logs(logs) => logs::logs(&logs, &Home::open()?),
         Verb::Cp(cp) => cp::cp(&cp, &Home::open()?),
         Verb::Wait(names) => wait::wait(&names, &Home::open()?),

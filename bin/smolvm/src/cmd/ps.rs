@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
-use instance::{Phase, Record};
+use instance::{Health, Phase, Record};
 use serde::Serialize;
 
 use crate::args::{Global, Ps};
@@ -49,6 +49,9 @@ fn cells(row: &Row, now_ms: u64) -> Vec<String> {
     let record = &row.record;
     let ports: Vec<String> = record.ports.iter().map(|(host, guest)| format!("{host}->{guest}")).collect();
     let state = match (row.state, record.exit_code) {
+        (Phase::Running, _) if record.health.is_some() => {
+            format!("{} ({})", row.state.word(), record.health.map_or("", Health::word))
+        }
         (Phase::Running | Phase::Frozen, _) | (_, None) => row.state.word().to_owned(),
         (state, Some(code)) => format!("{} ({code})", state.word()),
     };

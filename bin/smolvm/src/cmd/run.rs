@@ -18,6 +18,7 @@ use store::{Pin, Store};
 use crate::args::{Global, Run};
 use crate::cmd::{WATCHING, silent, vmm};
 use crate::interrupt::{self, Undo};
+use crate::launch::keeper;
 use crate::launch::{self, Defaults, Exec, Home, Mode, Plan, Running};
 use crate::mounts;
 use crate::resolve::{self, What};
@@ -118,7 +119,9 @@ fn plan(run: &Run, argv: &[String], what: &What, pin: &Pin, store: &Store) -> Re
     let file = pin.open()?;
     let net = resolve::network(run)?;
     // The frozen built-in machine has no network device; booting its base takes about a second.
-    let cold = run.cold || !file.is_snapshot() || (*what == What::BuiltIn && net.switch == Some(true));
+    let cold = run.cold
+        || !file.is_snapshot()
+        || (*what == What::BuiltIn && (net.switch == Some(true) || !run.keep.network.is_empty()));
     let snapshot = match cold && run.snapshot.is_none() {
         true => None,
         false => {
@@ -148,6 +151,9 @@ fn plan(run: &Run, argv: &[String], what: &What, pin: &Pin, store: &Store) -> Re
     plan.memory = memory.map(|s| s.0);
     plan.net = net;
     plan.mounts = mounts::parse_all(&run.mounts)?;
+    plan.networks = run.keep.network.clone();
+    plan.gdb = run.keep.gdb;
+    (plan.restart, plan.health) = keeper::resolve(&run.keep, run.detach)?;
     plan.ports = run
         .publish
         .iter()
@@ -231,6 +237,9 @@ fn record(instance: &Instance, run: &Run, what: &What, pin: &Pin, plan: &Plan, k
         labels: labels.collect(),
         exit_code: None,
         forked_from: None,
+        networks: plan.networks.clone(),
+        restarts: 0,
+        health: None,
     })?;
     vmm::write_plan(instance, plan)
 }

@@ -6,19 +6,26 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use agent_protocol::SERVICE_SESSION;
 use anyhow::{Context, Result, anyhow};
 use instance::control;
-use instance::session::{Session, Target};
-use instance::{Instance, Media, Phase, Record};
+use instance::session::{self, Session, Target};
+use instance::{Instance, Media, Phase, Record, Vmm};
+use machine::Outcome;
 use serde::{Deserialize, Serialize};
+use spec::MachineSpec;
 
 use crate::args::Global;
 use crate::interrupt::{self, Undo};
+use crate::launch::keeper::{self, Backoff};
 use crate::launch::{self, Control, Defaults, Ending, Group, Home, Plan, Prepared};
 use crate::trace;
 use crate::ui::say::{say, tell};
+
+/// How long a machine that failed stays down before it is started again.
+const BEFORE_AGAIN: Duration = Duration::from_secs(1);
 
 /// What a child says on its standard output: who it is, and how it went.
 #[derive(Debug, Serialize, Deserialize)]
@@ -161,7 +168,7 @@ pub fn vmm(name: &str, home: &Home, prepared: Option<Prepared>) -> Result<u8> {
     instance.acquire()?;
     let instance = Arc::new(instance);
     match up(&instance, home, prepared) {
-        Ok(running) => live(&instance, running),
+        Ok(up) => live(&instance, up, home),
         Err(e) => {
             let code = e.downcast_ref::<instance::Error>().map_or(125, |e| match e {
                 instance::Error::Agent(client) => client.kind().exit_code(),
@@ -176,9 +183,10 @@ pub fn vmm(name: &str, home: &Home, prepared: Option<Prepared>) -> Result<u8> {
 
 struct Up {
     running: launch::Running,
-    _server: control::Server,
+    server: control::Server,
     session: Option<Session>,
     ending: Arc<Ending>,
+    plan: Plan,
 }
 
 /// The machine file of an instance, as its plan means it.
@@ -197,14 +205,10 @@ fn up(instance: &Arc<Instance>, home: &Home, prepared: Option<Prepared>) -> Resu
     let group = Group { gate: Some(wait_for_start), origin };
     trace::point("file");
     let bound = launch::bind_ports(&plan.ports)?;
-    let command = plan.command.as_ref().map(|command| {
-        let mut spec = command.spec(&Defaults::of(&media.spec));
-        spec.keep = true;
-        Target::Exec(spec)
-    });
+    let command = command(&plan, &media.spec);
     let records = || {
         let pid = std::process::id();
-        instance.update(|r| (r.phase, r.pid, r.exit_code) = (Phase::Running, pid, None))?;
+        instance.update(|r| (r.phase, r.pid, r.exit_code, r.health) = (Phase::Running, pid, None, None))?;
         if record.kept {
             home.store.add_reference(&media.pin, &instance.path(""))?;
         }
@@ -217,47 +221,110 @@ fn up(instance: &Arc<Instance>, home: &Home, prepared: Option<Prepared>) -> Resu
     let mut running = started.up()?;
     let server = listening.serve(Arc::new(control))?;
     let session = running.session()?;
-    Ok(Up { running, _server: server, session, ending })
+    Ok(Up { running, server, session, ending, plan })
 }
 
 /// Waits for the end: of the command, of the service, or of the machine.
-fn live(instance: &Arc<Instance>, up: Up) -> Result<u8> {
+fn live(instance: &Arc<Instance>, up: Up, home: &Home) -> Result<u8> {
     let report = up.running.report;
     let first_run_ns = up.running.vmm.machine().first_run_ns().unwrap_or(0);
     let (first_instruction_us, agent_us) = (report.first_instruction_us, report.agent_us);
     trace::print();
     say(instance.name(), Word::Up { first_instruction_us, agent_us, first_run_ns })?;
-    let vmm = up.running.vmm.clone();
-    let watched = vmm.clone();
-    let session = up.session;
-    let has_service = vmm.spec().service.is_some();
-    let watcher = instance.clone();
-    std::thread::Builder::new().name("watch".into()).spawn(move || {
-        let ended = match session {
-            Some(session) => session.join().ok().map(|e| e.code()),
-            None if has_service => service_exit(&watched),
-            None => None,
-        };
-        if let Some(code) = ended {
-            let _ = watcher.update(|r| r.exit_code = Some(code));
-            let _ = watched.stop(10_000, Some(&watcher.saved()));
-            watched.machine().end();
-        }
-    })?;
-    vmm.machine().wait(None);
+    let Up { running, server, session, ending, plan } = up;
+    // Open until the machine has ended.
+    let (vmm, policy, _door) = (running.vmm, plan.restart, running.door);
+    if let Some(check) = plan.health.clone() {
+        keeper::look_after(vmm.clone(), instance.clone(), check)?;
+    }
+    let service =
+        Service { vmm: vmm.clone(), instance: instance.clone(), ending: ending.clone(), plan, session };
+    std::thread::Builder::new().name("watch".into()).spawn(move || service.watch())?;
+    let outcome = vmm.machine().wait(None);
     // Whoever asked for the end gets an answer, and writes the record.
-    up.ending.settle();
+    ending.settle();
     let record = instance.record()?;
     if record.phase == Phase::Running {
         let phase = if record.exit_code.is_some() { Phase::Stopped } else { Phase::Dead };
         instance.update(|r| r.phase = phase)?;
+        // It ended by itself: a guest that shut itself down, or one that failed.
+        let code = if matches!(outcome, Some(Outcome::PowerOff)) { 0 } else { 1 };
+        if phase == Phase::Dead && policy.wants(code, record.restarts) {
+            instance.update(|r| r.restarts += 1)?;
+            std::thread::sleep(BEFORE_AGAIN);
+            drop(server);
+            return Err(again(instance.name(), home));
+        }
     }
     Ok(0)
 }
 
-fn service_exit(vmm: &instance::Vmm) -> Option<u8> {
-    let client = agent_protocol::Client::new(vmm.connect().ok()?);
-    client.wait(SERVICE_SESSION).ok().map(|e| e.code())
+/// This program once more in this process's place, for the same instance; returns only when that fails.
+fn again(name: &str, home: &Home) -> anyhow::Error {
+    let exe = match std::env::current_exe() {
+        Ok(exe) => exe,
+        Err(e) => return e.into(),
+    };
+    // Who started it heard long ago that it is up.
+    let failed = Command::new(exe).args(["__vmm", name]).stdin(Stdio::null()).stdout(Stdio::null()).exec();
+    anyhow::Error::new(failed).context(format!("starting {name} again, in {}", home.dirs.state.display()))
+}
+
+/// What a detached machine is there for: its command, else its service.
+struct Service {
+    vmm: Arc<Vmm>,
+    instance: Arc<Instance>,
+    ending: Arc<Ending>,
+    plan: Plan,
+    session: Option<Session>,
+}
+
+impl Service {
+    /// Waits for its end, starts it again as its policy says, then stops the machine.
+    fn watch(mut self) {
+        let mut backoff = Backoff::new();
+        while let Some(code) = self.ended() {
+            let _ = self.instance.update(|r| r.exit_code = Some(code));
+            let restarts = self.instance.record().map_or(u32::MAX, |r| r.restarts);
+            let wanted = self.plan.restart.wants(code, restarts);
+            if wanted && self.vmm.machine().wait(Some(backoff.wait())).is_some() {
+                return;
+            }
+            if !wanted || self.ending.is_asked_for() || self.start().is_err() {
+                let _ = self.vmm.stop(10_000, Some(&self.instance.saved()));
+                return self.vmm.machine().end();
+            }
+            backoff.started();
+            let _ = self.instance.update(|r| (r.exit_code, r.restarts) = (None, r.restarts + 1));
+        }
+    }
+
+    /// Its exit code; nothing when the machine ended first.
+    fn ended(&mut self) -> Option<u8> {
+        match self.session.take() {
+            Some(session) => session.join().ok().map(|ending| ending.code()),
+            None if self.vmm.spec().service.is_some() && self.plan.command.is_none() => {
+                let client = agent_protocol::Client::new(self.vmm.connect().ok()?);
+                client.wait(SERVICE_SESSION).ok().map(|exit| exit.code())
+            }
+            None => None,
+        }
+    }
+
+    fn start(&mut self) -> Result<()> {
+        match command(&self.plan, self.vmm.spec()) {
+            Some(target) => self.session = Some(session::start(self.vmm.connect()?, &target)?),
+            None => drop(self.vmm.start_service(&self.plan.env, self.plan.workdir.as_deref())?),
+        }
+        Ok(())
+    }
+}
+
+/// The plan's command, to be run whether or not somebody listens.
+fn command(plan: &Plan, machine: &MachineSpec) -> Option<Target> {
+    let mut spec = plan.command.as_ref()?.spec(&Defaults::of(machine));
+    spec.keep = true;
+    Some(Target::Exec(spec))
 }
 
 /// Says that the copy is whole and waits until it may run.

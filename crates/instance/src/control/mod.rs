@@ -41,6 +41,8 @@ pub enum Request {
     Network,
     /// How much of memory and disk changed.
     Drift,
+    /// What it costs this host ([`machine::Usage`]).
+    Usage,
 }
 
 /// The VMM's answer.

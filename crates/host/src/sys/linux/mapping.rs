@@ -49,14 +49,7 @@ impl Mapping {
     /// Reading beyond the end of `file` later raises SIGBUS: the caller checks the file's size
     /// and keeps files that others may truncate away from here (the store's are read-only).
     pub fn map_file_private(&self, at: usize, len: usize, file: &File, file_offset: u64) -> io::Result<()> {
-        let page = rustix::param::page_size();
-        let fits = at.checked_add(len).is_some_and(|end| end <= self.len);
-        if !fits
-            || len == 0
-            || !at.is_multiple_of(page)
-            || !len.is_multiple_of(page)
-            || !file_offset.is_multiple_of(page as u64)
-        {
+        if !self.holds(at, len) || !file_offset.is_multiple_of(rustix::param::page_size() as u64) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         // SAFETY: MAP_FIXED replaces only pages of the range that this value owns (checked above).
@@ -68,6 +61,49 @@ impl Mapping {
                 MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE,
                 file,
                 file_offset,
+            )
+        }?;
+        Ok(())
+    }
+
+    /// Whether `[at, at + len)` is whole pages of this mapping.
+    fn holds(&self, at: usize, len: usize) -> bool {
+        let page = rustix::param::page_size();
+        let fits = at.checked_add(len).is_some_and(|end| end <= self.len);
+        fits && len > 0 && at.is_multiple_of(page) && len.is_multiple_of(page)
+    }
+
+    /// Gives the memory of `[at, at + len)` back to the host: it reads as zeros then, or, where a file was mapped,
+    /// as the file has it. Whole pages.
+    ///
+    /// # Errors
+    /// `InvalidInput` when the range is outside the mapping or unaligned; else the kernel's.
+    pub fn give_back(&self, at: usize, len: usize) -> io::Result<()> {
+        if !self.holds(at, len) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        // SAFETY: only pages of the range that this value owns (checked above) change, to bytes that are as good as
+        // any; only raw pointers ever refer to them.
+        unsafe { mm::madvise(self.base.as_ptr().add(at).cast(), len, mm::Advice::LinuxDontNeed) }?;
+        Ok(())
+    }
+
+    /// Replaces `[at, at + len)` by fresh zeroed memory that is not resident, whatever was mapped there. Whole
+    /// pages.
+    ///
+    /// # Errors
+    /// As [`Mapping::give_back`]; the range is as it was then.
+    pub fn renew(&self, at: usize, len: usize) -> io::Result<()> {
+        if !self.holds(at, len) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        // SAFETY: MAP_FIXED replaces only pages of the range that this value owns (checked above).
+        unsafe {
+            mm::mmap_anonymous(
+                self.base.as_ptr().add(at).cast(),
+                len,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE,
             )
         }?;
         Ok(())

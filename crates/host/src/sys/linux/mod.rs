@@ -9,3 +9,4 @@ pub mod mapping;
 pub mod poller;
 pub mod process;
 pub mod timer;
+pub mod usage;

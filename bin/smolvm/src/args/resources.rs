@@ -1,0 +1,89 @@
+//! Words of the verbs that measure.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use clap::{Args as ClapArgs, ValueEnum};
+
+use super::EngineArgs;
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Examples:
+  smolvm stats                        all that run, every second
+  smolvm stats --once search          once
+  smolvm stats --once --json")]
+pub struct Stats {
+    /// Machines; all that run when absent
+    pub names: Vec<String>,
+    /// Once instead of again and again
+    #[arg(long, visible_alias = "no-stream")]
+    pub once: bool,
+    /// Time between two looks
+    #[arg(long, value_name = "SPAN", default_value = "1s")]
+    pub interval: String,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Examples:
+  smolvm rightsize search.smolmachine -- /srv/app/selftest
+  smolvm rightsize --cpus 4 --memory 2GiB build.smolmachine -- make -j4")]
+pub struct Rightsize {
+    /// Virtual CPUs while measuring; as defined when absent. More than proposed are worth a try
+    #[arg(long)]
+    pub cpus: Option<u32>,
+    /// Memory while measuring, like 2GiB; as defined when absent
+    #[arg(long)]
+    pub memory: Option<String>,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    /// A machine file or a name in the store
+    pub file: String,
+    /// The command whose run is measured; the service's first half minute when absent
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+    pub command: Vec<String>,
+}
+
+/// Who looks after a machine, and who is beside it.
+#[derive(Debug, ClapArgs)]
+pub struct Keep {
+    /// Start the service (or command) again when it ends: no, on-failure[:N] or always (with -d)
+    #[arg(long, value_name = "POLICY", conflicts_with = "rm")]
+    pub restart: Option<String>,
+    /// A shell line in the guest that succeeds while the service is well; `ps` shows what it found (with -d)
+    #[arg(long, value_name = "CMD")]
+    pub health_cmd: Option<String>,
+    /// Time between two looks
+    #[arg(long, value_name = "SPAN", default_value = "30s", requires = "health_cmd")]
+    pub health_interval: String,
+    /// Failures in a row that make it unhealthy
+    #[arg(long, value_name = "N", default_value_t = 3, requires = "health_cmd")]
+    pub health_retries: u32,
+    /// What becomes of an unhealthy service; killed, its restart policy decides what comes next
+    #[arg(long, value_name = "none|kill", value_enum, default_value = "none", requires = "health_cmd")]
+    pub health_on_failure: OnFailure,
+    /// Join a network of machines: those on it reach each other by name, over TCP
+    #[arg(long, value_name = "NAME", value_parser = network)]
+    pub network: Vec<String>,
+    /// Serve a debugger: gdb's `target remote [IP:]PORT`. Who reaches it governs the guest
+    #[arg(long, value_name = "[IP:]PORT", value_parser = debugger)]
+    pub gdb: Option<SocketAddr>,
+}
+
+fn network(word: &str) -> Result<String, String> {
+    match spec::valid_name(word) {
+        true => Ok(word.to_owned()),
+        false => Err("write a name, like backend".into()),
+    }
+}
+
+/// On loopback unless said otherwise.
+fn debugger(word: &str) -> Result<SocketAddr, String> {
+    let port = word.strip_prefix(':').unwrap_or(word).parse();
+    let here = port.map(|port: u16| SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port));
+    here.or_else(|_| word.parse()).map_err(|_| "write a port, like 1234, or IP:PORT".into())
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OnFailure {
+    None,
+    Kill,
+}

@@ -1,0 +1,50 @@
+//! What a machine costs this host, measured from inside its process.
+
+use guestmem::PAGE_SIZE;
+use serde::{Deserialize, Serialize};
+
+use crate::Machine;
+
+/// A look at what the machine used so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    pub vcpus: u32,
+    /// CPU time of the vCPUs in milliseconds.
+    pub vcpu_ms: u64,
+    /// CPU time of its whole process in milliseconds.
+    pub cpu_ms: u64,
+    /// Bytes of memory that the guest has.
+    pub memory: u64,
+    /// Bytes of them that were written since it was booted or resumed (on kvm as of its last snapshot).
+    pub touched: u64,
+    /// Bytes of the host's memory that exist for this machine alone: pages that it wrote, and what is ours.
+    pub own: u64,
+    /// Bytes resident that it shares with others: pages of machine files and of this program.
+    pub shared: u64,
+    /// Bytes that the guest freed and the host got back, in all.
+    pub returned: u64,
+    /// Bytes of disk that were written or zeroed.
+    pub disk: u64,
+    /// Bytes from the guest's network and to it, where it has one.
+    pub net: Option<(u64, u64)>,
+}
+
+impl Machine {
+    /// Measures. The machine is taken to be the only one in this process.
+    pub fn usage(&self) -> Usage {
+        let process = host::usage("vcpu");
+        let drift = self.drift();
+        Usage {
+            vcpus: self.vcpus.len() as u32,
+            vcpu_ms: process.named_ms,
+            cpu_ms: process.cpu_ms,
+            memory: self.memory.size(),
+            touched: drift.dirty_pages * PAGE_SIZE,
+            own: process.own,
+            shared: process.shared,
+            returned: self.devices.returned.as_ref().map_or(0, |returned| returned.bytes()),
+            disk: drift.disk_bytes,
+            net: self.network().map(|report| (report.bytes_out, report.bytes_in)),
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! What machines use, what they give back, and who starts them again.
+
+use e2e::{Home, engines};
+use serde_json::Value;
+
+fn stats(home: &Home, name: &str) -> Value {
+    let said = home.ok(&["stats", "--once", "--interval", "100ms", "--json", name]);
+    let rows: Value = serde_json::from_str(&said).expect("JSON");
+    rows[0].clone()
+}
+
+fn number(row: &Value, field: &str) -> u64 {
+    row[field].as_u64().unwrap_or_else(|| panic!("no {field} in {row}"))
+}
+
+/// Looks again and again, as long as a test may take anyway.
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let begun = std::time::Instant::now();
+    while !done() {
+        assert!(begun.elapsed().as_secs() < 120, "{what}");
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn what_a_machine_uses_is_shown_and_what_its_guest_frees_comes_back() {
+    for engine in engines() {
+        let home = Home::new(engine);
+        home.ok(&["run", "-d", "--name", "m", "--net"]);
+        let before = stats(&home, "m");
+        assert_eq!((number(&before, "vcpus"), number(&before["guest"], "processes")), (1, 0));
+        // 128 MiB in a tmpfs, and 8 MiB on the disk.
+        let fill = "mkdir -p /mnt/t; mount -t tmpfs -o size=256m t /mnt/t; \
+                    dd if=/dev/urandom of=/mnt/t/f bs=1M count=128 2>/dev/null; \
+                    dd if=/dev/urandom of=/root/f bs=1M count=8 2>/dev/null; sync";
+        home.ok(&["exec", "m", "sh", "-c", fill]);
+        let full = stats(&home, "m");
+        let grown =
+            |field: &str, from: &Value, to: &Value| number(to, field).saturating_sub(number(from, field));
+        assert!(grown("own", &before, &full) > 100 << 20, "{before}\n{full}");
+        assert!(grown("touched", &before, &full) > 100 << 20 && grown("disk", &before, &full) >= 8 << 20);
+        assert!(grown("vcpu_ms", &before, &full) > 0 && number(&full["guest"], "memory_used") > 100 << 20);
+
+        home.ok(&["exec", "m", "sh", "-c", "rm /mnt/t/f; sync; echo 1 >/proc/sys/vm/compact_memory"]);
+        until("freed memory comes back", || {
+            let now = stats(&home, "m");
+            grown("returned", &full, &now) > 100 << 20
+                && number(&now, "own") + (100 << 20) < number(&full, "own")
+        });
+        // What came back is as good as new, also over a snapshot and a freeze.
+        home.ok(&[
+            "exec",
+            "m",
+            "sh",
+            "-c",
+            "head -c 1000000 /dev/zero >/mnt/t/z; sha256sum /root/f >/root/sum",
+        ]);
+        home.ok(&["snapshot", "m", "-o", "m.smolmachine"]);
+        assert!(std::fs::metadata(home.path("m.smolmachine")).unwrap().len() < 120 << 20);
+        home.ok(&["freeze", "m"]);
+        home.ok(&["start", "m"]);
+        home.ok(&[
+            "exec",
+            "m",
+            "sh",
+            "-c",
+            "cd /; sha256sum -c /root/sum && cmp -n 1000000 /mnt/t/z /dev/zero",
+        ]);
+        // A resumed machine gives back what lies in a file, too.
+        home.ok(&["exec", "m", "sh", "-c", fill]);
+        let resumed = stats(&home, "m");
+        home.ok(&["exec", "m", "rm", "/mnt/t/f"]);
+        until("a resumed machine gives back", || grown("returned", &resumed, &stats(&home, "m")) > 100 << 20);
+        assert!(home.ok(&["stats", "--once", "--interval", "10ms"]).contains("m "));
+        home.fails(&["stats", "--once", "nobody"], 125);
+    }
+}
+
+#[test]
+fn a_run_is_measured_and_its_size_proposed() {
+    let home = Home::new("soft");
+    home.ok(&["run", "-d", "--name", "m"]);
+    home.ok(&["snapshot", "m", "-o", "m.smolmachine"]);
+    home.ok(&["rm", "-f", "m"]);
+    let line = "mkdir -p /mnt/t; mount -t tmpfs t /mnt/t; dd if=/dev/zero of=/mnt/t/f bs=1M count=64 2>/dev/null; i=0; \
+                while [ $i -lt 60000 ]; do i=$((i+1)); done; echo done; exit 3";
+    let output = home.run(&["rightsize", "--json", "./m.smolmachine", "--", "sh", "-c", line]);
+    assert_eq!(output.status.code(), Some(3), "{}", e2e::text(&output.stderr));
+    assert_eq!(e2e::text(&output.stderr), "done\n");
+    let report: Value = serde_json::from_str(&e2e::text(&output.stdout)).expect("JSON");
+    assert_eq!(report["proposal"]["cpus"], 1);
+    assert!(number(&report["measured"], "memory_peak") > 64 << 20, "{report}");
+    let proposed = number(&report["proposal"], "memory");
+    assert!((128 << 20..512 << 20).contains(&proposed), "{report}");
+    assert_eq!(home.ok(&["ps", "-a", "-q"]), "");
+}
+
+#[test]
+fn a_command_that_fails_is_started_again() {
+    let home = Home::new("soft");
+    let count = "echo x >>/root/starts; test $(wc -l </root/starts) -ge 3 || exit 5; sleep 1000";
+    home.ok(&["run", "-d", "--name", "m", "--restart", "on-failure:5", "--", "sh", "-c", count]);
+    until("the third start", || home.run(&["exec", "m", "cat", "/root/starts"]).stdout == b"x\nx\nx\n");
+    until("the record says so", || home.ok(&["inspect", "m", "--json"]).contains("\"restarts\": 2"));
+    // Ended by name, it stays so.
+    home.ok(&["stop", "-t", "1s", "m"]);
+    assert!(home.ok(&["ps", "-a"]).contains("stopped"));
+
+    home.ok(&["run", "-d", "--name", "n", "--restart", "on-failure:1", "--", "sh", "-c", "exit 5"]);
+    assert_eq!(home.run(&["wait", "n"]).stdout, b"5\n");
+    assert!(home.ok(&["inspect", "n", "--json"]).contains("\"restarts\": 1"));
+    home.fails(&["run", "--restart", "always", "--", "true"], 125);
+    home.fails(&["run", "-d", "--restart", "sometimes", "--", "true"], 125);
+}
+
+#[test]
+fn a_machine_that_dies_is_started_again() {
+    let home = Home::new("soft");
+    home.ok(&["run", "-d", "--name", "m", "--restart", "always", "--", "sleep", "1000"]);
+    home.ok(&["exec", "m", "touch", "/root/here"]);
+    // A guest that resets, as one that panics does, takes its machine with it.
+    home.run(&["exec", "m", "reboot", "-f"]);
+    until("it is there again", || home.run(&["exec", "m", "test", "!", "-e", "/root/here"]).status.success());
+    assert!(home.ok(&["inspect", "m", "--json"]).contains("\"restarts\": 1"));
+    home.ok(&["rm", "-f", "m"]);
+}
+
+#[test]
+fn health_is_looked_after() {
+    let home = Home::new("soft");
+    let flags = ["--health-cmd", "test -e /root/well", "--health-interval", "200ms", "--health-retries", "2"];
+    home.ok(&[&["run", "-d", "--name", "m"], &flags[..], &["--", "sleep", "1000"]].concat());
+    until("unhealthy", || home.ok(&["ps"]).contains("running (unhealthy)"));
+    home.ok(&["exec", "m", "touch", "/root/well"]);
+    until("healthy", || home.ok(&["ps"]).contains("running (healthy)"));
+    home.fails(&["run", "--health-cmd", "true", "--", "true"], 125);
+}
