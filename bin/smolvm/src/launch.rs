@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use store::{Dirs, Pin, Store};
 
 use crate::args::EngineArgs;
-use crate::mounts::Mount;
+use crate::mounts::{self, Mount};
 use crate::trace;
 use crate::ui::say::tell;
 
@@ -179,6 +179,7 @@ pub fn vmm_options(plan: &Plan, scratch_dir: PathBuf, kernel_log: Option<PathBuf
         gate: None,
         net: plan.net.clone(),
         repeatable: plan.repeatable,
+        folders: mounts::folders(&plan.mounts),
     })
 }
 
@@ -269,6 +270,9 @@ impl Started {
             for note in restored.notes {
                 tell!("smolvm: {note}");
             }
+        }
+        if let Some(note) = instance::missing_note(vmm.machine()) {
+            tell!("smolvm: {note}");
         }
         trace::machine(vmm.machine());
         for port in bound {

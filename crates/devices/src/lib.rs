@@ -7,6 +7,7 @@
 
 pub mod blk;
 pub mod console;
+pub mod fs;
 pub mod ioapic;
 pub mod net;
 pub mod power;

@@ -11,6 +11,7 @@
 pub mod control;
 mod data;
 mod error;
+mod folders;
 pub mod forward;
 pub mod logs;
 mod media;
@@ -23,6 +24,7 @@ mod vmm;
 
 pub use data::DataStream;
 pub use error::{Error, io_error};
+pub use folders::{SharedFolder, missing_note};
 pub use media::{BOOT_ZSTD, Media, built_in_spec, differing_pages, read_spec};
 pub use net::NetOptions;
 pub use record::{Instance, Phase, Record, list, new_name, remove_dead};

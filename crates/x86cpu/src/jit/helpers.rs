@@ -183,8 +183,7 @@ extern "sysv64" fn unlinked(cpu: *mut Cpu, exit: u32) -> u32 {
     store.confirm(number, cpu.jx.map_epoch);
     store.unserialised = false;
     serialise();
-    cpu.jx.target =
-        store.code.base().as_ptr() as u64 + u64::from(store.translations[number as usize].at);
+    cpu.jx.target = store.code.base().as_ptr() as u64 + u64::from(store.translations[number as usize].at);
     1
 }
 

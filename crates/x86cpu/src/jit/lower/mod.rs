@@ -270,8 +270,7 @@ impl Gen {
 
     /// The place before the current instruction.
     fn new_site(&mut self, size: u8, write: bool) -> u32 {
-        let site =
-            Site { rip: self.rip, done: self.done, size, write, desc: self.desc, op: u32::MAX };
+        let site = Site { rip: self.rip, done: self.done, size, write, desc: self.desc, op: u32::MAX };
         self.sites.push(site);
         self.sites.len() as u32 - 1
     }

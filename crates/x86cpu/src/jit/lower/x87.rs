@@ -29,8 +29,10 @@ pub(in super::super) fn is_plain(insn: &Instruction) -> bool {
 
 fn moves(m: M) -> bool {
     use M::*;
-    matches!(m, Fld | Fst | Fstp | Fild | Fist | Fistp | Fisttp | Fxch | Fnop | Wait | Fnstsw | Fnstcw | Fldcw)
-        || matches!(m, Fld1 | Fldz | Fldpi | Fldl2e | Fldl2t | Fldlg2 | Fldln2)
+    matches!(
+        m,
+        Fld | Fst | Fstp | Fild | Fist | Fistp | Fisttp | Fxch | Fnop | Wait | Fnstsw | Fnstcw | Fldcw
+    ) || matches!(m, Fld1 | Fldz | Fldpi | Fldl2e | Fldl2t | Fldlg2 | Fldln2)
 }
 
 fn computes(m: M) -> bool {
