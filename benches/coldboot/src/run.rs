@@ -85,6 +85,7 @@ fn boot(options: &Options, kernel: &[u8], initramfs: &[u8]) -> Result<(u64, Dura
         scratch: Arc::new(Overlay::new(blank, private).context("the writable disk")?),
         net: None,
         volumes: Vec::new(),
+        folders: Vec::new(),
     };
     let line = format!("{} {}", machine::COMMAND_LINE, options.words);
     let shown = options.console;

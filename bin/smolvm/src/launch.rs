@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use store::{Dirs, Pin, Store};
 
 use crate::args::EngineArgs;
-use crate::mounts::Mount;
+use crate::mounts::{self, Mount};
 use crate::trace;
 use crate::ui::say::tell;
 
@@ -221,6 +221,7 @@ pub fn vmm_options(plan: &Plan, scratch_dir: PathBuf, kernel_log: Option<PathBuf
         net: plan.net.clone(),
         repeatable: plan.repeatable,
         peers: None,
+        folders: mounts::folders(&plan.mounts),
     })
 }
 
@@ -351,6 +352,9 @@ impl Started {
             for note in restored.notes {
                 tell!("smolvm: {note}");
             }
+        }
+        if let Some(note) = instance::missing_note(vmm.machine()) {
+            tell!("smolvm: {note}");
         }
         trace::machine(vmm.machine());
         for port in bound {

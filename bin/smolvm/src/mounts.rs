@@ -35,12 +35,37 @@ impl Mount {
     }
 }
 
+/// The folders among them.
+pub fn folders(mounts: &[Mount]) -> Vec<instance::SharedFolder> {
+    let folder = |mount: &Mount| match mount {
+        Mount::Folder { host, guest, read_only } => {
+            let (host, guest, read_only) = (host.clone(), guest.clone(), *read_only);
+            Some(instance::SharedFolder { host, guest, read_only })
+        }
+        Mount::Volume { .. } => None,
+    };
+    mounts.iter().filter_map(folder).collect()
+}
+
+/// The same with every folder's whole path: whoever starts the machine again may stand elsewhere.
+fn absolute(mount: Mount) -> Result<Mount> {
+    match mount {
+        Mount::Folder { host, guest, read_only } => {
+            let whole = std::path::absolute(&host)
+                .with_context(|| format!("finding {} from here", host.display()))?;
+            Ok(Mount::Folder { host: whole, guest, read_only })
+        }
+        volume => Ok(volume),
+    }
+}
+
 /// Reads every `-v` of a command line.
 ///
 /// # Errors
 /// Words that are no mount; two mounts at one place.
 pub fn parse_all(words: &[String]) -> Result<Vec<Mount>> {
-    let mounts: Vec<Mount> = words.iter().map(|word| parse(word)).collect::<Result<_>>()?;
+    let mounts: Vec<Mount> =
+        words.iter().map(|word| parse(word).and_then(absolute)).collect::<Result<_>>()?;
     for (at, mount) in mounts.iter().enumerate() {
         if mounts.iter().take(at).any(|other| other.guest() == mount.guest()) {
             bail!("two mounts at `{}`; give each a place of its own", mount.guest());

@@ -29,13 +29,19 @@ pub use reply::{
     RestoredReport, SessionInfo, Started, Stats,
 };
 pub use request::{
-    ExecSpec, FreezeSpec, HookSet, LogsSpec, Power, Probe, ReadySpec, Request, RestoreReason, RestoredSpec,
-    SERVICE_SESSION, ServiceSpec, SignalSpec, Transport, WinSize,
+    ExecSpec, FolderMount, FreezeSpec, HookSet, LogsSpec, Power, Probe, ReadySpec, Request, RestoreReason,
+    RestoredSpec, SERVICE_SESSION, ServiceSpec, SignalSpec, Transport, WinSize,
 };
 
 /// The version every request is marked with. It changes only when an existing message changes its meaning or
 /// layout; new messages are new enum variants at the end, which an older agent refuses by name.
 pub const PROTOCOL_VERSION: u8 = 1;
+
+/// By which name the guest mounts the device that carries the host's folders.
+pub const FOLDERS: &str = "smolvm";
+
+/// How a note about a folder that could not be mounted begins: whoever named it wants to know before anything runs.
+pub const FOLDER_FAILED: &str = "mounting the host's folder";
 
 /// The vsock port on which the guest's agent listens.
 pub const AGENT_PORT: u32 = 1024;

@@ -149,6 +149,19 @@ impl RestoreReason {
     }
 }
 
+/// A folder (or file) of the host that the machine may use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FolderMount {
+    /// Its name in the root of the shared file system.
+    pub id: u32,
+    /// Where it goes: an absolute path in the guest, made when it is not there.
+    pub path: String,
+    /// Whether it is mounted read-only. (The host enforces it in any case.)
+    pub read_only: bool,
+    /// Whether it is a file.
+    pub file: bool,
+}
+
 /// The machine was restored: put right what a restored machine has wrong, then let its processes go on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestoredSpec {
@@ -166,6 +179,8 @@ pub struct RestoredSpec {
     pub machine_id: Option<[u8; 16]>,
     /// Run before the processes go on. A failure is reported and does not stop the thaw.
     pub hooks: HookSet,
+    /// Mounted before the hooks run, where they are not yet. A failure is reported and does not stop the thaw.
+    pub folders: Vec<FolderMount>,
 }
 
 /// How a machine ends.
@@ -263,4 +278,6 @@ pub enum Request {
         /// How long processes have between TERM and KILL, in milliseconds.
         grace_ms: u32,
     },
+    /// Mount folders of the host, where they are not yet; `Reply::Done`.
+    Folders(Vec<FolderMount>),
 }

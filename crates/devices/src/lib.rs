@@ -8,6 +8,7 @@
 pub mod balloon;
 pub mod blk;
 pub mod console;
+pub mod fs;
 pub mod ioapic;
 pub mod net;
 pub mod power;

@@ -8,6 +8,7 @@ use devices::Tail;
 use devices::balloon::{Balloon, BalloonState};
 use devices::blk::{Blk, BlkState};
 use devices::console::{Console, ConsoleState};
+use devices::fs::{Fs, FsState};
 use devices::ioapic::{IoApic, IoApicState};
 use devices::rng::{Rng, RngState};
 use devices::serial::{Serial, SerialState};
@@ -90,6 +91,9 @@ fn the_layout_of_version_1_is_pinned() {
     };
     assert_eq!(bytes(&ioapic), "011002030402808004808080808080808001");
     assert_eq!(bytes(&GedState { version: 1, pending: 1 }), "0101");
+    let idle =
+        VirtioState { transport: transport(), device: FsState { version: 1, session: Default::default() } };
+    assert!(bytes(&idle).ends_with("0100000000000000"), "{}", bytes(&idle));
     let extent = |first, kind| Extent { first, count: 2, kind };
     let map = DeltaMap {
         disk_size: 1 << 34,
@@ -132,7 +136,15 @@ proptest! {
         noise in prop::collection::vec(any::<u8>(), 0..80),
         flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
     ) {
-        for mut raw in [real(blk()), real(Rng::from_host()), real(Balloon::new()), real(Vsock::new(3)), noise] {
+        let all = [
+            real(blk()),
+            real(Rng::from_host()),
+            real(Balloon::new()),
+            real(Vsock::new(3)),
+            real(Fs::new(Vec::new())),
+            noise,
+        ];
+        for mut raw in all {
             for (at, value) in &flips {
                 if !raw.is_empty() {
                     let at = at.index(raw.len());
@@ -144,6 +156,7 @@ proptest! {
             feed(Balloon::new(), &raw);
             feed(Console::new(Box::new(Tail::new(16))), &raw);
             feed(Vsock::new(3), &raw);
+            feed(Fs::new(Vec::new()), &raw);
             if let Ok(state) = postcard::from_bytes::<SerialState>(&raw) {
                 let _ = Serial::new(Arc::new(NoLine), Box::new(Tail::new(16))).restore(&state);
             }

@@ -11,6 +11,7 @@
 pub mod control;
 mod data;
 mod error;
+mod folders;
 pub mod forward;
 pub mod logs;
 mod media;
@@ -24,6 +25,7 @@ mod vmm;
 
 pub use data::DataStream;
 pub use error::{Error, io_error};
+pub use folders::{SharedFolder, missing_note};
 pub use machine::Template;
 pub use media::{BOOT_ZSTD, Media, built_in_spec, differing_pages, read_spec};
 pub use neighbours::{Door, Neighbours, open_door};

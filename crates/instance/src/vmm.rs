@@ -16,6 +16,7 @@ use snapshot::SnapshotInfo;
 use spec::{MachineSpec, ReadyCheck};
 
 use crate::error::Error;
+use crate::folders::{self, SharedFolder};
 use crate::media::{self, Media};
 use crate::net::NetOptions;
 
@@ -54,6 +55,8 @@ pub struct VmmOptions {
     pub repeatable: bool,
     /// Other machines that it reaches by name.
     pub peers: Option<Arc<dyn netstack::Directory>>,
+    /// Folders of this host that it may use.
+    pub folders: Vec<SharedFolder>,
 }
 
 /// The date that the guest of a repeatable run is told, in ns since 1970: the start of 2026.
@@ -92,6 +95,7 @@ impl Waking {
     pub fn finish(mut self) -> Result<(StartReport, RestoredReport), Error> {
         match self.client.reply()? {
             Reply::Restored(report) => {
+                folders::check(&report.notes)?;
                 let agent_us = us(self.begun);
                 Ok((StartReport { first_instruction_us: self.first_instruction_us, agent_us }, report))
             }
@@ -131,6 +135,7 @@ impl Vmm {
             net: options.net.config(media.spec.net.as_ref(), options.peers.clone())?,
             repeatable: options.repeatable,
             volumes: Vec::new(),
+            folders: folders::open(&options.folders)?,
         })
     }
 
@@ -157,6 +162,7 @@ impl Vmm {
         vmm.machine.resume();
         let first_instruction_us = us(begun);
         vmm.wait_agent()?;
+        folders::mount(&vmm.machine, || vmm.agent())?;
         Ok((vmm, StartReport { first_instruction_us, agent_us: us(begun) }))
     }
 
@@ -354,6 +360,7 @@ impl Vmm {
             hostname: self.options.hostname.clone(),
             machine_id: self.options.hostname.as_ref().and_then(|_| seed_id(&seed)),
             hooks: Self::hooks(&self.spec.hooks.after_restore),
+            folders: folders::mounts(&self.machine),
         };
         client.start(&Request::Restored(spec))?;
         Ok(client)

@@ -11,6 +11,7 @@ use bus::{Bus, BusDevice, IrqLine, Saved, lock};
 use devices::balloon::{Balloon, Returned};
 use devices::blk::Blk;
 use devices::console::Console;
+use devices::fs::Fs;
 use devices::ioapic::{IoApic, Message, MsiSink};
 use devices::net::Net;
 use devices::power::{Power, PowerEvent};
@@ -57,6 +58,9 @@ pub(crate) const VOLUMES: [&str; VOLUME_SLOTS] = ["volume0", "volume1", "volume2
 /// Volumes that a machine can have at once.
 pub const VOLUME_SLOTS: usize = 4;
 
+/// The name of the device for folders in the saved format.
+pub(crate) const FS: &str = "fs";
+
 /// Which of the devices there are that not every machine has, in the order of their virtio slots. A device keeps
 /// slot and interrupt for the life of a frozen machine, so a kind that is invented later goes to the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,22 +70,25 @@ pub(crate) struct Outfit {
     pub(crate) volumes: bool,
     /// In a slot of its own, the last.
     pub(crate) balloon: bool,
+    /// The device for folders; not in machines of before there was one.
+    pub(crate) folders: bool,
 }
 
 impl Outfit {
     /// That of a machine that was saved with these parts.
     pub(crate) fn of_saved(parts: &[PartState]) -> Self {
         let has = |name: &str| parts.iter().any(|part| part.name == name);
-        Self { network: has(NET), volumes: has(VOLUMES[0]), balloon: has(BALLOON) }
+        Self { network: has(NET), volumes: has(VOLUMES[0]), balloon: has(BALLOON), folders: has(FS) }
     }
 
     fn devices(self) -> usize {
-        VIRTIO_DEVICES + usize::from(self.network) + if self.volumes { VOLUME_SLOTS } else { 0 }
+        let volumes = if self.volumes { VOLUME_SLOTS } else { 0 };
+        VIRTIO_DEVICES + usize::from(self.network) + volumes + usize::from(self.folders)
     }
 
     /// Names of every device that a machine of this version can have, in the saved format.
     pub(crate) fn known() -> impl Iterator<Item = &'static str> {
-        PART_NAMES.into_iter().chain([NET]).chain(VOLUMES).chain([BALLOON])
+        PART_NAMES.into_iter().chain([NET]).chain(VOLUMES).chain([FS]).chain([BALLOON])
     }
 }
 
@@ -110,6 +117,7 @@ pub(crate) struct Devices {
     repeatable: bool,
     pub(crate) net: Option<netstack::Reporter>,
     pub(crate) returned: Option<Returned>,
+    pub(crate) folders: Option<Arc<Fs>>,
 }
 
 impl Devices {
@@ -299,6 +307,13 @@ impl Board {
         Ok(returned)
     }
 
+    /// The device for folders, with or without any.
+    fn folders(&mut self, folders: Vec<hostfs::Folder>) -> Result<Arc<Fs>, Error> {
+        let device = Arc::new(Fs::new(folders));
+        self.virtio(FS, device.clone())?;
+        Ok(device)
+    }
+
     /// Every device, in the order of the saved format.
     fn populate(
         &mut self,
@@ -342,7 +357,9 @@ impl Board {
         if outfit.volumes {
             self.volumes(&config.volumes)?;
         }
+        let folders =
+            if outfit.folders { Some(self.folders(std::mem::take(&mut config.folders))?) } else { None };
         let returned = if outfit.balloon { Some(self.balloon()?) } else { None };
-        Ok(Devices { vsock: handle, generation, repeatable: config.repeatable, net, returned })
+        Ok(Devices { vsock: handle, generation, repeatable: config.repeatable, net, returned, folders })
     }
 }

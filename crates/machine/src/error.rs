@@ -29,6 +29,11 @@ pub enum Error {
          build it anew"
     )]
     NoVolumeSlots,
+    #[error(
+        "the machine was frozen by a smolvm without shared folders and cannot be given one; boot its base with \
+         --cold, or build it anew"
+    )]
+    NoFolderDevice,
     #[error("{what} failed: {source}")]
     Host {
         what: &'static str,

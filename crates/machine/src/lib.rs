@@ -25,6 +25,7 @@ pub use engine::{EngineChoice, EngineReport, KvmReport, choose, kvm_report, reme
 pub use error::Error;
 pub use examine::{Examined, Verdict, examine, verdict};
 pub use host::memory_bytes as host_memory;
+pub use hostfs::{Folder, MAX_FOLDERS, Placed};
 pub use hv::EngineKind;
 pub use lifecycle::Outcome;
 pub use machine::{COMMAND_LINE, Machine, MachineConfig, Sink};

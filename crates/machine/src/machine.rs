@@ -52,6 +52,8 @@ pub struct MachineConfig {
     pub repeatable: bool,
     /// Disks outside the machine file, at most [`crate::VOLUME_SLOTS`]: /dev/vdc and on.
     pub volumes: Vec<Arc<dyn Disk>>,
+    /// Folders of the host that it may use.
+    pub folders: Vec<hostfs::Folder>,
 }
 
 /// A machine: paused, running or ended.
@@ -111,7 +113,7 @@ impl Machine {
         if !config.repeatable {
             ::host::fill_random(&mut rng_seed).map_err(host("asking the host for random numbers"))?;
         }
-        let outfit = Outfit { network: config.net.is_some(), volumes: true, balloon: true };
+        let outfit = Outfit { network: config.net.is_some(), volumes: true, folders: true, balloon: true };
         let command_line =
             &format!("{command_line}{}", if outfit.network { network_words() } else { String::new() });
         let acpi = builder::acpi(config.vcpus, outfit);
@@ -228,6 +230,16 @@ impl Machine {
     /// What its network did; `None` without one.
     pub fn network(&self) -> Option<netstack::NetReport> {
         self.devices.net.as_ref().map(netstack::Reporter::report)
+    }
+
+    /// The folders that its agent can mount.
+    pub fn folders(&self) -> Vec<hostfs::Placed> {
+        self.devices.folders.as_ref().map(|device| device.placed()).unwrap_or_default()
+    }
+
+    /// Where in the guest it had folders when it was frozen that it has not been given now.
+    pub fn missing_folders(&self) -> Vec<String> {
+        self.devices.folders.as_ref().map(|device| device.missing()).unwrap_or_default()
     }
 
     /// Guest instructions executed, where the engine counts them; the machine must be paused or

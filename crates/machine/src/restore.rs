@@ -34,6 +34,9 @@ fn outfit(config: &MachineConfig, parts: &[PartState]) -> Result<Outfit, Error> 
     if !config.volumes.is_empty() && !outfit.volumes {
         return Err(Error::NoVolumeSlots);
     }
+    if !config.folders.is_empty() && !outfit.folders {
+        return Err(Error::NoFolderDevice);
+    }
     Ok(outfit)
 }
 

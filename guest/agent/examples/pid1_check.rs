@@ -93,6 +93,7 @@ fn counts() {
         hostname: None,
         machine_id: None,
         hooks: HookSet::default(),
+        folders: Vec::new(),
     };
     let one = |word: &str| ExecSpec { argv: vec![word.into()], ..ExecSpec::default() };
     count("ping", || drop(connect().ping().expect("a pong")));

@@ -9,6 +9,7 @@
 //! - [`sessions`], [`session`]: processes with streams; [`spawn`], [`users`], [`environment`]: how they are made
 //! - [`service`], [`log`], [`ready`]: the main service, its output, when it counts as ready
 //! - [`forward`]: ports; [`copy`], [`walk`], [`unpack`], [`tar`]: files; [`stats`]: a look at the machine
+//! - [`folders`]: folders of the host; [`network`]: the network device
 //! - [`freeze`], [`restored`], [`shutdown`], [`command`]: the machine's own life
 //! - [`sys`]: the only place with `unsafe`
 //!
@@ -22,6 +23,7 @@ pub mod conn;
 pub mod copy;
 pub mod dispatch;
 pub mod environment;
+pub mod folders;
 pub mod forward;
 pub mod freeze;
 pub mod log;

@@ -1,7 +1,7 @@
 //! What a machine puts right after it was restored, before its processes go on.
 //!
 //! The order is fixed: random numbers (so that nothing drawn later repeats), the clock, the names, the generation
-//! file, connections whose peers are gone, hooks, and the thaw last.
+//! file, folders of the host, connections whose peers are gone, hooks, and the thaw last.
 
 use crate::agent::Agent;
 use crate::command::restore_hooks;
@@ -108,6 +108,7 @@ fn put_right(world: &World, spec: &RestoredSpec) -> RestoredReport {
         note(notes, "writing /etc/machine-id", write_root(world, "etc/machine-id", &hex(&machine)));
     }
     note(notes, "writing the generation file", write_generation(world, &spec.generation));
+    notes.extend(crate::folders::mount_all(world, &spec.folders));
     if world.pid1 && reaches_outside() {
         match tcp::reset_remote() {
             Ok(closed) => report.sockets_closed = closed,

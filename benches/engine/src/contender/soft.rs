@@ -92,6 +92,7 @@ fn boot(part: &SoftChild, console: Sender<(Instant, Vec<u8>)>) -> Result<Machine
         scratch: Arc::new(Overlay::new(blank, private).context("the writable disk")?),
         net: None,
         volumes: Vec::new(),
+        folders: Vec::new(),
     };
     let line = format!("{} {}", machine::COMMAND_LINE, part.words);
     let sink = Box::new(move |bytes: &[u8]| drop(console.send((Instant::now(), bytes.to_vec()))));

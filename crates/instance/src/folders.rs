@@ -1,0 +1,102 @@
+//! Folders of this host that a machine may use: what the user named, opened; what the guest's agent is told.
+
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use agent_protocol::{Client, FOLDER_FAILED, FolderMount, Request};
+use machine::{Folder, Machine, Placed};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+
+/// Folders of one machine at once.
+const MOST: usize = 64;
+
+/// A folder or file, and where it goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SharedFolder {
+    /// On this host.
+    pub host: PathBuf,
+    /// An absolute path in the guest.
+    pub guest: String,
+    pub read_only: bool,
+}
+
+/// Opens what the user named, and makes room for the guest's open files. Nothing without folders.
+///
+/// # Errors
+/// The first that cannot be shared, by name.
+pub(crate) fn open(folders: &[SharedFolder]) -> Result<Vec<Folder>, Error> {
+    if folders.len() > MOST {
+        return Err(Error::Refused(format!(
+            "{} shared folders; a machine has at most {MOST}",
+            folders.len()
+        )));
+    }
+    if !folders.is_empty() {
+        // Each of them is a descriptor here.
+        let limit = getrlimit(Resource::Nofile);
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    }
+    folders.iter().map(open_one).collect()
+}
+
+fn open_one(folder: &SharedFolder) -> Result<Folder, Error> {
+    let refused = |why: String| Error::Refused(format!("cannot share {}: {why}", folder.host.display()));
+    Folder::open(&folder.host, &folder.guest, folder.read_only).map_err(|e| {
+        let hint = if e.kind() == std::io::ErrorKind::NotFound { "; make it first" } else { "" };
+        refused(format!("{e}{hint}"))
+    })
+}
+
+/// What the agent is told to mount.
+pub(crate) fn mounts(machine: &Machine) -> Vec<FolderMount> {
+    let one = |placed: Placed| FolderMount {
+        id: placed.id,
+        path: placed.guest,
+        read_only: placed.read_only,
+        file: placed.file,
+    };
+    machine.folders().into_iter().map(one).collect()
+}
+
+/// Tells a booted machine's agent.
+///
+/// # Errors
+/// The agent's: where it cannot be mounted.
+pub(crate) fn mount(
+    machine: &Machine,
+    agent: impl FnOnce() -> Result<Client<UnixStream>, Error>,
+) -> Result<(), Error> {
+    let mounts = mounts(machine);
+    if !mounts.is_empty() {
+        agent()?.call(&Request::Folders(mounts))?;
+    }
+    Ok(())
+}
+
+/// A restored machine's agent went on without a folder that the user named.
+///
+/// # Errors
+/// The agent's words.
+pub(crate) fn check(notes: &[String]) -> Result<(), Error> {
+    match notes.iter().find(|note| note.starts_with(FOLDER_FAILED)) {
+        Some(note) => Err(Error::Refused(note.clone())),
+        None => Ok(()),
+    }
+}
+
+/// What to tell the user of folders that a frozen machine had and now has not.
+pub fn missing_note(machine: &Machine) -> Option<String> {
+    let missing = machine.missing_folders();
+    let first = missing.first()?;
+    Some(format!(
+        "the machine was frozen with shared folders at {}; what its processes do there fails with \"Stale file \
+         handle\" unless you name them again, like -v {}:{first}",
+        missing.join(", "),
+        Path::new(first)
+            .file_name()
+            .map_or("./folder".into(), |name| format!("./{}", name.to_string_lossy())),
+    ))
+}

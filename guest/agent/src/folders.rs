@@ -1,0 +1,124 @@
+//! Folders of the host: mounted where the host says.
+//!
+//! All of them are directories (or files) of one file system, by their numbers in its root. That root is mounted where
+//! nobody looks, only while what is wanted is taken from it; what is mounted then is a piece of it. Whatever is mounted
+//! already (a restored machine's folders) stays as it is: the device brings it to its new place by itself.
+
+use crate::sys::process::exit_now;
+use crate::worker::Channel;
+use crate::world::{World, read_text};
+use agent_protocol::{ErrorKind, FOLDER_FAILED, FOLDERS, Failure, FolderMount, Reply};
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{
+    MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_remount, move_mount, open_tree,
+    unmount,
+};
+use std::path::Path;
+
+/// The file system's name in the kernel.
+const KIND: &str = "virtiofs";
+
+/// Serves `Folders`, in a forked copy.
+pub fn serve(world: &World, channel: &mut Channel, folders: &[FolderMount]) {
+    let notes = mount_all(world, folders);
+    match notes.is_empty() {
+        true => channel.reply(&Reply::Done),
+        false => channel.fail(&Failure::new(ErrorKind::Other, notes.join("; "))),
+    }
+    exit_now(0);
+}
+
+/// Mounts what is not mounted yet; what could not be, one line each.
+pub fn mount_all(world: &World, folders: &[FolderMount]) -> Vec<String> {
+    let table = if folders.is_empty() { String::new() } else { read_text("/proc/self/mountinfo") };
+    let missing: Vec<&FolderMount> = folders.iter().filter(|folder| !is_mounted(&table, folder)).collect();
+    if missing.is_empty() {
+        return Vec::new();
+    }
+    let place = world.run.join("folders");
+    if let Err(error) = file_system(&place) {
+        return vec![format!("{FOLDER_FAILED}s: {error}")];
+    }
+    let failed = |folder: &&FolderMount| {
+        let error = mount_one(&place, folder).err()?;
+        Some(format!("{FOLDER_FAILED} at {}: {error}", folder.path))
+    };
+    let mut notes: Vec<String> = missing.iter().filter_map(failed).collect();
+    let gone = unmount(&place, UnmountFlags::DETACH);
+    notes.extend(gone.err().map(|error| format!("hiding the root of the host's folders: {error}")));
+    notes
+}
+
+fn flags() -> MountFlags {
+    MountFlags::NOSUID | MountFlags::NODEV
+}
+
+/// The root that holds them all, mounted at `place`, which is for root's eyes.
+fn file_system(place: &Path) -> Result<(), Errno> {
+    match rustix::fs::mkdir(place, Mode::RWXU) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(error) => return Err(error),
+    }
+    mount(FOLDERS, place, KIND, flags(), c"")
+}
+
+fn mount_one(root: &Path, folder: &FolderMount) -> Result<(), Errno> {
+    make_place(folder)?;
+    let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree = open_tree(CWD, root.join(folder.id.to_string()), clone)?;
+    move_mount(&tree, "", CWD, &folder.path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    if folder.read_only {
+        mount_remount(&folder.path, MountFlags::BIND | MountFlags::RDONLY | flags(), c"")?;
+    }
+    Ok(())
+}
+
+/// A directory or file to mount on, with the directories above it.
+fn make_place(folder: &FolderMount) -> Result<(), Errno> {
+    let path = Path::new(&folder.path);
+    let directories = if folder.file { path.parent().unwrap_or(path) } else { path };
+    for place in directories.ancestors().collect::<Vec<_>>().into_iter().rev() {
+        match rustix::fs::mkdir(place, Mode::from_bits_retain(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    if folder.file && rustix::fs::stat(path).is_err() {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        rustix::fs::open(path, flags, Mode::from_bits_retain(0o644))?;
+    }
+    Ok(())
+}
+
+/// Whether a line of mountinfo (proc(5)) is this folder in its place.
+fn is_mounted(table: &str, folder: &FolderMount) -> bool {
+    let (root, place) = (format!("/{}", folder.id), escaped(&folder.path));
+    table.lines().any(|line| {
+        let Some((front, back)) = line.split_once(" - ") else { return false };
+        let mut words = front.split(' ').skip(3);
+        words.next() == Some(&root) && words.next() == Some(&place) && back.split(' ').next() == Some(KIND)
+    })
+}
+
+/// A path as mountinfo writes it.
+fn escaped(path: &str) -> String {
+    path.replace('\\', "\\134").replace(' ', "\\040").replace('\t', "\\011").replace('\n', "\\012")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_mounted_is_found_in_the_table() {
+        let table = "22 1 0:20 / / rw - overlay overlay rw\n\
+                     40 22 0:30 /3 /srv/a\\040b rw,nosuid - virtiofs smolvm rw\n\
+                     41 22 0:31 /4 /mnt rw - ext4 /dev/vdc rw\n";
+        let folder = |id, path: &str| FolderMount { id, path: path.into(), read_only: false, file: false };
+        assert!(is_mounted(table, &folder(3, "/srv/a b")));
+        for other in [folder(2, "/srv/a b"), folder(3, "/srv"), folder(4, "/mnt")] {
+            assert!(!is_mounted(table, &other), "{other:?}");
+        }
+    }
+}
