@@ -149,6 +149,25 @@ impl RestoreReason {
     }
 }
 
+/// What is mounted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MountSource {
+    /// A volume (ext4) in this slot: 0 is /dev/vdc. Grown to its disk's size first. An empty one takes over what the
+    /// directory holds that it is mounted on, as docker has it.
+    Volume(u8),
+}
+
+/// A mount in the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountSpec {
+    /// What.
+    pub source: MountSource,
+    /// An absolute path; made when it is missing.
+    pub path: String,
+    /// Whether nothing can be written to it.
+    pub read_only: bool,
+}
+
 /// The machine was restored: put right what a restored machine has wrong, then let its processes go on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestoredSpec {
@@ -166,6 +185,8 @@ pub struct RestoredSpec {
     pub machine_id: Option<[u8; 16]>,
     /// Run before the processes go on. A failure is reported and does not stop the thaw.
     pub hooks: HookSet,
+    /// Mounted before the hooks run. After a failure the processes stay frozen: they would write to the wrong place.
+    pub mounts: Vec<MountSpec>,
 }
 
 /// How a machine ends.
@@ -263,4 +284,6 @@ pub enum Request {
         /// How long processes have between TERM and KILL, in milliseconds.
         grace_ms: u32,
     },
+    /// Mount in order, in a machine that booted; `Reply::Done`. What is mounted already stays.
+    Mount(Vec<MountSpec>),
 }

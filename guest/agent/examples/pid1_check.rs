@@ -93,6 +93,7 @@ fn counts() {
         hostname: None,
         machine_id: None,
         hooks: HookSet::default(),
+        mounts: Vec::new(),
     };
     let one = |word: &str| ExecSpec { argv: vec![word.into()], ..ExecSpec::default() };
     count("ping", || drop(connect().ping().expect("a pong")));
@@ -221,6 +222,7 @@ fn freeze() {
         hostname: Some("again".into()),
         machine_id: Some([0x11; 16]),
         hooks: HookSet::default(),
+        mounts: Vec::new(),
     };
     let restored = connect().call(&Request::Restored(spec.clone())).expect("restored");
     println!("CHECK {restored:?}");

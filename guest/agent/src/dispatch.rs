@@ -156,6 +156,10 @@ impl Agent {
                 channel.reply(&Reply::Done);
             }),
             Request::Shutdown { power, grace_ms } => self.shut_down(id, power, grace_ms),
+            Request::Mount(mounts) => {
+                self.must_run()?;
+                self.work(id, move |world, channel| crate::mounts::serve(world, channel, &mounts))
+            }
         }
     }
 

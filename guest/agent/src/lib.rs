@@ -10,6 +10,7 @@
 //! - [`service`], [`log`], [`ready`]: the main service, its output, when it counts as ready
 //! - [`forward`]: ports; [`copy`], [`walk`], [`unpack`], [`tar`]: files; [`stats`]: a look at the machine
 //! - [`freeze`], [`restored`], [`shutdown`], [`command`]: the machine's own life
+//! - [`mounts`]: volumes
 //! - [`sys`]: the only place with `unsafe`
 //!
 //! Next: `main` below, `boot::boot`, `agent::Agent::run`.
@@ -25,6 +26,7 @@ pub mod environment;
 pub mod forward;
 pub mod freeze;
 pub mod log;
+pub mod mounts;
 pub mod network;
 pub mod options;
 pub mod poll;

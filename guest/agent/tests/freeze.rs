@@ -54,6 +54,7 @@ fn restored(hooks: Vec<Vec<String>>) -> Request {
         hostname: None,
         machine_id: None,
         hooks: HookSet { commands: hooks, timeout_ms: 5000 },
+        mounts: Vec::new(),
     })
 }
 
