@@ -14,8 +14,8 @@ const LEVEL: i32 = 19;
 const PARTS: [(&str, &str); 3] =
     [("KERNEL", "vmlinux"), ("INITRAMFS", "initramfs.cpio"), ("BUSYBOX", "busybox")];
 
-/// Embedded as it is: every start needs it, and 160 KiB are not worth the time of unpacking.
-const BLANK: &str = "blank.ext4";
+/// Embedded as they are: every start needs the first, and 160 KiB are not worth the time of unpacking.
+const BLANKS: [(&str, &str); 2] = [("BLANK_EXT4", "blank.ext4"), ("VOLUME_EXT4", "volume.ext4")];
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
@@ -37,10 +37,12 @@ fn embed() -> Result<(), Box<dyn Error>> {
         let path = to.to_str().ok_or("the target directory's path is not UTF-8")?;
         writeln!(table, "pub const {name}: Part = Part {{ size: {size}, zstd: include_bytes!({path:?}) }};")?;
     }
-    let to = out.join(BLANK);
-    fs::write(&to, read(&dir.join(BLANK))?)?;
-    let path = to.to_str().ok_or("the target directory's path is not UTF-8")?;
-    writeln!(table, "pub static BLANK_EXT4: &[u8] = include_bytes!({path:?});")?;
+    for (name, file) in BLANKS {
+        let to = out.join(file);
+        fs::write(&to, read(&dir.join(file))?)?;
+        let path = to.to_str().ok_or("the target directory's path is not UTF-8")?;
+        writeln!(table, "pub static {name}: &[u8] = include_bytes!({path:?});")?;
+    }
     let info = String::from_utf8(read(&dir.join("build-info.toml"))?)?;
     writeln!(table, "pub const BUILD_INFO: &[(&str, &str)] = &[")?;
     for line in info.lines().filter(|line| !line.starts_with('#')) {

@@ -6,8 +6,10 @@ use std::process::ExitCode;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
 
+mod data;
 mod resources;
 mod shell;
+pub use data::{Delta, DeltaVerb, Update, Volume, VolumeVerb};
 pub use resources::{Keep, OnFailure, Rightsize, Stats};
 pub use shell::Shell;
 
@@ -102,6 +104,12 @@ pub enum Verb {
     Images,
     /// Remove what nothing uses: from the store, and dead machines that nobody named
     Prune(Prune),
+    /// Make, list, copy and remove volumes: data that outlives machines
+    Volume(Volume),
+    /// Make one machine file of another and what changed
+    Delta(Delta),
+    /// Move a machine to a new version of its machine file; its volumes stay
+    Update(Update),
     /// Look at a machine's network
     Net(Net),
     /// Say what this host can do
@@ -123,8 +131,8 @@ pub enum Verb {
 impl Verb {
     /// Whether a signal half-way needs something undone. (`run` knows best itself from when on.)
     pub fn makes_something(&self) -> bool {
-        use Verb::{Build, Demo, Fork, Import, Rightsize, Snapshot};
-        matches!(self, Demo(_) | Build(_) | Fork(_) | Snapshot(_) | Import(_) | Rightsize(_))
+        use Verb::{Build, Delta, Demo, Fork, Import, Rightsize, Snapshot};
+        matches!(self, Demo(_) | Build(_) | Fork(_) | Snapshot(_) | Import(_) | Rightsize(_) | Delta(_))
     }
 }
 

@@ -25,6 +25,7 @@ use crate::args::EngineArgs;
 use crate::mounts::{self, Mount};
 use crate::trace;
 use crate::ui::say::tell;
+use crate::volumes;
 
 pub mod keeper;
 use keeper::{HealthCheck, Policy};
@@ -203,6 +204,9 @@ pub struct Running {
     pub door: Option<Door>,
 }
 
+/// How long a machine that is ended at once may take to write to its volumes what its guest holds back.
+pub const SYNC_LIMIT: Duration = Duration::from_secs(5);
+
 /// How long a cold boot may take before its agent answers.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -222,6 +226,7 @@ pub fn vmm_options(plan: &Plan, scratch_dir: PathBuf, kernel_log: Option<PathBuf
         repeatable: plan.repeatable,
         peers: None,
         folders: mounts::folders(&plan.mounts),
+        volumes: Vec::new(),
     })
 }
 
@@ -284,6 +289,7 @@ fn begin(
     if !plan.networks.is_empty() {
         options.peers = Some(Arc::new(Neighbours::new(Dirs::from_env()?, instance.name(), &plan.networks)));
     }
+    options.volumes = volumes::attach(plan, instance)?;
     let saved = || MachineFile::open_path(&instance.saved()).context("opening what the instance saved");
     match plan.mode {
         Mode::Resume => {
@@ -457,12 +463,14 @@ impl Control {
                 Ok((done, None))
             }
             Request::Kill => {
+                self.vmm.sync_volumes(SYNC_LIMIT);
                 self.instance.update(|r| r.phase = Phase::Dead)?;
                 Ok((done, None))
             }
             Request::Freeze => {
                 let report =
                     self.vmm.freeze_to(&self.instance.saved(), SnapshotTarget::StateOnly, &|| true)?;
+                volumes::remember(&self.instance, self.vmm.volumes())?;
                 self.instance.update(|r| r.phase = Phase::Frozen)?;
                 Ok((serde_json::to_value(report).unwrap_or_default(), None))
             }

@@ -12,6 +12,7 @@ mod mounts;
 mod resolve;
 mod trace;
 mod ui;
+mod volumes;
 
 use std::process::ExitCode;
 

@@ -94,22 +94,10 @@ pub fn parse(word: &str) -> Result<Mount> {
     if source.contains(['/', '.']) {
         return Ok(Mount::Folder { host: PathBuf::from(source), guest, read_only });
     }
-    let name = volume_name(source).with_context(form)?;
-    Ok(Mount::Volume { name, guest, read_only })
-}
-
-/// A volume's name: lower-case letters, digits, `_` and `-`, a letter or digit first, at most 63.
-///
-/// # Errors
-/// Anything else.
-pub fn volume_name(word: &str) -> Result<String> {
-    if spec::valid_name(word) && !word.contains('.') {
-        return Ok(word.to_owned());
+    if !volume::valid_name(source) {
+        return Err(volume::Error::BadName(source.to_owned())).with_context(form);
     }
-    bail!(
-        "`{word}` is no volume's name: write 1 to 63 lower-case letters, digits, `_` or `-`, \
-         with a letter or digit first"
-    )
+    Ok(Mount::Volume { name: source.to_owned(), guest, read_only })
 }
 
 /// A place in the guest, in its plainest spelling.

@@ -54,6 +54,17 @@ pub fn split(words: &[String], leading_dashes: bool, home: &Home) -> Result<(Wha
     Ok((what(first, home)?, command))
 }
 
+/// A WHAT that must be a machine file.
+///
+/// # Errors
+/// As [`split`]; something else than a machine file.
+pub fn machine_file(word: &str, home: &Home) -> Result<What> {
+    match what(word, home)? {
+        found @ (What::File(_) | What::Stored(_)) => Ok(found),
+        other => bail!("`{}` is no machine file; `smolvm run` makes one of it", other.label()),
+    }
+}
+
 /// CLI.md, "Referring to things".
 fn what(word: &str, home: &Home) -> Result<What> {
     let path = Path::new(word);

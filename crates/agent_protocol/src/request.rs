@@ -162,6 +162,25 @@ pub struct FolderMount {
     pub file: bool,
 }
 
+/// What is mounted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MountSource {
+    /// A volume (ext4) in this slot: 0 is /dev/vdc. Grown to its disk's size first. An empty one takes over what the
+    /// directory holds that it is mounted on, as docker has it.
+    Volume(u8),
+}
+
+/// A mount in the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountSpec {
+    /// What.
+    pub source: MountSource,
+    /// An absolute path; made when it is missing.
+    pub path: String,
+    /// Whether nothing can be written to it.
+    pub read_only: bool,
+}
+
 /// The machine was restored: put right what a restored machine has wrong, then let its processes go on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestoredSpec {
@@ -181,6 +200,8 @@ pub struct RestoredSpec {
     pub hooks: HookSet,
     /// Mounted before the hooks run, where they are not yet. A failure is reported and does not stop the thaw.
     pub folders: Vec<FolderMount>,
+    /// Mounted before the hooks run. After a failure the processes stay frozen: they would write to the wrong place.
+    pub mounts: Vec<MountSpec>,
 }
 
 /// How a machine ends.
@@ -280,4 +301,6 @@ pub enum Request {
     },
     /// Mount folders of the host, where they are not yet; `Reply::Done`.
     Folders(Vec<FolderMount>),
+    /// Mount in order, in a machine that booted; `Reply::Done`. What is mounted already stays.
+    Mount(Vec<MountSpec>),
 }

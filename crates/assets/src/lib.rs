@@ -38,6 +38,12 @@ pub fn blank_ext4_list() -> &'static [u8] {
     parts::BLANK_EXT4
 }
 
+/// An empty ext4 file system of 128 MiB, in the form of [`blank_ext4_list`]: what a new volume begins as. The
+/// guest's kernel grows it to what it lies on, up to 4 TiB.
+pub fn volume_ext4_list() -> &'static [u8] {
+    parts::VOLUME_EXT4
+}
+
 /// What the parts were made from: (key, value) pairs in the order of the keys. Versions, package hashes,
 /// and `<part>_blake3` and `<part>_bytes` of each part.
 pub fn build_info() -> &'static [(&'static str, &'static str)] {

@@ -18,21 +18,22 @@ fn the_initramfs_is_a_cpio_and_busybox_a_program() {
 }
 
 #[test]
-fn the_blank_disk_is_ext4_and_nearly_nothing() {
-    let list = assets::blank_ext4_list();
-    assert!(list.len() < 64 * 4104, "{} bytes", list.len());
-    let disk = SparseDisk::new(list).unwrap();
-    assert_eq!(disk.size(), 16 << 30);
-    // The superblock is at byte 1024; its magic number at 0x38 in it (kernel docs, ext4/super.rst).
-    let mut magic = [0; 2];
-    disk.read_at(1024 + 0x38, &mut magic).unwrap();
-    assert_eq!(magic, [0x53, 0xef]);
+fn the_blank_disks_are_ext4_and_nearly_nothing() {
+    for (list, size) in [(assets::blank_ext4_list(), 16u64 << 30), (assets::volume_ext4_list(), 128 << 20)] {
+        assert!(list.len() < 64 * 4104, "{} bytes", list.len());
+        let disk = SparseDisk::new(list).unwrap();
+        assert_eq!(disk.size(), size);
+        // The superblock is at byte 1024; its magic number at 0x38 in it (kernel docs, ext4/super.rst).
+        let mut magic = [0; 2];
+        disk.read_at(1024 + 0x38, &mut magic).unwrap();
+        assert_eq!(magic, [0x53, 0xef]);
+    }
 }
 
 #[test]
 fn build_info_names_every_part() {
     let info = assets::build_info();
-    for part in ["vmlinux", "initramfs", "busybox", "blank_ext4", "agent"] {
+    for part in ["vmlinux", "initramfs", "busybox", "blank_ext4", "volume_ext4", "agent"] {
         assert!(info.iter().any(|(key, _)| *key == format!("{part}_blake3")), "{part}");
     }
     assert!(info.is_sorted());

@@ -22,6 +22,7 @@ pub mod session;
 mod sizes;
 mod terminal;
 mod vmm;
+mod volumes;
 
 pub use data::DataStream;
 pub use error::{Error, io_error};
@@ -34,3 +35,4 @@ pub use record::{Health, Instance, Phase, Record, list, new_name, remove_dead};
 pub use sizes::{FileSizes, sizes};
 pub use snapshot::{Point, SnapshotInfo, UNNAMED, find, points};
 pub use vmm::{FreezeReport, Frozen, SnapshotTarget, StartReport, Vmm, VmmOptions, Waking, copy_base};
+pub use volumes::VolumeMount;

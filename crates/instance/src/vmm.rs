@@ -10,6 +10,7 @@ use agent_protocol::{
     RestoredReport, RestoredSpec, SERVICE_SESSION, ServiceSpec, SignalSpec, Started,
 };
 use artifact::{Digest, MachineFile, MachineFileWriter};
+use disk::Disk;
 use machine::{EngineChoice, Machine, MachineConfig, Outcome};
 use serde::Serialize;
 use snapshot::SnapshotInfo;
@@ -19,6 +20,7 @@ use crate::error::Error;
 use crate::folders::{self, SharedFolder};
 use crate::media::{self, Media};
 use crate::net::NetOptions;
+use crate::volumes::{self, VolumeMount};
 
 mod console;
 mod rehearsal;
@@ -57,6 +59,8 @@ pub struct VmmOptions {
     pub peers: Option<Arc<dyn netstack::Directory>>,
     /// Folders of this host that it may use.
     pub folders: Vec<SharedFolder>,
+    /// Volumes, in the order of their slots.
+    pub volumes: Vec<VolumeMount>,
 }
 
 /// The date that the guest of a repeatable run is told, in ns since 1970: the start of 2026.
@@ -134,8 +138,8 @@ impl Vmm {
             scratch: media::scratch(saved, &options.scratch_dir)?,
             net: options.net.config(media.spec.net.as_ref(), options.peers.clone())?,
             repeatable: options.repeatable,
-            volumes: Vec::new(),
             folders: folders::open(&options.folders)?,
+            volumes: disks(&options.volumes)?,
         })
     }
 
@@ -162,6 +166,7 @@ impl Vmm {
         vmm.machine.resume();
         let first_instruction_us = us(begun);
         vmm.wait_agent()?;
+        vmm.mount()?;
         folders::mount(&vmm.machine, || vmm.agent())?;
         Ok((vmm, StartReport { first_instruction_us, agent_us: us(begun) }))
     }
@@ -265,6 +270,11 @@ impl Vmm {
         &self.spec
     }
 
+    /// The volumes that it has.
+    pub fn volumes(&self) -> &[VolumeMount] {
+        &self.options.volumes
+    }
+
     /// The last of what the guest said on its serial console.
     pub fn console_tail(&self) -> String {
         self.console.tail()
@@ -334,6 +344,17 @@ impl Vmm {
         Ok(())
     }
 
+    /// Mounts what a machine that booted has beside its own disk.
+    fn mount(&self) -> Result<(), Error> {
+        if self.options.volumes.is_empty() {
+            return Ok(());
+        }
+        match self.agent()?.call(&Request::Mount(volumes::specs(&self.options.volumes)))? {
+            Reply::Done => Ok(()),
+            _ => Err(agent_error("Mount")),
+        }
+    }
+
     fn hooks(commands: &[String]) -> HookSet {
         let argv = |line: &String| vec!["/bin/sh".to_owned(), "-c".to_owned(), line.clone()];
         HookSet { commands: commands.iter().map(argv).collect(), timeout_ms: 0 }
@@ -361,6 +382,7 @@ impl Vmm {
             machine_id: self.options.hostname.as_ref().and_then(|_| seed_id(&seed)),
             hooks: Self::hooks(&self.spec.hooks.after_restore),
             folders: folders::mounts(&self.machine),
+            mounts: volumes::specs(&self.options.volumes),
         };
         client.start(&Request::Restored(spec))?;
         Ok(client)
@@ -425,6 +447,19 @@ impl Vmm {
         });
     }
 
+    /// What the guest wrote to its volumes and did not bring there yet, before the machine is ended without a
+    /// shutdown: whoever ends it means its processes. Waits as long as `limit` for a guest that does not answer.
+    pub fn sync_volumes(&self, limit: Duration) {
+        if self.options.volumes.iter().all(|volume| volume.read_only) {
+            return;
+        }
+        // Best effort: a guest that hangs is ended all the same, and its volume is as after a power failure.
+        let _ = self.begin_connect().and_then(|stream| {
+            stream.set_read_timeout(Some(limit)).map_err(agent_protocol::ClientError::Io)?;
+            Ok(Client::new(stream).call(&Request::Sync)?)
+        });
+    }
+
     /// Shuts the guest down and, with `save`, writes its disk there.
     ///
     /// # Errors
@@ -445,6 +480,15 @@ impl Vmm {
         writer.finish()?;
         Ok(())
     }
+}
+
+/// As many as there are slots.
+fn disks(volumes: &[VolumeMount]) -> Result<Vec<Arc<dyn Disk>>, Error> {
+    if volumes.len() > machine::VOLUME_SLOTS {
+        let what = format!("{} volumes; a machine can have {}", volumes.len(), machine::VOLUME_SLOTS);
+        return Err(Error::Refused(what));
+    }
+    Ok(volumes.iter().map(|volume| volume.disk.clone()).collect())
 }
 
 /// Sixteen random bytes of their own from the pool.

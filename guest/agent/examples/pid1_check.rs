@@ -94,6 +94,7 @@ fn counts() {
         machine_id: None,
         hooks: HookSet::default(),
         folders: Vec::new(),
+        mounts: Vec::new(),
     };
     let one = |word: &str| ExecSpec { argv: vec![word.into()], ..ExecSpec::default() };
     count("ping", || drop(connect().ping().expect("a pong")));
@@ -222,6 +223,8 @@ fn freeze() {
         hostname: Some("again".into()),
         machine_id: Some([0x11; 16]),
         hooks: HookSet::default(),
+        folders: Vec::new(),
+        mounts: Vec::new(),
     };
     let restored = connect().call(&Request::Restored(spec.clone())).expect("restored");
     println!("CHECK {restored:?}");

@@ -199,6 +199,9 @@ impl Agent {
         }
         if self.restoring == Some(id) {
             self.restoring = None;
+            if status.exit_status() == Some(crate::restored::STAYS_FROZEN) {
+                return;
+            }
             // Done by the copy, unless it died.
             let _ = self.let_go();
         }

@@ -159,6 +159,10 @@ impl Agent {
                 self.work(id, move |world, channel| crate::folders::serve(world, channel, &list))
             }
             Request::Shutdown { power, grace_ms } => self.shut_down(id, power, grace_ms),
+            Request::Mount(mounts) => {
+                self.must_run()?;
+                self.work(id, move |world, channel| crate::mounts::serve(world, channel, &mounts))
+            }
         }
     }
 

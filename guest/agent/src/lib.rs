@@ -11,6 +11,7 @@
 //! - [`forward`]: ports; [`copy`], [`walk`], [`unpack`], [`tar`]: files; [`stats`]: a look at the machine
 //! - [`folders`]: folders of the host; [`network`]: the network device
 //! - [`freeze`], [`restored`], [`shutdown`], [`command`]: the machine's own life
+//! - [`mounts`]: volumes
 //! - [`sys`]: the only place with `unsafe`
 //!
 //! Next: `main` below, `boot::boot`, `agent::Agent::run`.
@@ -27,6 +28,7 @@ pub mod folders;
 pub mod forward;
 pub mod freeze;
 pub mod log;
+pub mod mounts;
 pub mod network;
 pub mod options;
 pub mod poll;

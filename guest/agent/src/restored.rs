@@ -1,11 +1,12 @@
 //! What a machine puts right after it was restored, before its processes go on.
 //!
 //! The order is fixed: random numbers (so that nothing drawn later repeats), the clock, the names, the generation
-//! file, folders of the host, connections whose peers are gone, hooks, and the thaw last.
+//! file, folders of the host, connections whose peers are gone, mounts, hooks, and the thaw last.
 
 use crate::agent::Agent;
 use crate::command::restore_hooks;
 use crate::dispatch::nanoseconds;
+use crate::sys::process::exit_now;
 use crate::sys::{random, tcp};
 use crate::world::World;
 use agent_protocol::{ErrorKind, Failure, Reply, RestoredReport, RestoredSpec};
@@ -16,6 +17,8 @@ use std::io;
 
 /// The file whose contents change with every restore.
 const GENERATION_FILE: &str = "generation";
+/// How the copy ends that could not mount what it should.
+pub const STAYS_FROZEN: i32 = 3;
 /// The shortest seed worth having, in bytes.
 const SEED: usize = 32;
 
@@ -35,13 +38,17 @@ impl Agent {
         let mut report = put_right(&self.world, &spec);
         self.generation = spec.generation;
         self.drop_stale(id);
-        if spec.hooks.commands.is_empty() {
+        if spec.hooks.commands.is_empty() && spec.mounts.is_empty() {
             note(&mut report.notes, "letting the processes go on", self.let_go());
             report.total_us = (nanoseconds(ClockId::Monotonic) - begin) / 1000;
             self.reply(id, &Reply::Restored(report));
             return Ok(());
         }
         let result = self.work(id, move |world, channel| {
+            if let Err(failure) = crate::mounts::mount_all(world, &spec.mounts) {
+                channel.fail(&failure);
+                exit_now(STAYS_FROZEN);
+            }
             if let Err(failure) = restore_hooks(world, &spec.hooks, spec.reason) {
                 report.notes.push(failure.text);
             }

@@ -82,6 +82,7 @@ fn wait_until_empty(world: &World, leaders: &[Pid], limit_ms: u64) -> bool {
 
 /// Makes the disks clean and gives the machine back.
 fn power_down(world: &World, power: Power) {
+    crate::mounts::unmount_all();
     let _ = rustix::mount::mount_remount("/", MountFlags::RDONLY, "");
     if let Some(disk) = &world.writable {
         // The disk's own mount is outside our root; its descriptor still names it.

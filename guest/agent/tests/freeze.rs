@@ -55,6 +55,7 @@ fn restored(hooks: Vec<Vec<String>>) -> Request {
         machine_id: None,
         hooks: HookSet { commands: hooks, timeout_ms: 5000 },
         folders: Vec::new(),
+        mounts: Vec::new(),
     })
 }
 

@@ -5,6 +5,7 @@ mod build;
 mod copies;
 mod cp;
 mod define;
+mod delta;
 mod demo;
 mod diff;
 mod doctor;
@@ -22,9 +23,13 @@ mod run;
 mod snapshot;
 mod start;
 mod stats;
+mod update;
 mod version;
 mod vmm;
+mod volume;
 mod wait;
+
+pub use vmm::read_plan as plan_of;
 
 use anyhow::{Context, Result};
 
@@ -77,6 +82,9 @@ fn verb(args: Args) -> Result<u8> {
         Verb::Import(import) => files::import(&import, global, &Home::open()?),
         Verb::Images => files::images(global, &Home::open()?),
         Verb::Prune(prune) => files::prune(&prune, global, &Home::open()?),
+        Verb::Volume(volume) => volume::volume(&volume, global, &Home::open()?),
+        Verb::Delta(words) => delta::delta(&words, global),
+        Verb::Update(words) => update::update(&words, global, &Home::open()?),
         Verb::Net(net) => net::net(&net, global, &Home::open()?),
         Verb::Doctor(doctor) => doctor::doctor(&doctor, global),
         Verb::Version => version::version(global),

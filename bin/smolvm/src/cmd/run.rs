@@ -25,6 +25,7 @@ use crate::resolve::{self, What};
 use crate::trace;
 use crate::ui::Steps;
 use crate::ui::say::tell;
+use crate::volumes;
 
 /// How long a machine may take to end after its agent went.
 const END_AFTER_STREAM: Duration = Duration::from_secs(2);
@@ -44,6 +45,7 @@ pub fn run(run: &Run, global: &Global) -> Result<u8> {
         None => instance::new_name(&home.dirs),
     };
     let kept = (run.name.is_some() || run.detach) && !run.rm;
+    volumes::make_missing(&plan.mounts, &home.dirs)?;
     let bound = launch::bind_ports(&plan.ports)?;
     interrupt::keep().context(WATCHING)?;
     let make = || Instance::create(&home.dirs, &name).map(Arc::new);
@@ -288,6 +290,9 @@ fn foreground(
         if discarded.is_none() {
             vmm.stop(10_000, Some(&instance.saved()))?;
             instance.update(|r| (r.phase, r.exit_code) = (Phase::Stopped, Some(code)))?;
+        } else if !vmm.volumes().is_empty() {
+            // Its disk is discarded, its volumes are not.
+            vmm.stop(10_000, None)?;
         }
         vmm.machine().end();
     }
@@ -316,6 +321,7 @@ fn end_after(vmm: Arc<Vmm>, limit: Duration, late: Arc<AtomicBool>) {
         if vmm.machine().wait(Some(limit)).is_none() {
             tell!("smolvm: ended after {} s (--timeout)", limit.as_secs_f64());
             late.store(true, Ordering::Release);
+            vmm.sync_volumes(launch::SYNC_LIMIT);
             vmm.machine().end();
         }
     });

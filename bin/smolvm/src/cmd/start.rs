@@ -10,6 +10,7 @@ use crate::cmd::vmm;
 use crate::launch::{Home, Mode};
 
 pub fn start(names: &Names, global: &Global, home: &Home) -> Result<u8> {
+    let mut code = 0;
     for name in &names.names {
         let instance = Instance::open(&home.dirs, name)?;
         let mut plan = vmm::read_plan(&instance)?;
@@ -25,7 +26,7 @@ pub fn start(names: &Names, global: &Global, home: &Home) -> Result<u8> {
             plan.command = None;
         }
         vmm::write_plan(&instance, &plan)?;
-        vmm::detach(Arc::new(instance), global, None)?;
+        code = vmm::detach(Arc::new(instance), global, None)?.max(code);
     }
-    Ok(0)
+    Ok(code)
 }

@@ -139,7 +139,8 @@ pub fn detach(instance: Arc<Instance>, global: &Global, undo: Option<Undo>) -> R
         }
         Some(Word::Failed { text, code }) => {
             let _ = child.wait();
-            if !kept || code != 125 {
+            // One that was there before stays, whatever became of this start.
+            if kills && (!kept || code != 125) {
                 forget(&name);
             }
             tell!("smolvm: {text}");

@@ -158,6 +158,8 @@ impl Vmm {
                         that its snapshot could build on; take a whole one, without --incremental";
             return Err(Error::Refused(what.into()));
         }
+        let what = if target == SnapshotTarget::Fork { "a copy" } else { "what is run from a snapshot" };
+        crate::volumes::refuse_parting(&self.options.volumes, what)?;
         let _saving = lock(&self.saving);
         // Before anything stands still: a file that cannot be made is told at once.
         let durable = target != SnapshotTarget::Fork;

@@ -1,0 +1,230 @@
+//! Volumes: data outside the machine file that outlives instances, kills and freezes.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use e2e::{Home, engines, instant, rounds, text};
+
+#[test]
+fn what_is_written_to_a_volume_is_there_for_the_next_machine() {
+    for engine in engines() {
+        let home = Home::new(engine);
+        home.ok(&["volume", "create", "data", "--size", "256MiB"]);
+        home.ok(&["run", "-v", "data:/data", "--", "sh", "-c", "echo kept >/data/file"]);
+        assert_eq!(home.ok(&["run", "-v", "data:/data:ro", "--", "cat", "/data/file"]), "kept\n");
+        let refused = home.run(&["run", "-v", "data:/data:ro", "--", "sh", "-c", "echo x >/data/file"]);
+        assert!(text(&refused.stderr).contains("Read-only"), "{}", text(&refused.stderr));
+        // One that boots has it, too, and a larger one is seen as such.
+        home.ok(&["volume", "grow", "data", "1GiB"]);
+        let shown =
+            home.ok(&["run", "--cold", "-v", "data:/data", "--", "sh", "-c", "cat /data/file; df -m /data"]);
+        let total: u64 = shown.lines().last().unwrap().split_whitespace().nth(1).unwrap().parse().unwrap();
+        assert!(shown.starts_with("kept\n") && (900..1024).contains(&total), "{shown}");
+        let copy = home.ok(&["volume", "snapshot", "data", "monday"]);
+        assert_eq!(copy, "monday\n");
+        home.ok(&["run", "-v", "data:/data", "--", "rm", "/data/file"]);
+        assert_eq!(home.ok(&["run", "-v", "monday:/data", "--", "cat", "/data/file"]), "kept\n");
+        let rows: serde_json::Value = serde_json::from_str(&home.ok(&["volume", "ls", "--json"])).unwrap();
+        assert_eq!(rows[0]["bytes"], 1u64 << 30);
+        assert!(rows[0]["used_bytes"].as_u64().unwrap() < 64 << 20, "{rows}");
+        home.ok(&["volume", "rm", "data", "monday"]);
+        assert!(home.fails(&["volume", "inspect", "data"], 125).contains("no volume `data`"));
+    }
+}
+
+#[test]
+fn a_new_volume_takes_over_what_it_covers() {
+    let home = Home::new("soft");
+    fs::create_dir(home.path("tree")).unwrap();
+    fs::write(home.path("tree/one"), "1").unwrap();
+    std::os::unix::fs::symlink("one", home.path("tree/link")).unwrap();
+    fs::write(
+        home.path("Smolfile"),
+        "name = \"x\"\nmemory = \"64MiB\"\n[root]\nfiles = { \"tree\" = \"/srv/tree\" }\n\
+         [build]\nsteps = [\"chown 5:6 /srv/tree && chmod 2750 /srv/tree\"]\n",
+    )
+    .unwrap();
+    home.ok(&["build", "-q"]);
+    let look = "cat /srv/tree/link; stat -c ' %u:%g %a' /srv/tree; ls /srv/tree; rm /srv/tree/one";
+    let shown = home.ok(&["run", "-v", "tree:/srv/tree", "./x.smolmachine", "sh", "-c", look]);
+    assert_eq!(shown, "1 5:6 2750\nlink\none\n");
+    // Not again, and not into the machine's own.
+    let shown = home.ok(&["run", "-v", "tree:/srv/tree", "./x.smolmachine", "ls", "/srv/tree"]);
+    assert_eq!(shown, "link\n");
+    assert_eq!(home.ok(&["run", "./x.smolmachine", "ls", "/srv/tree"]), "link\none\n");
+}
+
+#[test]
+fn one_machine_writes_and_keeps_its_volume_over_a_freeze() {
+    let home = Home::new("soft");
+    home.ok(&["run", "-d", "--name", "a", "-v", "data:/data"]);
+    let said = home.fails(&["run", "-v", "data:/data", "--", "true"], 125);
+    assert!(said.contains("in use by `a`"), "{said}");
+    home.ok(&["exec", "a", "sh", "-c", "echo 1 >/data/file"]);
+    for args in [&["snapshot", "a", "-o", "x.smolmachine"][..], &["fork", "a"]] {
+        let said = home.fails(args, 125);
+        assert!(said.contains("volume `data` is mounted at /data"), "{said}");
+    }
+    home.ok(&["freeze", "a"]);
+    let said = home.fails(&["volume", "rm", "data"], 125);
+    assert!(said.contains("belongs to `a`, which is frozen"), "{said}");
+    home.ok(&["start", "a"]);
+    assert_eq!(home.ok(&["exec", "a", "cat", "/data/file"]), "1\n");
+    home.ok(&["stop", "a"]);
+    home.ok(&["start", "a"]);
+    assert_eq!(home.ok(&["exec", "a", "cat", "/data/file"]), "1\n");
+    // Written by another meanwhile: the frozen file system would not fit it.
+    home.ok(&["freeze", "a"]);
+    home.ok(&["run", "-v", "data:/data", "--", "sh", "-c", "echo 2 >/data/file"]);
+    let said = home.fails(&["start", "a"], 125);
+    assert!(said.contains("written since this machine was frozen"), "{said}");
+    home.ok(&["rm", "a"]);
+    assert_eq!(home.ok(&["run", "-v", "data:/data", "--", "cat", "/data/file"]), "2\n");
+    // Ended at once, as with docker: processes end, what they wrote stays.
+    home.ok(&["run", "-d", "--name", "b", "-v", "data:/data"]);
+    home.ok(&["exec", "b", "sh", "-c", "echo 3 >/data/file"]);
+    home.ok(&["rm", "-f", "b"]);
+    assert_eq!(home.ok(&["run", "-v", "data:/data", "--", "cat", "/data/file"]), "3\n");
+}
+
+#[test]
+fn a_volume_never_hides_what_a_frozen_process_writes() {
+    let home = Home::new("soft");
+    fs::write(
+        home.path("Smolfile"),
+        "name = \"x\"\nmemory = \"64MiB\"\n[run]\ncommand = \"mkdir -p /data; exec >/data/log; echo up; exec sleep 99999\"\n\
+         [ready]\nexec = \"grep up /data/log\"\n",
+    )
+    .unwrap();
+    home.ok(&["build", "-q"]);
+    let said = home.fails(&["run", "-v", "data:/data", "./x.smolmachine", "true"], 125);
+    assert!(said.contains("/data/log open") && said.contains("--cold"), "{said}");
+    // A boot has it in place before the service starts.
+    let look = "while ! grep up /data/log 2>/dev/null; do :; done";
+    home.ok(&["run", "--cold", "-v", "data:/data", "./x.smolmachine", "--", "sh", "-c", look]);
+    let shown = home.ok(&["run", "-v", "data:/elsewhere", "./x.smolmachine", "--", "cat", "/elsewhere/log"]);
+    assert_eq!(shown, "up\n");
+}
+
+#[test]
+fn mounts_that_cannot_be_are_refused_before_anything_runs() {
+    let home = Home::new("soft");
+    for (mount, why) in [
+        ("data", "write SRC:DST"),
+        ("data:/proc/x", "the guest's system lives there"),
+        ("nosuch:/data:ro", "no volume `nosuch`"),
+    ] {
+        let said = home.fails(&["run", "-v", mount, "--", "true"], 125);
+        assert!(said.contains(why), "{mount}: {said}");
+    }
+    let many: Vec<String> = (0..5).flat_map(|n| ["-v".to_owned(), format!("v{n}:/v{n}")]).collect();
+    let args: Vec<&str> =
+        ["run"].into_iter().chain(many.iter().map(String::as_str)).chain(["--", "true"]).collect();
+    assert!(home.fails(&args, 125).contains("5 volumes; a machine can have 4"));
+}
+
+/// sqlite and a shell, from this system's apt; kept for later runs.
+fn sqlite_root() -> Option<PathBuf> {
+    const PACKAGES: [&str; 7] =
+        ["dash", "libc6", "libreadline8", "libsqlite3-0", "libtinfo6", "sqlite3", "zlib1g"];
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("volumes");
+    let root = dir.join("root");
+    if root.exists() {
+        return Some(root);
+    }
+    fs::create_dir_all(&dir).unwrap();
+    let temp = tempfile::tempdir_in(&dir).unwrap();
+    let mut fetch = Command::new("apt-get");
+    fetch.arg("download").args(PACKAGES).current_dir(temp.path()).stdout(Stdio::null()).stderr(Stdio::null());
+    if !fetch.status().is_ok_and(|status| status.success()) {
+        eprintln!("skipped: apt-get cannot fetch Debian's packages here");
+        return None;
+    }
+    let making = temp.path().join("root");
+    for name in ["proc", "sys", "dev", "tmp", "run", "etc", "var/tmp", "srv"] {
+        fs::create_dir_all(making.join(name)).unwrap();
+    }
+    fs::write(making.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n").unwrap();
+    fs::write(making.join("srv/db.sh"), DATABASE).unwrap();
+    for entry in fs::read_dir(temp.path()).unwrap().flatten().filter(|e| e.path().is_file()) {
+        let status = Command::new("dpkg-deb").arg("-x").arg(entry.path()).arg(&making).status().unwrap();
+        assert!(status.success(), "unpacking {:?}", entry.path());
+    }
+    let _ = fs::rename(&making, &root);
+    Some(root)
+}
+
+/// Says what is there, then adds rows for ever and says each when it is committed (interactive sqlite flushes what it
+/// says before each line that it reads). `extra`: without it a commit in this journal mode is the removal of a file that
+/// nobody brings to the disk (sqlite's documentation, pragma synchronous).
+const DATABASE: &str = r#"
+cd /data
+sqlite3 db 'create table if not exists t (id integer primary key, v text);'
+sqlite3 db "pragma integrity_check; select 'rows ' || count(*) || ' ' || ifnull(max(id), 0) from t;"
+n=$(sqlite3 db 'select ifnull(max(id), 0) from t')
+(
+  echo '.prompt "" ""'
+  echo 'pragma synchronous = extra;'
+  while :; do
+    n=$((n + 1))
+    echo "insert into t values ($n, hex(randomblob(300)));"
+    echo ".print row $n"
+  done
+) | sqlite3 -interactive db
+"#;
+
+#[test]
+fn no_committed_row_is_lost_when_the_machine_is_killed() {
+    let Some(root) = sqlite_root() else { return };
+    let home = Home::new("soft");
+    let definition = format!("name = \"db\"\nmemory = \"128MiB\"\n[root]\ndir = \"{}\"\n", root.display());
+    fs::write(home.path("Smolfile"), definition).unwrap();
+    home.ok(&["build", "-q"]);
+    home.ok(&["volume", "create", "data", "--size", "256MiB"]);
+    let (mut committed, kills) = (0, rounds(20, 500));
+    for round in 1..=kills {
+        let mut vmm = home
+            .command(&["run", "-v", "data:/data", "./db.smolmachine", "--", "sh", "/srv/db.sh"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(vmm.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let mut next = |what: &str| lines.find(|line| line.starts_with(what)).unwrap_or_default();
+        assert_eq!(next("ok"), "ok", "round {round}: integrity_check");
+        let rows = next("rows ");
+        let numbers: Vec<u64> = rows.split(' ').skip(1).map(|word| word.parse().unwrap()).collect();
+        assert!(
+            numbers[0] == numbers[1] && numbers[1] >= committed,
+            "round {round}: {rows}, said: {committed}"
+        );
+        let row = |line: &str| line.strip_prefix("row ").and_then(|n| n.parse::<u64>().ok());
+        for _ in 0..=round % 7 {
+            committed = row(&next("row ")).expect("a committed row");
+        }
+        std::thread::sleep(instant(round, Duration::from_millis(40)));
+        vmm.kill().unwrap();
+        vmm.wait().unwrap();
+        // What it said before it was killed.
+        committed = lines.filter_map(|line| row(&line)).last().unwrap_or(committed);
+    }
+    let shown = home.ok(&[
+        "run",
+        "-v",
+        "data:/data",
+        "./db.smolmachine",
+        "--",
+        "sqlite3",
+        "/data/db",
+        "select count(*) from t",
+    ]);
+    assert!(shown.trim().parse::<u64>().unwrap() >= committed);
+    // Shut down well: whole for others, too.
+    let info: serde_json::Value = serde_json::from_str(&home.ok(&["volume", "inspect", "data"])).unwrap();
+    if let Ok(check) = Command::new("e2fsck").args(["-fn", info["path"].as_str().unwrap()]).output() {
+        assert!(check.status.success(), "{}", text(&check.stdout));
+    }
+    println!("{kills} kills, {committed} rows committed, none lost");
+}
