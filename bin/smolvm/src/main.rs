@@ -23,10 +23,7 @@ fn main() -> ExitCode {
         Ok(args) => args,
         Err(code) => return code,
     };
-    let code = match cmd::run(args) {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => ui::fail(&error),
-    };
+    let code = cmd::run(args).map_or_else(|error| ui::fail(&error), ExitCode::from);
     trace::print();
     code
 }

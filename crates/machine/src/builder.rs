@@ -375,10 +375,16 @@ mod tests {
     #[test]
     fn a_saved_machine_has_the_devices_that_it_was_frozen_with() {
         let of = |names: &[&str]| Outfit::of_saved(&saved(names));
-        assert_eq!(of(&PART_NAMES), Outfit { network: false, volumes: false, balloon: false });
-        assert_eq!(of(&["blk0", "net"]), Outfit { network: true, volumes: false, balloon: false });
-        let all = [&PART_NAMES[..], &[NET], &VOLUMES, &[BALLOON]].concat();
-        assert_eq!(of(&all), Outfit { network: true, volumes: true, balloon: true });
+        assert_eq!(
+            of(&PART_NAMES),
+            Outfit { network: false, volumes: false, folders: false, balloon: false }
+        );
+        assert_eq!(
+            of(&["blk0", "net"]),
+            Outfit { network: true, volumes: false, folders: false, balloon: false }
+        );
+        let all = [&PART_NAMES[..], &[NET], &VOLUMES, &[FS], &[BALLOON]].concat();
+        assert_eq!(of(&all), Outfit { network: true, volumes: true, folders: true, balloon: true });
         assert!(of(&all).devices() <= BALLOON_SLOT, "the last slot is the balloon's");
         assert_eq!(Outfit::known().collect::<Vec<_>>(), all);
     }

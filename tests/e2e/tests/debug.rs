@@ -10,7 +10,9 @@ fn gdb(port: u16, commands: &[&str]) -> String {
     let mut gdb = Command::new("gdb");
     gdb.args(["-nx", "-q", "-batch", "-ex", "set pagination off", "-ex", "set architecture i386:x86-64"]);
     gdb.args(["-ex", &format!("target remote 127.0.0.1:{port}")]);
-    commands.iter().for_each(|command| drop(gdb.args(["-ex", command])));
+    for command in commands {
+        gdb.args(["-ex", command]);
+    }
     let output = gdb.output().expect("gdb, from Debian's package of that name");
     let (out, err) = (text(&output.stdout), text(&output.stderr));
     assert!(output.status.success(), "{out}\n{err}");
