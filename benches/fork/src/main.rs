@@ -34,6 +34,9 @@ struct Args {
     dirty: Vec<usize>,
 }
 
+/// What a copy's start set going has ended then.
+const SETTLE: Duration = Duration::from_secs(2);
+
 struct Bench {
     args: Args,
     home: tempfile::TempDir,
@@ -112,6 +115,7 @@ impl Bench {
                 first.push(number(&told, "running_us"));
                 all.push(number(&told, "total_us"));
                 let looking = Instant::now();
+                std::thread::sleep(SETTLE);
                 own.extend(self.own_memory()?);
                 let looking = us(looking);
                 self.all_answer(copies)?;
@@ -126,7 +130,7 @@ impl Bench {
             row("  every copy has answered an exec", answered);
             own.sort_unstable();
             let middle = own.get(own.len() / 2).copied().unwrap_or(0);
-            println!("  a copy's own memory, guest's pages included: {middle} KiB (RssAnon)");
+            println!("  a copy's own memory, the guest's pages that it wrote included: {middle} KiB");
         }
         Ok(())
     }
@@ -150,15 +154,16 @@ impl Bench {
         })
     }
 
-    /// Private anonymous memory of every copy, KiB.
+    /// What every copy has written for itself, KiB: pages that no other process has. (Copies inherit pages from the
+    /// process that they were split off from; those are in memory once.)
     fn own_memory(&self) -> Result<Vec<u64>> {
         let rows = self.json(&["ps", "--json"])?;
         let rows = rows.as_array().context("no machines")?.iter();
         let copies = rows.filter(|r| r["forked_from"].is_string()).map(|r| number(r, "pid"));
         copies
             .map(|pid| {
-                let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-                let line = status.lines().find_map(|l| l.strip_prefix("RssAnon:"));
+                let sums = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+                let line = sums.lines().find_map(|l| l.strip_prefix("Private_Dirty:"));
                 Ok(line.and_then(|l| l.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0))
             })
             .collect()

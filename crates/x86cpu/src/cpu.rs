@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::flags::Flags;
 use crate::fpu::{FpInsn, Fpu};
 use crate::io_log::IoLog;
-use crate::jit::{Engine, JitCounters, JitState, Jumps, X87Image, empty_jumps};
+use crate::jit::{Engine, JitCounters, JitState, Jumps, X87Image};
 use crate::lapic::{ApicBus, Lapic};
 use crate::mmu::Mmu;
 use crate::op::REG_START;
@@ -220,6 +220,7 @@ pub struct Cpu {
     pub(crate) rests: u32,
     /// Decoded floating-point operations, by index from `Op::imm`; emptied with the code cache.
     pub(crate) fp_ops: Vec<FpInsn>,
+    /// Made by the first `run`, or handed over by another vCPU before it.
     pub(crate) code: Option<Box<CodeCache>>,
     /// Where indirect branches of translated code lead.
     pub(crate) jumps: Jumps,
@@ -301,8 +302,8 @@ impl Cpu {
             insn_count: 0,
             rests: 0,
             fp_ops: Vec::new(),
-            code: Some(Box::default()),
-            jumps: empty_jumps(),
+            code: None,
+            jumps: Jumps::default(),
         }
     }
 
@@ -318,9 +319,7 @@ impl Cpu {
 
     /// Chooses how it executes.
     pub fn set_engine(&mut self, engine: Engine) {
-        if let Some(code) = &mut self.code {
-            code.jit.set_engine(engine);
-        }
+        self.code.get_or_insert_default().jit.set_engine(engine);
         self.forget_code();
     }
 

@@ -16,15 +16,17 @@ use crate::launch::{self, Home, Prepared};
 
 /// From so many copies on a rehearsal costs less than it saves.
 const REHEARSED_FOR: usize = 4;
-/// How long it may take: several times what an agent needs on a busy host.
-const REHEARSAL: Duration = Duration::from_millis(200);
+/// How long a rehearsal may take: several times what an agent needs on a busy host.
+const REHEARSAL: Duration = Duration::from_millis(500);
+/// How long its threads may take to end afterwards.
+const THREADS_END: Duration = Duration::from_secs(5);
 
 pub fn copies(names: &[String], home: &Home) -> Result<u8> {
     // What every copy would find out for itself: which instructions the processor has.
     let _ = artifact::Digest::of(&[0; 4096]);
     // What cannot be read here is told by the copies that meet it.
     let mut prepared = names.first().and_then(|first| prepare(first, names.len(), home).ok());
-    host::alone_within(REHEARSAL);
+    host::alone_within(THREADS_END);
     let mut children = HashMap::new();
     for name in names {
         match host::split() {
@@ -49,7 +51,9 @@ fn prepare(first: &str, count: usize, home: &Home) -> Result<Prepared> {
     let plan = vmm::read_plan(&instance)?;
     let media = vmm::media(&plan, &instance.record()?, home)?;
     let origin = launch::open_origin(&instance)?;
-    let template = if count < REHEARSED_FOR {
+    // Only this engine learns anything.
+    let learns = plan.engine == machine::EngineKind::Soft.to_string();
+    let template = if count < REHEARSED_FOR || !learns {
         media.template(&origin)
     } else {
         let mut options = launch::vmm_options(&plan, instance.path(""), None)?;

@@ -11,7 +11,7 @@ use super::helpers::helpers;
 use super::link::{Made, Store};
 use super::lower::{Place, flow_jump_slot, leave, translate};
 use super::scan::unit;
-use super::state::{JumpEntry, NO_JUMP, x87};
+use super::state::{JumpEntry, NO_JUMP, empty_jumps, x87};
 use super::thunks;
 use super::{Engine, JIT_TICK, JitCounters, Turn};
 use crate::block::{CodeCache, NEVER, Source, TRANSLATED};
@@ -280,6 +280,9 @@ impl Cpu {
         store.confirm(number, self.jx.map_epoch);
         let at = store.translations[number as usize].at as usize;
         let base = store.code.base().as_ptr() as usize;
+        if self.jumps[0].is_empty() {
+            self.jumps = empty_jumps();
+        }
         self.remember_jump(self.rip, base + at);
         if std::mem::take(&mut store.unserialised) {
             serialise();

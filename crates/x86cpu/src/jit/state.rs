@@ -15,10 +15,11 @@ pub(crate) struct JumpEntry {
 /// No instruction is at that address: it is not canonical.
 pub(super) const NO_JUMP: JumpEntry = JumpEntry { rip: 1 << 63, code: 0 };
 
-/// Jump caches: user, supervisor. Emptied when the map epoch of the privilege moves.
+/// Jump caches: user, supervisor. Emptied when the map epoch of the privilege moves. Nothing at all before the first
+/// translation: most of the start of a machine, and of the life of an idle one.
 pub(crate) type Jumps = [Box<[JumpEntry]>; 2];
 
-pub(crate) fn empty_jumps() -> Jumps {
+pub(super) fn empty_jumps() -> Jumps {
     std::array::from_fn(|_| vec![NO_JUMP; JUMPS].into_boxed_slice())
 }
 
