@@ -51,9 +51,9 @@ fn prepare(first: &str, count: usize, home: &Home) -> Result<Prepared> {
     let plan = vmm::read_plan(&instance)?;
     let media = vmm::media(&plan, &instance.record()?, home)?;
     let origin = launch::open_origin(&instance)?;
-    // Only this engine learns anything.
-    let learns = plan.engine == machine::EngineKind::Soft.to_string();
-    let template = if count < REHEARSED_FOR || !learns {
+    // Only this engine learns anything; and a guest would wait for the folders and volumes that a rehearsal has not.
+    let worth = plan.engine == machine::EngineKind::Soft.to_string() && plan.mounts.is_empty();
+    let template = if count < REHEARSED_FOR || !worth {
         media.template(&origin)
     } else {
         let mut options = launch::vmm_options(&plan, instance.path(""), None)?;

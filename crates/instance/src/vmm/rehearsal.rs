@@ -5,7 +5,7 @@
 //! Strategy: the process that the copies are split off from brings the machine back once, lets it wake, throws it away
 //! and keeps what the engine learnt ([`machine::Template`]).
 //!
-//! Invariants: nobody sees it. It has no network, no ports and no shared directory, and a disk and memory that are gone
+//! Invariants: nobody sees it. It has no network, no ports, no folders and no volumes, and a disk and memory that are gone
 //! with it; what the guest does meanwhile has never happened. When it is over, its threads are, too.
 
 use std::time::Duration;
@@ -53,7 +53,22 @@ impl Media {
     ) -> Result<Template, Error> {
         let mut template = self.template(from)?;
         let net = NetOptions { switch: Some(false), ..NetOptions::default() };
-        let options = VmmOptions { net, kernel_log: None, gate: None, ..options };
+        // Each by name: what is added to the options has to be thought of here.
+        let options = VmmOptions {
+            engine: options.engine,
+            force_template: options.force_template,
+            scratch_dir: options.scratch_dir,
+            boot_timeout: options.boot_timeout,
+            hostname: options.hostname,
+            repeatable: options.repeatable,
+            command_line: String::new(),
+            kernel_log: None,
+            gate: None,
+            net,
+            peers: None,
+            folders: Vec::new(),
+            volumes: Vec::new(),
+        };
         let (vmm, waking) = Vmm::wake(self, from, RestoreReason::Fork, options, |_| Ok(()))?;
         // An agent that is not done by then has shown most of what it does.
         let _ = waking.finish_within(limit);
