@@ -17,7 +17,8 @@ const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/jit/golden.txt");
 const GUEST: u64 = 0x40_0100;
 const HOST: u64 = 0x8000;
 const THUNKS: [&str; 11] = [
-    "enter", "leave", "fill", "handler", "flags", "collapse", "xmm_load", "x87_load", "indirect", "unlinked", "transfer",
+    "enter", "leave", "fill", "handler", "flags", "collapse", "xmm_load", "x87_load", "indirect", "unlinked",
+    "transfer",
 ];
 
 fn place() -> Place {
@@ -67,8 +68,7 @@ fn field(disp: i32) -> String {
 }
 
 fn memory(insn: &Instruction) -> String {
-    let (base, index, disp) =
-        (insn.memory_base(), insn.memory_index(), insn.memory_displacement64() as i64);
+    let (base, index, disp) = (insn.memory_base(), insn.memory_index(), insn.memory_displacement64() as i64);
     if base == Register::RBP && index == Register::None {
         return format!("[{}]", field(disp as i32));
     }
@@ -90,7 +90,7 @@ fn operand(insn: &Instruction, i: u32) -> String {
             thunk @ 0..HOST => THUNKS.get((thunk >> 8) as usize - 1).copied().unwrap_or("?").into(),
             target => format!("+{:#x}", target - HOST),
         },
-        _ => format!("{:#x}", insn.immediate(i)),
+        other => insn.try_immediate(i).map_or_else(|_| format!("{other:?}"), |v| format!("{v:#x}")),
     }
 }
 
@@ -143,5 +143,9 @@ fn golden() {
     for (number, (a, b)) in old.lines().zip(new.lines()).enumerate() {
         assert_eq!(a, b, "golden.txt:{}; if it is meant, run this with UPDATE=1", number + 1);
     }
-    assert_eq!(old.len(), new.len(), "golden.txt is of another length; if it is meant, run this with UPDATE=1");
+    assert_eq!(
+        old.len(),
+        new.len(),
+        "golden.txt is of another length; if it is meant, run this with UPDATE=1"
+    );
 }
