@@ -49,7 +49,7 @@ impl Rng {
 /// that points at the data more often than not, and what else may belong to it.
 fn plausible(rng: &mut Rng, code: &mut Vec<u8>) {
     if rng.below(8) == 0 {
-        code.push([0x66, 0xf2, 0xf3, 0xf0, 0x64, 0x65][rng.below(6) as usize]);
+        code.push([0x66, 0x67, 0xf2, 0xf3, 0xf0, 0x64, 0x65][rng.below(7) as usize]);
     }
     if rng.below(2) == 0 {
         code.push(0x40 | rng.byte() & 15);
@@ -212,5 +212,27 @@ fn a_branch_to_an_address_that_no_code_is_at_faults() {
         let stops = (one.slice(100), two.slice(100));
         assert_eq!(stops.0, stops.1, "{target:#x}");
         assert!(one.state() == two.state(), "{target:#x}");
+    }
+}
+
+/// Padding that hand-written assembly uses: prefixes that mean nothing for registers.
+#[test]
+fn prefixes_without_a_meaning_change_nothing() {
+    for prefixes in [&[0x67][..], &[0x67, 0x67], &[0x2e, 0x67], &[0x3e], &[0x64, 0x67], &[0x26]] {
+        // Each behind as many of them: movdqa xmm4, xmm6; paddd xmm2, xmm1; movq rax, xmm4; fld1; faddp; inc rax
+        let plain: [&[u8]; 6] = [
+            &[0x66, 0x0f, 0x6f, 0xe6],
+            &[0x66, 0x0f, 0xfe, 0xd1],
+            &[0x66, 0x48, 0x0f, 0x7e, 0xe0],
+            &[0xd9, 0xe8],
+            &[0xde, 0xc1],
+            &[0x48, 0xff, 0xc0],
+        ];
+        let mut code: Vec<u8> = plain.iter().flat_map(|insn| [prefixes, insn].concat()).collect();
+        code.push(0xf4);
+        let mut one = Machine::new(&code, Engine::Interpreter, CODE, 1);
+        let mut two = Machine::new(&code, Engine::Jit { after: 0, longest: 64 }, CODE, 1);
+        assert_eq!((one.slice(100), two.slice(100)), (Stop::Halt, Stop::Halt), "{prefixes:02x?}");
+        assert!(one.state() == two.state(), "{prefixes:02x?}");
     }
 }
