@@ -22,6 +22,8 @@ const DATA: u64 = 0x2_0000;
 const CODE: u64 = 0x10_0000;
 const PROGRAMS: u64 = 3_000;
 const SLICES: u64 = 30;
+/// Instructions that run translated with `SMOLVM_LONG`, which is for a build with an address sanitizer.
+const LONG: u64 = 1_000_000_000;
 
 /// xorshift64*.
 struct Rng(u64);
@@ -47,7 +49,7 @@ impl Rng {
 /// that points at the data more often than not, and what else may belong to it.
 fn plausible(rng: &mut Rng, code: &mut Vec<u8>) {
     if rng.below(8) == 0 {
-        code.push([0x66, 0xf2, 0xf3, 0xf0, 0x64, 0x65][rng.below(6) as usize]);
+        code.push([0x66, 0x67, 0xf2, 0xf3, 0xf0, 0x64, 0x65][rng.below(7) as usize]);
     }
     if rng.below(2) == 0 {
         code.push(0x40 | rng.byte() & 15);
@@ -165,7 +167,12 @@ impl Machine {
 fn random_code_does_the_same_interpreted_and_translated() {
     let mut rng = Rng(0x5eed_cafe);
     let mut ran = 0;
-    for number in 0..PROGRAMS {
+    let long = std::env::var_os("SMOLVM_LONG").is_some();
+    let slices = if long { 100 * SLICES } else { SLICES };
+    for number in 0.. {
+        if if long { ran >= LONG } else { number >= PROGRAMS } {
+            break;
+        }
         let code = program(&mut rng);
         // Some of them lie over the end of a page.
         let at = CODE + if rng.below(4) == 0 { 0x1000 - rng.below(60) } else { 0 };
@@ -173,7 +180,7 @@ fn random_code_does_the_same_interpreted_and_translated() {
         let mut one = Machine::new(&code, Engine::Interpreter, at, seed);
         let longest = [1, 5, 64][rng.below(3) as usize];
         let mut two = Machine::new(&code, Engine::Jit { after: 0, longest }, at, seed);
-        for slice in 0..SLICES {
+        for slice in 0..slices {
             let n = 1 + rng.below(200);
             let stops = (one.slice(n), two.slice(n));
             let what = || format!("program {number}, slice {slice} of {n} at {at:#x}: {code:02x?}");
@@ -191,4 +198,41 @@ fn random_code_does_the_same_interpreted_and_translated() {
         }
     }
     assert!(ran > 10_000, "only {ran} instructions ran translated");
+}
+
+#[test]
+fn a_branch_to_an_address_that_no_code_is_at_faults() {
+    for target in [0, 2, 1 << 63, u64::MAX, 1 << 47, (1 << 63) | 2] {
+        // mov rax, target; jmp rax
+        let mut code = vec![0x48, 0xb8];
+        code.extend(u64::to_le_bytes(target));
+        code.extend([0xff, 0xe0]);
+        let mut one = Machine::new(&code, Engine::Interpreter, CODE, 1);
+        let mut two = Machine::new(&code, Engine::Jit { after: 0, longest: 64 }, CODE, 1);
+        let stops = (one.slice(100), two.slice(100));
+        assert_eq!(stops.0, stops.1, "{target:#x}");
+        assert!(one.state() == two.state(), "{target:#x}");
+    }
+}
+
+/// Padding that hand-written assembly uses: prefixes that mean nothing for registers.
+#[test]
+fn prefixes_without_a_meaning_change_nothing() {
+    for prefixes in [&[0x67][..], &[0x67, 0x67], &[0x2e, 0x67], &[0x3e], &[0x64, 0x67], &[0x26]] {
+        // Each behind as many of them: movdqa xmm4, xmm6; paddd xmm2, xmm1; movq rax, xmm4; fld1; faddp; inc rax
+        let plain: [&[u8]; 6] = [
+            &[0x66, 0x0f, 0x6f, 0xe6],
+            &[0x66, 0x0f, 0xfe, 0xd1],
+            &[0x66, 0x48, 0x0f, 0x7e, 0xe0],
+            &[0xd9, 0xe8],
+            &[0xde, 0xc1],
+            &[0x48, 0xff, 0xc0],
+        ];
+        let mut code: Vec<u8> = plain.iter().flat_map(|insn| [prefixes, insn].concat()).collect();
+        code.push(0xf4);
+        let mut one = Machine::new(&code, Engine::Interpreter, CODE, 1);
+        let mut two = Machine::new(&code, Engine::Jit { after: 0, longest: 64 }, CODE, 1);
+        assert_eq!((one.slice(100), two.slice(100)), (Stop::Halt, Stop::Halt), "{prefixes:02x?}");
+        assert!(one.state() == two.state(), "{prefixes:02x?}");
+    }
 }

@@ -33,6 +33,8 @@ mod state;
 mod asm;
 #[cfg(target_arch = "x86_64")]
 mod cc;
+#[cfg(all(test, target_arch = "x86_64"))]
+mod golden;
 #[cfg(target_arch = "x86_64")]
 mod helpers;
 #[cfg(target_arch = "x86_64")]

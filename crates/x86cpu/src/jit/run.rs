@@ -11,7 +11,7 @@ use super::helpers::helpers;
 use super::link::{Made, Store};
 use super::lower::{Place, flow_jump_slot, leave, translate};
 use super::scan::unit;
-use super::state::{JumpEntry, NO_JUMP, empty_jumps, x87};
+use super::state::{JumpEntry, clear_jumps, empty_jumps, x87};
 use super::thunks;
 use super::{Engine, JIT_TICK, JitCounters, Turn};
 use crate::block::{CodeCache, NEVER, Source, TRANSLATED};
@@ -98,7 +98,7 @@ impl Jit {
         let map = cpu.mmu.map_epoch;
         if map != self.map_epochs[bank] {
             self.map_epochs[bank] = map;
-            cpu.jumps[bank].fill(NO_JUMP);
+            clear_jumps(&mut cpu.jumps[bank]);
         }
         cpu.jx.map_epoch = map;
     }
@@ -199,7 +199,7 @@ fn adopt(cpu: &mut Cpu, decoded: Decoded) -> crate::op::Op {
 }
 
 fn forget_jumps(cpu: &mut Cpu) {
-    cpu.jumps.iter_mut().for_each(|bank| bank.fill(NO_JUMP));
+    cpu.jumps.iter_mut().for_each(|bank| clear_jumps(bank));
 }
 
 pub(super) fn bank(cpu: &Cpu) -> usize {

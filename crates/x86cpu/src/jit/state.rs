@@ -12,15 +12,26 @@ pub(crate) struct JumpEntry {
     pub code: u64,
 }
 
-/// No instruction is at that address: it is not canonical.
-pub(super) const NO_JUMP: JumpEntry = JumpEntry { rip: 1 << 63, code: 0 };
+/// Makes a jump cache empty: each entry has an address that belongs to another slot. (An address that no
+/// instruction is at would not do: a guest may branch to any.)
+pub(crate) fn clear_jumps(bank: &mut [JumpEntry]) {
+    bank.fill(JumpEntry { rip: 0, code: 0 });
+    // The addresses 0 and 2 belong to the slots 0 and 1.
+    if let Some(first) = bank.first_mut() {
+        first.rip = 2;
+    }
+}
 
 /// Jump caches: user, supervisor. Emptied when the map epoch of the privilege moves. Nothing at all before the first
 /// translation: most of the start of a machine, and of the life of an idle one.
 pub(crate) type Jumps = [Box<[JumpEntry]>; 2];
 
-pub(super) fn empty_jumps() -> Jumps {
-    std::array::from_fn(|_| vec![NO_JUMP; JUMPS].into_boxed_slice())
+pub(crate) fn empty_jumps() -> Jumps {
+    std::array::from_fn(|_| {
+        let mut bank = vec![JumpEntry { rip: 0, code: 0 }; JUMPS].into_boxed_slice();
+        clear_jumps(&mut bank);
+        bank
+    })
 }
 
 /// The state of translated code that is not the guest's. It lies right below `Cpu::gpr`, within reach

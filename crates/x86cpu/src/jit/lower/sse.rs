@@ -59,7 +59,7 @@ fn take_apart(bytes: &[u8]) -> Option<Encoding> {
             // F2 and F3 win over 66.
             0x66 if e.prefix == NONE => e.prefix = 0x66,
             p @ (0xf2 | 0xf3) => e.prefix = p,
-            0x66 | 0x2e | 0x36 | 0x3e | 0x26 | 0x64 | 0x65 => {}
+            0x66 | 0x67 | 0x2e | 0x36 | 0x3e | 0x26 | 0x64 | 0x65 => {}
             p @ 0x40..=0x4f => e.rex = p,
             _ => {
                 e.rex = rex;
