@@ -198,6 +198,12 @@ fn deterministic(plan: &mut Plan) -> Result<()> {
     // What this host is set to is no part of the command line.
     command.host_env.clear();
     plan.net.switch = Some(false);
+    plan.health = None;
+    if !plan.mounts.is_empty() || !plan.networks.is_empty() || plan.gdb.is_some() {
+        bail!(
+            "--deterministic takes no volume, network or debugger: what comes from there is no part of the file"
+        );
+    }
     if plan.engine == "kvm" {
         bail!("--deterministic counts time in instructions, which --engine kvm cannot; use soft");
     }

@@ -103,6 +103,7 @@ extern "sysv64" fn transfer(cpu: *mut Cpu, number: u32) -> u32 {
     let (cpu, code) = unsafe { parts(cpu) };
     let how = match run_handler(cpu, code, number) {
         Ran::On => {
+            // Before code that others may have written is looked at.
             cpu.serialise();
             if quiet(cpu)
                 && let Some(target) = locate(cpu, code)
