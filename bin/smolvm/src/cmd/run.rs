@@ -198,6 +198,9 @@ fn deterministic(plan: &mut Plan) -> Result<()> {
     // What this host is set to is no part of the command line.
     command.host_env.clear();
     plan.net.switch = Some(false);
+    if !plan.mounts.is_empty() {
+        bail!("--deterministic has no input that changes between two runs: drop folders and volumes (-v)");
+    }
     if plan.engine == "kvm" {
         bail!("--deterministic counts time in instructions, which --engine kvm cannot; use soft");
     }
