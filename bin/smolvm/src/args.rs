@@ -229,6 +229,7 @@ pub struct Process {
   smolvm run -it                                  a shell in it
   smolvm run search.smolmachine                   resume, follow the service's output
   smolvm run search.smolmachine -- ls /srv        a command beside the frozen service
+  smolvm run -v .:/work -w /work -- ls            this folder in it (:ro for reading only)
   smolvm run -d --name s -p 8000:8000 search.smolmachine")]
 pub struct Run {
     #[command(flatten)]

@@ -40,8 +40,5 @@ pub const PROTOCOL_VERSION: u8 = 1;
 /// By which name the guest mounts the device that carries the host's folders.
 pub const FOLDERS: &str = "smolvm";
 
-/// How a note about a folder that could not be mounted begins: whoever named it wants to know before anything runs.
-pub const FOLDER_FAILED: &str = "mounting the host's folder";
-
 /// The vsock port on which the guest's agent listens.
 pub const AGENT_PORT: u32 = 1024;

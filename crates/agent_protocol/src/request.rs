@@ -198,7 +198,7 @@ pub struct RestoredSpec {
     pub machine_id: Option<[u8; 16]>,
     /// Run before the processes go on. A failure is reported and does not stop the thaw.
     pub hooks: HookSet,
-    /// Mounted before the hooks run, where they are not yet. A failure is reported and does not stop the thaw.
+    /// Mounted after `mounts`, where they are not yet. After a failure the processes stay frozen, too.
     pub folders: Vec<FolderMount>,
     /// Mounted before the hooks run. After a failure the processes stay frozen: they would write to the wrong place.
     pub mounts: Vec<MountSpec>,

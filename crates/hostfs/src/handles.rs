@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rustix::fd::OwnedFd;
+use rustix::fs::{AtFlags, Stat, StatxFlags};
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 use crate::nodes::Version;
 
@@ -24,8 +26,38 @@ pub(crate) struct Handle {
     pub fd: Option<Arc<OwnedFd>>,
     /// Where a directory's stream stands.
     pub at: u64,
-    /// After a restore: what it was, by inode and content.
-    pub was: Option<(u64, Version)>,
+    /// After a restore: what it was.
+    pub was: Option<Was>,
+}
+
+/// Tells an open file from another in its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Was {
+    /// 0: it had no name any more.
+    ino: u64,
+    /// When the inode was made, where the file system knows; numbers of inodes are used again.
+    born: Option<(i64, u32)>,
+    version: Version,
+}
+
+impl Was {
+    pub fn of(fd: &OwnedFd) -> Option<Self> {
+        let stat = rustix::fs::fstat(fd).ok()?;
+        let ino = if stat.st_nlink == 0 { 0 } else { stat.st_ino };
+        Some(Self { ino, born: born(fd), version: Version::of(&stat) })
+    }
+
+    /// Whether a file is the same, or one of the same content.
+    pub fn is(&self, fd: &OwnedFd, stat: &Stat) -> bool {
+        let same = self.ino == stat.st_ino && born(fd).zip(self.born).is_none_or(|(a, b)| a == b);
+        self.ino != 0 && (same || self.version.looks_like(&Version::of(stat)))
+    }
+}
+
+fn born(fd: &OwnedFd) -> Option<(i64, u32)> {
+    let known = rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::BTIME).ok()?;
+    let known = (known.stx_mask & StatxFlags::BTIME.bits() != 0).then_some(known.stx_btime)?;
+    Some((known.tv_sec, known.tv_nsec))
 }
 
 /// All of them.

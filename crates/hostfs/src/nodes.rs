@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 pub const ROOT: u64 = 1;
 /// The folders' own nodes are `ROOT + 1 + id`; what is in them begins here.
 pub(crate) const FIRST: u64 = 1024;
-/// Most that all nodes may cost: about 330,000 of usual names. The guest forgets nodes when it runs out of memory
+/// Most that all nodes may cost, by what is saved of them: about 330,000 of usual names, which take twice that in memory. The guest forgets nodes when it runs out of memory
 /// for inodes; beyond the budget lookups fail with ENFILE.
 pub const BUDGET: usize = 48 << 20;
 /// What a node costs beside its name; more than its saved form ever takes.
@@ -38,8 +38,8 @@ impl Version {
     pub(crate) fn of(stat: &Stat) -> Self {
         Self {
             size: stat.st_size as u64,
-            mtime: (stat.st_mtime as i64, stat.st_mtime_nsec as u32),
-            ctime: (stat.st_ctime as i64, stat.st_ctime_nsec as u32),
+            mtime: (stat.st_mtime, stat.st_mtime_nsec as u32),
+            ctime: (stat.st_ctime, stat.st_ctime_nsec as u32),
         }
     }
 

@@ -8,9 +8,9 @@ use rustix::fs::{FileType, OFlags, Stat};
 use rustix::io::Errno;
 
 use crate::folder::{Folder, MAX_FOLDERS, Placed, reopen};
-use crate::handles::{Handle, Handles};
+use crate::handles::{Handle, Handles, Was};
 use crate::ids::Ids;
-use crate::nodes::{Node, Nodes, ROOT, Version, folder_node, kind};
+use crate::nodes::{Node, Nodes, ROOT, folder_node, kind};
 use crate::wire::{Args, Header, Reply, op};
 
 /// A folder's place in what is served; it stays when the folder itself is not there after a restore.
@@ -232,17 +232,14 @@ impl Server {
         Ok(fd)
     }
 
-    fn open_again(&mut self, node: u64, flags: u32, was: Option<(u64, Version)>) -> Result<OwnedFd, Errno> {
+    fn open_again(&mut self, node: u64, flags: u32, was: Option<Was>) -> Result<OwnedFd, Errno> {
         let flags = OFlags::from_bits_retain(flags);
         if flags.intersects(OFlags::WRONLY | OFlags::RDWR) {
             self.writable(node)?;
         }
         let (fd, stat) = self.reach(node)?;
         let is_directory = kind(&stat) == FileType::Directory.as_raw_mode();
-        let same = |(ino, version): (u64, Version)| {
-            is_directory || ino == stat.st_ino || version.looks_like(&Version::of(&stat))
-        };
-        if !was.is_none_or(same) {
+        if !is_directory && !was.is_none_or(|was| was.is(&fd, &stat)) {
             return Err(Errno::STALE);
         }
         reopen(&fd, flags)

@@ -10,8 +10,8 @@ use rustix::fs::FileType;
 use serde::{Deserialize, Serialize};
 
 use crate::folder::MAX_FOLDERS;
-use crate::handles::{ELSEWHERE, Handle, Handles, MAX_HANDLES};
-use crate::nodes::{FIRST, Node, Nodes, Version, folder_node};
+use crate::handles::{ELSEWHERE, Handle, Handles, MAX_HANDLES, Was};
+use crate::nodes::{FIRST, Node, Nodes, folder_node};
 use crate::server::{Server, Slot};
 use crate::wire::check_name;
 
@@ -46,8 +46,7 @@ struct HandleState {
     node: u64,
     flags: u32,
     dir: bool,
-    /// Inode and content at the time.
-    was: Option<(u64, Version)>,
+    was: Option<Was>,
 }
 
 impl Server {
@@ -196,10 +195,6 @@ fn restored_handles(state: &SessionState) -> Result<Handles, String> {
 }
 
 fn saved_handle((id, handle): (u64, &Handle)) -> HandleState {
-    let now = handle.fd.as_ref().and_then(|fd| {
-        let stat = rustix::fs::fstat(&**fd).ok()?;
-        Some((stat.st_ino, Version::of(&stat)))
-    });
-    let was = now.or(handle.was);
+    let was = handle.fd.as_ref().and_then(|fd| Was::of(fd)).or(handle.was);
     HandleState { id, node: handle.node, flags: handle.flags, dir: handle.dir, was }
 }

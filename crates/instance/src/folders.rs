@@ -3,7 +3,7 @@
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use agent_protocol::{Client, FOLDER_FAILED, FolderMount, Request};
+use agent_protocol::{Client, FolderMount, Request};
 use machine::{Folder, Machine, Placed};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
@@ -74,17 +74,6 @@ pub(crate) fn mount(
         agent()?.call(&Request::Folders(mounts))?;
     }
     Ok(())
-}
-
-/// A restored machine's agent went on without a folder that the user named.
-///
-/// # Errors
-/// The agent's words.
-pub(crate) fn check(notes: &[String]) -> Result<(), Error> {
-    match notes.iter().find(|note| note.starts_with(FOLDER_FAILED)) {
-        Some(note) => Err(Error::Refused(note.clone())),
-        None => Ok(()),
-    }
 }
 
 /// What to tell the user of folders that a frozen machine had and now has not.

@@ -99,7 +99,6 @@ impl Waking {
     pub fn finish(mut self) -> Result<(StartReport, RestoredReport), Error> {
         match self.client.reply()? {
             Reply::Restored(report) => {
-                folders::check(&report.notes)?;
                 let agent_us = us(self.begun);
                 Ok((StartReport { first_instruction_us: self.first_instruction_us, agent_us }, report))
             }

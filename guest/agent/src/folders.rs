@@ -4,10 +4,9 @@
 //! nobody looks, only while what is wanted is taken from it; what is mounted then is a piece of it. Whatever is mounted
 //! already (a restored machine's folders) stays as it is: the device brings it to its new place by itself.
 
-use crate::sys::process::exit_now;
 use crate::worker::Channel;
 use crate::world::{World, read_text};
-use agent_protocol::{ErrorKind, FOLDER_FAILED, FOLDERS, Failure, FolderMount, Reply};
+use agent_protocol::{ErrorKind, FOLDERS, Failure, FolderMount, Reply};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
@@ -21,33 +20,35 @@ const KIND: &str = "virtiofs";
 
 /// Serves `Folders`, in a forked copy.
 pub fn serve(world: &World, channel: &mut Channel, folders: &[FolderMount]) {
-    let notes = mount_all(world, folders);
-    match notes.is_empty() {
-        true => channel.reply(&Reply::Done),
-        false => channel.fail(&Failure::new(ErrorKind::Other, notes.join("; "))),
+    match mount_all(world, folders) {
+        Ok(()) => channel.reply(&Reply::Done),
+        Err(failure) => channel.fail(&failure),
     }
-    exit_now(0);
 }
 
-/// Mounts what is not mounted yet; what could not be, one line each.
-pub fn mount_all(world: &World, folders: &[FolderMount]) -> Vec<String> {
+/// Mounts what is not mounted yet.
+///
+/// # Errors
+/// The first that cannot be, by its place; `Unsupported` outside a machine.
+pub fn mount_all(world: &World, folders: &[FolderMount]) -> Result<(), Failure> {
+    if !world.pid1 && !folders.is_empty() {
+        return Err(Failure::new(ErrorKind::Unsupported, "this agent is not in a machine of its own"));
+    }
     let table = if folders.is_empty() { String::new() } else { read_text("/proc/self/mountinfo") };
     let missing: Vec<&FolderMount> = folders.iter().filter(|folder| !is_mounted(&table, folder)).collect();
     if missing.is_empty() {
-        return Vec::new();
+        return Ok(());
     }
-    let place = world.run.join("folders");
-    if let Err(error) = file_system(&place) {
-        return vec![format!("{FOLDER_FAILED}s: {error}")];
-    }
-    let failed = |folder: &&FolderMount| {
-        let error = mount_one(&place, folder).err()?;
-        Some(format!("{FOLDER_FAILED} at {}: {error}", folder.path))
+    let failure = |what: &str, error: Errno| {
+        Failure::new(ErrorKind::Other, format!("mounting the host's folder{what}: {error}"))
     };
-    let mut notes: Vec<String> = missing.iter().filter_map(failed).collect();
-    let gone = unmount(&place, UnmountFlags::DETACH);
-    notes.extend(gone.err().map(|error| format!("hiding the root of the host's folders: {error}")));
-    notes
+    let place = world.run.join("folders");
+    file_system(&place).map_err(|error| failure("s", error))?;
+    let mounted = missing.iter().try_for_each(|folder| {
+        mount_one(&place, folder).map_err(|error| failure(&format!(" at {}", folder.path), error))
+    });
+    unmount(&place, UnmountFlags::DETACH).map_err(|error| failure("s: hiding their root", error))?;
+    mounted
 }
 
 fn flags() -> MountFlags {

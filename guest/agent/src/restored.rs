@@ -1,7 +1,7 @@
 //! What a machine puts right after it was restored, before its processes go on.
 //!
 //! The order is fixed: random numbers (so that nothing drawn later repeats), the clock, the names, the generation
-//! file, folders of the host, connections whose peers are gone, mounts, hooks, and the thaw last.
+//! file, connections whose peers are gone, volumes, folders of the host, hooks, and the thaw last.
 
 use crate::agent::Agent;
 use crate::command::restore_hooks;
@@ -38,14 +38,16 @@ impl Agent {
         let mut report = put_right(&self.world, &spec);
         self.generation = spec.generation;
         self.drop_stale(id);
-        if spec.hooks.commands.is_empty() && spec.mounts.is_empty() {
+        if spec.hooks.commands.is_empty() && spec.mounts.is_empty() && spec.folders.is_empty() {
             note(&mut report.notes, "letting the processes go on", self.let_go());
             report.total_us = (nanoseconds(ClockId::Monotonic) - begin) / 1000;
             self.reply(id, &Reply::Restored(report));
             return Ok(());
         }
         let result = self.work(id, move |world, channel| {
-            if let Err(failure) = crate::mounts::mount_all(world, &spec.mounts) {
+            // A folder may go below a volume.
+            let mounted = crate::mounts::mount_all(world, &spec.mounts);
+            if let Err(failure) = mounted.and_then(|()| crate::folders::mount_all(world, &spec.folders)) {
                 channel.fail(&failure);
                 exit_now(STAYS_FROZEN);
             }
@@ -115,7 +117,6 @@ fn put_right(world: &World, spec: &RestoredSpec) -> RestoredReport {
         note(notes, "writing /etc/machine-id", write_root(world, "etc/machine-id", &hex(&machine)));
     }
     note(notes, "writing the generation file", write_generation(world, &spec.generation));
-    notes.extend(crate::folders::mount_all(world, &spec.folders));
     if world.pid1 && reaches_outside() {
         match tcp::reset_remote() {
             Ok(closed) => report.sockets_closed = closed,

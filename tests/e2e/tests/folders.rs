@@ -67,13 +67,13 @@ fn both_sides_work_on_one_folder() {
     assert_eq!(fs::read(dir.join("e/f")).unwrap(), b"1\n");
     assert_eq!(fs::metadata(dir.join("g")).unwrap().nlink(), 2);
     assert!(!dir.join("d").exists());
-    assert_eq!(sh(&home, "cp /bin/busybox /srv/tool && /srv/tool echo runs"), "runs\n");
+    assert_eq!(sh(&home, "cp /bin/busybox /srv/busybox && /srv/busybox echo runs"), "runs\n");
     assert_eq!(sh(&home, "dd if=/dev/urandom of=/srv/big bs=1M count=5 2>/dev/null; md5sum </srv/big"), {
         let sum =
             std::process::Command::new("md5sum").stdin(fs::File::open(dir.join("big")).unwrap()).output();
         text(&sum.unwrap().stdout)
     });
-    sh(&home, "cmp /srv/tool /bin/busybox && truncate -s 3 /srv/big && touch -d @1000000 /srv/big");
+    sh(&home, "cmp /srv/busybox /bin/busybox && truncate -s 3 /srv/big && touch -d @1000000 /srv/big");
     let big = fs::metadata(dir.join("big")).unwrap();
     assert_eq!((big.len(), big.mtime()), (3, 1_000_000));
     // Many names, listed, counted, removed.

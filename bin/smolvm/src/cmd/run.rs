@@ -201,7 +201,7 @@ fn deterministic(plan: &mut Plan) -> Result<()> {
     plan.health = None;
     if !plan.mounts.is_empty() || !plan.networks.is_empty() || plan.gdb.is_some() {
         bail!(
-            "--deterministic takes no volume, network or debugger: what comes from there is no part of the file"
+            "--deterministic takes no folder, volume, network or debugger: what comes from there is no part of the file"
         );
     }
     if plan.engine == "kvm" {

@@ -122,7 +122,7 @@ impl Server {
             let found = Entry {
                 inode: entry.ino(),
                 next: entry.next_entry_cookie(),
-                kind: u32::from(entry.file_type().as_raw_mode() >> 12),
+                kind: entry.file_type().as_raw_mode() >> 12,
                 name: entry.file_name().to_bytes(),
             };
             if found.len(plus) > room {
