@@ -265,7 +265,7 @@ impl Fpu {
 
     /// The x87 state as the host's FNSAVE has left it; all exceptions are masked, so that none of the
     /// instructions has recorded where it was.
-    pub(crate) fn from_host(&mut self, image: &[u8; 108]) {
+    pub(crate) fn take_host(&mut self, image: &[u8; 108]) {
         let (fop, fip, fdp) = (self.fop, self.fip, self.fdp);
         self.load_image(image, 28);
         (self.fop, self.fip, self.fdp) = (fop, fip, fdp);

@@ -129,17 +129,16 @@ extern "sysv64" fn transfer(cpu: *mut Cpu, number: u32) -> u32 {
 /// Whether a look at events would find none that is due.
 fn quiet(cpu: &Cpu) -> bool {
     let events = &cpu.events;
-    let waits = events.exception.is_some()
+    let interrupt = cpu.flags.system_bit(Rflags::IF) && cpu.lapic.pending().is_some();
+    let due = events.exception.is_some()
         || events.interrupt.is_some()
         || events.nmi_pending && !events.nmi_masked
         || events.movss_shadow
+        || interrupt
         || cpu.outbox.is_some()
-        || cpu.mp_state != MpState::Runnable;
-    !waits
-        && !cpu.poll.is_raised()
-        && cpu.mode == Mode::Long64
-        && !cpu.flags.system_bit(Rflags::TF)
-        && !(cpu.flags.system_bit(Rflags::IF) && cpu.lapic.pending().is_some())
+        || cpu.poll.is_raised();
+    let odd = cpu.mp_state != MpState::Runnable || cpu.mode != Mode::Long64;
+    !due && !odd && !cpu.flags.system_bit(Rflags::TF)
 }
 
 /// Host address of the translation of what is at `Cpu::rip`, when there is one.

@@ -313,7 +313,7 @@ impl Cpu {
     /// The x87 registers are in [`Cpu::fpu`] from here on, unless they are in the host's.
     pub(super) fn x87_home(&mut self) {
         if self.jx.x87 == x87::SAVED {
-            self.fpu.from_host(&self.x87_image.0);
+            self.fpu.take_host(&self.x87_image.0);
             self.jx.x87 = x87::HOME;
         }
     }
