@@ -14,7 +14,7 @@ use crate::format::{self, Head, Op, PAGE};
 use crate::similar::Sketches;
 
 /// zstd's level: a delta is made once and fetched often.
-const LEVEL: i32 = 17;
+const LEVEL: i32 = 19;
 
 /// What a delta is made of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

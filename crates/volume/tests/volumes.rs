@@ -39,12 +39,12 @@ fn names_and_sizes_that_cannot_be_are_refused() {
     for size in [0, MIN_SIZE - (1 << 20), MIN_SIZE + 1, u64::MAX, (4 << 40) + (1 << 20)] {
         assert!(matches!(volumes.create("x", size), Err(Error::Size { .. })), "{size}");
     }
-    let volume = volumes.create("x", MIN_SIZE * 2).unwrap();
+    let volume = volumes.create("records", MIN_SIZE * 2).unwrap();
     assert!(matches!(volume.grow(MIN_SIZE), Err(Error::Shrink { .. })));
     volume.grow(MIN_SIZE * 3).unwrap();
     assert_eq!(volume.sizes().unwrap().0, MIN_SIZE * 3);
-    let Err(error) = volumes.get("y") else { panic!("there is no y") };
-    assert!(error.to_string().contains("did you mean `x`"), "{error}");
+    let Err(error) = volumes.get("record") else { panic!("there is none") };
+    assert!(error.to_string().contains("did you mean `records`"), "{error}");
 }
 
 #[test]

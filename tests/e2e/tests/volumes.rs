@@ -148,7 +148,6 @@ fn sqlite_root() -> Option<PathBuf> {
         fs::create_dir_all(making.join(name)).unwrap();
     }
     fs::write(making.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n").unwrap();
-    fs::write(making.join("srv/db.sh"), DATABASE).unwrap();
     for entry in fs::read_dir(temp.path()).unwrap().flatten().filter(|e| e.path().is_file()) {
         let status = Command::new("dpkg-deb").arg("-x").arg(entry.path()).arg(&making).status().unwrap();
         assert!(status.success(), "unpacking {:?}", entry.path());
@@ -187,7 +186,7 @@ fn no_committed_row_is_lost_when_the_machine_is_killed() {
     let (mut committed, kills) = (0, rounds(20, 500));
     for round in 1..=kills {
         let mut vmm = home
-            .command(&["run", "-v", "data:/data", "./db.smolmachine", "--", "sh", "/srv/db.sh"])
+            .command(&["run", "-v", "data:/data", "./db.smolmachine", "--", "sh", "-c", DATABASE])
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
