@@ -206,6 +206,41 @@ fn changes_lie_over_their_parent() {
 }
 
 #[test]
+fn pages_that_were_given_back_are_zeros_also_over_a_parent() {
+    let dir = tempfile::tempdir().unwrap();
+    let memory = GuestMemory::new(16 << 20).unwrap();
+    (10..1000).for_each(|page| fill(&memory, page, 1));
+    let path = |name: &str| dir.path().join(name);
+    let mut writer = MachineFileWriter::create(&path("parent")).unwrap();
+    write_all(&mut writer, &memory);
+    writer.finish().unwrap();
+    let parent = MachineFile::open_path(&path("parent")).unwrap();
+    let (clone, model) = (GuestMemory::new(16 << 20).unwrap(), GuestMemory::new(16 << 20).unwrap());
+    let origin = map_memory(&parent, None, &clone).unwrap();
+    map_memory(&parent, None, &model).unwrap();
+    // Part of the file, never looked at; its end and what is behind it; pages that no file is behind; one again.
+    for (first, pages) in [(100, 50), (990, 20), (2000, 100), (120, 1)] {
+        (2000..2050).for_each(|page| fill(&clone, page, 7));
+        fill(&clone, 120, 8);
+        assert_eq!(clone.give_back(first << 12, pages << 12), pages << 12);
+        (first..first + pages).for_each(|page| fill(&model, page, 0));
+    }
+    (2000..2050).for_each(|page| fill(&model, page, 7));
+    same(&clone, &model);
+    fill(&clone, 130, 9);
+    fill(&model, 130, 9);
+    let (below, above) = (origin.parent.pages(), PageSet::new(4096));
+    let mut writer = MachineFileWriter::create(&path("changes")).unwrap();
+    let pages = Pages::Changes { parent: &below, above: &above };
+    write_memory(&mut writer, still(&clone, &origin), pages, None).unwrap();
+    writer.set_parent(parent.id());
+    writer.finish().unwrap();
+    let back = GuestMemory::new(16 << 20).unwrap();
+    map_memory(&MachineFile::open_path(&path("changes")).unwrap(), Some(&parent), &back).unwrap();
+    same(&back, &model);
+}
+
+#[test]
 fn memory_comes_back_copy_on_write() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("m.smolmachine");
