@@ -44,7 +44,7 @@ pub fn make_missing(mounts: &[Mount], dirs: &Dirs) -> Result<()> {
 /// # Errors
 /// The volumes': in use, written since the machine was frozen.
 pub fn attach(plan: &Plan, instance: &Instance) -> Result<Vec<VolumeMount>> {
-    if plan.mounts.is_empty() {
+    if !plan.mounts.iter().any(|mount| matches!(mount, Mount::Volume { .. })) {
         return Ok(Vec::new());
     }
     let known = if plan.mode == Mode::Frozen { remembered(instance)? } else { BTreeMap::new() };
