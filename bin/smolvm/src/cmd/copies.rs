@@ -9,13 +9,14 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use host::Side;
 use instance::Instance;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::WaitOptions;
 
 use crate::cmd::vmm::{self, Word};
 use crate::launch::{self, Home, Prepared};
 
 /// From so many copies on a rehearsal costs less than it saves.
-const REHEARSED_FOR: usize = 4;
+const REHEARSED_FOR: usize = 8;
 /// How long a rehearsal may take: several times what an agent needs on a busy host.
 const REHEARSAL: Duration = Duration::from_millis(500);
 /// How long its threads may take to end afterwards.
@@ -27,6 +28,10 @@ pub fn copies(names: &[String], home: &Home) -> Result<u8> {
     // What cannot be read here is told by the copies that meet it.
     let mut prepared = names.first().and_then(|first| prepare(first, names.len(), home).ok());
     host::alone_within(THREADS_END);
+    if nobody_listens() {
+        // Whoever asked for the copies was killed meanwhile; they may be removed any moment.
+        return Ok(125);
+    }
     let mut children = HashMap::new();
     for name in names {
         match host::split() {
@@ -44,6 +49,15 @@ pub fn copies(names: &[String], home: &Home) -> Result<u8> {
         }
     }
     Ok(0)
+}
+
+/// Whether the other end of the standard output is closed.
+fn nobody_listens() -> bool {
+    let out = std::io::stdout();
+    let mut polled = [PollFd::new(&out, PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let found = rustix::event::poll(&mut polled, Some(&now));
+    found.is_ok() && polled[0].revents().intersects(PollFlags::ERR)
 }
 
 fn prepare(first: &str, count: usize, home: &Home) -> Result<Prepared> {
