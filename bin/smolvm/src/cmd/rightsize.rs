@@ -15,6 +15,7 @@ use crate::cmd::stats::{Sample, sample};
 use crate::interrupt;
 use crate::launch::Home;
 use crate::ui;
+use crate::ui::say::say;
 
 /// Time between two looks.
 const EVERY: Duration = Duration::from_millis(250);
@@ -239,11 +240,11 @@ fn propose(seen: &Measured) -> Proposal {
 }
 
 fn print(seen: &Measured, proposal: &Proposal) {
-    println!("# measured over {:.1} s; the host gave {} of memory", seen.seconds, ui::bytes(seen.own_peak));
-    println!("cpus = {:<16} # {}", proposal.cpus, proposal.cpus_why);
+    say!("# measured over {:.1} s; the host gave {} of memory", seen.seconds, ui::bytes(seen.own_peak));
+    say!("cpus = {:<16} # {}", proposal.cpus, proposal.cpus_why);
     let memory = format!("\"{}\"", Size(proposal.memory));
-    println!("memory = {memory:<14} # {}", proposal.memory_why);
-    println!("# disk: {:<15} # {}", Size(proposal.disk).to_string(), proposal.disk_why);
+    say!("memory = {memory:<14} # {}", proposal.memory_why);
+    say!("# disk: {:<15} # {}", Size(proposal.disk).to_string(), proposal.disk_why);
 }
 
 #[cfg(test)]

@@ -290,7 +290,7 @@ fn foreground(
         vmm.machine().wait(None);
         let machine = vmm.machine();
         let instructions = machine.instructions().unwrap_or_default();
-        eprintln!("smolvm: state {} after {instructions} instructions", machine.state_digest()?);
+        tell!("smolvm: state {} after {instructions} instructions", machine.state_digest()?);
     }
     if vmm.machine().outcome().is_none() {
         if discarded.is_none() {

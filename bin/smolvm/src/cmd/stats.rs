@@ -1,7 +1,7 @@
 //! `stats`: what machines use, from their processes on this host and from the agents inside.
 
 use std::collections::HashMap;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use serde::Serialize;
 use crate::args::{Global, Stats};
 use crate::launch::Home;
 use crate::ui;
+use crate::ui::say::{self, say};
 
 /// How long a guest may take to say how it is; one that does not is shown without that.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -93,8 +94,8 @@ pub fn stats(stats: &Stats, global: &Global, home: &Home) -> Result<u8> {
         thread::sleep(interval.0);
         let now = look(stats, home)?;
         let rows: Vec<Row> = now.iter().map(|(name, sample)| row(name, sample, earlier.get(name))).collect();
-        print(rows, stats.once, global)?;
-        if stats.once || (now.is_empty() && !stats.names.is_empty()) {
+        let heard = print(rows, stats.once, global)?;
+        if !heard || stats.once || (now.is_empty() && !stats.names.is_empty()) {
             return Ok(0);
         }
         earlier = now;
@@ -124,14 +125,15 @@ fn row(name: &str, sample: &Sample, earlier: Option<&Sample>) -> Row {
     Row { name: name.to_owned(), cpu_percent, usage: sample.usage, guest: sample.guest }
 }
 
-fn print(mut rows: Vec<Row>, once: bool, global: &Global) -> Result<()> {
+/// Whether somebody still reads.
+fn print(mut rows: Vec<Row>, once: bool, global: &Global) -> Result<bool> {
     rows.sort_by(|a, b| a.name.cmp(&b.name));
     match (global.json, once) {
-        (true, true) => return ui::json(&rows),
-        (true, false) => println!("{}", serde_json::to_string(&rows)?),
+        (true, true) => ui::json(&rows)?,
+        (true, false) => say!("{}", serde_json::to_string(&rows)?),
         (false, _) => {
             if !once && std::io::stdout().is_terminal() {
-                print!("{CLEAR}");
+                say::bytes(CLEAR.as_bytes());
             }
             let cells: Vec<Vec<String>> = rows.iter().map(cells).collect();
             let head =
@@ -139,7 +141,7 @@ fn print(mut rows: Vec<Row>, once: bool, global: &Global) -> Result<()> {
             ui::table(&head, &cells);
         }
     }
-    Ok(std::io::stdout().flush()?)
+    Ok(say::bytes(&[]))
 }
 
 fn cells(row: &Row) -> Vec<String> {
