@@ -2,7 +2,8 @@
 //!
 //! Way (d) through the house: `args.rs` (what was said) → `resolve.rs` (what it means) →
 //! `cmd/<verb>.rs` → `machine/builder.rs`.
-#![forbid(unsafe_code, clippy::print_stdout, clippy::print_stderr)]
+#![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod args;
 mod cmd;

@@ -9,9 +9,8 @@
 //! - [`sessions`], [`session`]: processes with streams; [`spawn`], [`users`], [`environment`]: how they are made
 //! - [`service`], [`log`], [`ready`]: the main service, its output, when it counts as ready
 //! - [`forward`]: ports; [`copy`], [`walk`], [`unpack`], [`tar`]: files; [`stats`]: a look at the machine
-//! - [`folders`]: folders of the host; [`network`]: the network device
+//! - [`folders`] of the host, [`mounts`] of volumes; [`network`]: the network device
 //! - [`freeze`], [`restored`], [`shutdown`], [`command`]: the machine's own life
-//! - [`mounts`]: volumes
 //! - [`sys`]: the only place with `unsafe`
 //!
 //! Next: `main` below, `boot::boot`, `agent::Agent::run`.
