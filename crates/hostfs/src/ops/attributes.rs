@@ -6,7 +6,7 @@ use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid};
 use rustix::io::Errno;
 
-use super::ATTRIBUTE_NANOSECONDS;
+use super::{ATTRIBUTE_NANOSECONDS, is_settled};
 use crate::folder::{proc_path, reopen};
 use crate::nodes::ROOT;
 use crate::server::Server;
@@ -77,7 +77,7 @@ impl Server {
         args.skip(4)?;
         let fh = args.u64()?;
         if head.node == ROOT {
-            put_validity(reply);
+            put_validity(reply, true);
             self.put_root(reply);
             return Ok(());
         }
@@ -85,7 +85,7 @@ impl Server {
             true => rustix::fs::fstat(&*self.descriptor(fh)?)?,
             false => self.reach_any(head.node)?.1,
         };
-        put_validity(reply);
+        put_validity(reply, is_settled(&stat));
         self.put_stat(reply, &stat);
         Ok(())
     }
@@ -114,7 +114,7 @@ impl Server {
             rustix::fs::utimensat(&*fd, "", &times, AtFlags::EMPTY_PATH)?;
         }
         let stat = rustix::fs::fstat(&*fd)?;
-        put_validity(reply);
+        put_validity(reply, is_settled(&stat));
         self.put_stat(reply, &stat);
         Ok(())
     }
@@ -179,9 +179,9 @@ impl Server {
 }
 
 /// `struct fuse_attr_out` before the attributes.
-fn put_validity(reply: &mut Reply) {
+fn put_validity(reply: &mut Reply, settled: bool) {
     reply.u64(0);
-    reply.u32(ATTRIBUTE_NANOSECONDS);
+    reply.u32(if settled { ATTRIBUTE_NANOSECONDS } else { 0 });
     reply.u32(0);
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rustix::fd::OwnedFd;
-use rustix::fs::{FallocateFlags, Mode, OFlags, SeekFrom, Stat};
+use rustix::fs::{FallocateFlags, FileType, Mode, OFlags, SeekFrom, Stat};
 use rustix::io::Errno;
 use rustix::time::{ClockId, clock_gettime};
 
@@ -23,6 +23,13 @@ const KEEP_CACHE: u32 = 1 << 1;
 const SETTLED_SECONDS: i64 = 2;
 /// Most bytes that one COPY_FILE_RANGE moves.
 const MAX_COPY: u64 = 16 << 20;
+
+/// Whether a change from now on can be told by its time; a directory's is no matter.
+pub(super) fn is_settled(stat: &Stat) -> bool {
+    let now = clock_gettime(ClockId::Realtime).tv_sec;
+    FileType::from_raw_mode(stat.st_mode) == FileType::Directory
+        || now - SETTLED_SECONDS > stat.st_ctime.max(stat.st_mtime)
+}
 
 impl Server {
     pub(crate) fn open(&mut self, head: &Header, mut args: Args<'_>, reply: &mut Reply) -> Result<(), Errno> {
@@ -60,9 +67,7 @@ impl Server {
         let Some(node) = self.nodes.get_mut(node) else { return false };
         let now = Version::of(stat);
         let keep = !truncated && node.version == Some(now);
-        let settled =
-            clock_gettime(ClockId::Realtime).tv_sec - SETTLED_SECONDS > now.ctime.0.max(now.mtime.0);
-        node.version = settled.then_some(now);
+        node.version = is_settled(stat).then_some(now);
         keep
     }
 

@@ -13,11 +13,15 @@ use crate::nodes::ROOT;
 use crate::server::Server;
 use crate::wire::Reply;
 
+use file::is_settled;
+
 pub(crate) use file::LASTING;
 
 /// How long Linux may use a name without asking, seconds. What is replaced meanwhile answers ESTALE, and Linux asks.
 const NAME_SECONDS: u64 = 1;
 /// How long it may use size and times: two ticks of its clock, so that looking up and then reading them is one request.
+/// Not at all those of a file that just changed: somebody on the host is at work on it, and the next edit is to be seen
+/// at once, too.
 const ATTRIBUTE_NANOSECONDS: u32 = 20_000_000;
 /// The same for what came with a directory: whoever lists it asks for each next.
 const LISTED_NANOSECONDS: u32 = 100_000_000;
@@ -36,7 +40,7 @@ impl Server {
         reply.u64(NAME_SECONDS);
         reply.u64(0);
         reply.u32(0);
-        reply.u32(nanoseconds);
+        reply.u32(if is_settled(stat) { nanoseconds } else { 0 });
         self.put_stat(reply, stat);
     }
 
