@@ -474,6 +474,8 @@ impl Vmm {
             self.machine.end();
         }
         let Some(path) = save else { return Ok(()) };
+        // Who asked, and who saw the service end of it, may both be here.
+        let _saving = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
         let mut writer = MachineFileWriter::create(path)?;
         self.machine.save_disk(&mut writer, &self.options.scratch_dir)?;
         writer.finish()?;

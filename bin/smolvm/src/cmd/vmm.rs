@@ -291,7 +291,11 @@ impl Service {
             if wanted && self.vmm.machine().wait(Some(backoff.wait())).is_some() {
                 return;
             }
-            if !wanted || self.ending.is_asked_for() || self.start().is_err() {
+            if self.ending.is_asked_for() {
+                // Who stops the machine stopped its service, too.
+                return;
+            }
+            if !wanted || self.start().is_err() {
                 let _ = self.vmm.stop(10_000, Some(&self.instance.saved()));
                 return self.vmm.machine().end();
             }
