@@ -16,7 +16,7 @@ use crate::rounds::{PIECE, Rounds, TURN};
 /// Instructions before somebody who waits gets the baton: about 200 µs.
 const SLICE: u64 = 20_000;
 /// A vCPU that sleeps for so long may be idle.
-const REST: Duration = Duration::from_millis(5);
+const REST: Duration = Duration::from_millis(200);
 
 pub(crate) struct SoftVcpu {
     cpu: Box<Cpu>,
