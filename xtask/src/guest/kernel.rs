@@ -22,7 +22,7 @@ use crate::run;
 const PACKAGE: &str = "linux-source-6.12";
 
 /// Raise it when this file changes what is built.
-const RECIPE: &str = "4";
+const RECIPE: &str = "5";
 
 /// The largest that the loadable image may be, in bytes.
 const LIMIT: usize = 24 << 20;
@@ -34,14 +34,34 @@ const STEPS: usize = 1250;
 const TRIED: &[(&str, &str)] =
     &[("6.12.117-1~deb12u1", "e849faf31ca3555757f3a8877cb01af92122f744f75d1f3102734651c4e14703")];
 
-/// The one change to the source, as (file, what stands there, what is put in its place). ACPICA lists
-/// the PCI configuration space among its default address spaces also where it is built without PCI, and
-/// then gives up on all of ACPI; the space before it, repeated, is passed over as installed already.
-const MEND: (&str, &str, &str) = (
-    "drivers/acpi/acpica/evhandler.c",
-    "\tACPI_ADR_SPACE_PCI_CONFIG,\n\tACPI_ADR_SPACE_DATA_TABLE",
-    "\tACPI_ADR_SPACE_SYSTEM_IO,\n\tACPI_ADR_SPACE_DATA_TABLE",
-);
+/// A change to the source.
+struct Mend {
+    file: &'static str,
+    /// What stands there, once.
+    wrong: &'static str,
+    right: &'static str,
+    /// What to look for when it does not stand there any more.
+    look: &'static str,
+}
+
+/// The changes to the source. ACPICA lists the PCI configuration space among its default address spaces also where it
+/// is built without PCI, and then gives up on all of ACPI; the space before it, repeated, is passed over as installed
+/// already. The deadline server of ordinary tasks (there for when real-time tasks starve them) wakes an idle
+/// processor once more a second after each bit of work, and can be switched off in debugfs only, which we lack.
+const MENDS: &[Mend] = &[
+    Mend {
+        file: "drivers/acpi/acpica/evhandler.c",
+        wrong: "\tACPI_ADR_SPACE_PCI_CONFIG,\n\tACPI_ADR_SPACE_DATA_TABLE",
+        right: "\tACPI_ADR_SPACE_SYSTEM_IO,\n\tACPI_ADR_SPACE_DATA_TABLE",
+        look: "whether ACPI still starts without PCI",
+    },
+    Mend {
+        file: "kernel/sched/deadline.c",
+        wrong: "u64 runtime =  50 * NSEC_PER_MSEC;",
+        right: "u64 runtime =  0;",
+        look: "how the fair server is switched off",
+    },
+];
 
 /// Parts of the source tree that an x86 guest without such hardware never compiles. Their Kconfig
 /// files and makefiles stay, since both are read. A pattern's `*` crosses slashes.
@@ -183,18 +203,21 @@ fn unpack(source: &Candidate, paths: &Paths, work: &Path) -> Result<PathBuf> {
     Ok(tree)
 }
 
-/// Makes the one change; fails when the source is not as it was when the change was needed.
+/// Makes the changes; fails when the source is not as it was when they were needed.
 fn mend(tree: &Path) -> Result<()> {
-    let (file, wrong, right) = MEND;
-    let path = tree.join(file);
-    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    if text.contains(right) {
-        return Ok(());
+    for Mend { file, wrong, right, look } in MENDS {
+        let path = tree.join(file);
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        if text.contains(right) {
+            continue;
+        }
+        if text.matches(wrong).count() != 1 {
+            bail!("{} has changed: look {look}, and mend MENDS", path.display());
+        }
+        fs::write(&path, text.replace(wrong, right))
+            .with_context(|| format!("cannot write {}", path.display()))?;
     }
-    if text.matches(wrong).count() != 1 {
-        bail!("{} has changed: look whether ACPI still starts without PCI, and mend MEND", path.display());
-    }
-    fs::write(&path, text.replace(wrong, right)).with_context(|| format!("cannot write {}", path.display()))
+    Ok(())
 }
 
 /// Takes what is worth keeping: the image, its symbols, its configuration.
