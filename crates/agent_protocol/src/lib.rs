@@ -29,8 +29,8 @@ pub use reply::{
     RestoredReport, SessionInfo, Started, Stats,
 };
 pub use request::{
-    ExecSpec, FolderMount, FreezeSpec, HookSet, LogsSpec, MountSource, MountSpec, Power, Probe, ReadySpec,
-    Request, RestoreReason, RestoredSpec, SERVICE_SESSION, ServiceSpec, SignalSpec, Transport, WinSize,
+    ExecSpec, FreezeSpec, HookSet, LogsSpec, MountSource, MountSpec, Power, Probe, ReadySpec, Request,
+    RestoreReason, RestoredSpec, SERVICE_SESSION, ServiceSpec, SignalSpec, Transport, WinSize,
 };
 
 /// The version every request is marked with. It changes only when an existing message changes its meaning or

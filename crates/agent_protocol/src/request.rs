@@ -149,25 +149,19 @@ impl RestoreReason {
     }
 }
 
-/// A folder (or file) of the host that the machine may use.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FolderMount {
-    /// Its name in the root of the shared file system.
-    pub id: u32,
-    /// Where it goes: an absolute path in the guest, made when it is not there.
-    pub path: String,
-    /// Whether it is mounted read-only. (The host enforces it in any case.)
-    pub read_only: bool,
-    /// Whether it is a file.
-    pub file: bool,
-}
-
 /// What is mounted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MountSource {
     /// A volume (ext4) in this slot: 0 is /dev/vdc. Grown to its disk's size first. An empty one takes over what the
     /// directory holds that it is mounted on, as docker has it.
     Volume(u8),
+    /// A folder of the host, or a file: a piece of the shared file system ([`crate::FOLDERS`]).
+    Folder {
+        /// Its name in that file system's root.
+        id: u32,
+        /// Whether it is a file.
+        file: bool,
+    },
 }
 
 /// A mount in the guest.
@@ -177,7 +171,7 @@ pub struct MountSpec {
     pub source: MountSource,
     /// An absolute path; made when it is missing.
     pub path: String,
-    /// Whether nothing can be written to it.
+    /// Whether nothing can be written to it. (Of a folder the host sees to that in any case.)
     pub read_only: bool,
 }
 
@@ -198,8 +192,6 @@ pub struct RestoredSpec {
     pub machine_id: Option<[u8; 16]>,
     /// Run before the processes go on. A failure is reported and does not stop the thaw.
     pub hooks: HookSet,
-    /// Mounted after `mounts`, where they are not yet. After a failure the processes stay frozen, too.
-    pub folders: Vec<FolderMount>,
     /// Mounted before the hooks run. After a failure the processes stay frozen: they would write to the wrong place.
     pub mounts: Vec<MountSpec>,
 }
@@ -299,8 +291,7 @@ pub enum Request {
         /// How long processes have between TERM and KILL, in milliseconds.
         grace_ms: u32,
     },
-    /// Mount folders of the host, where they are not yet; `Reply::Done`.
-    Folders(Vec<FolderMount>),
-    /// Mount in order, in a machine that booted; `Reply::Done`. What is mounted already stays.
+    /// Mount volumes, then folders (one may go below a volume), in a machine that booted; `Reply::Done`. What is mounted
+    /// already stays.
     Mount(Vec<MountSpec>),
 }

@@ -2,8 +2,8 @@
 
 use agent_protocol::frame::{self, Frame, FrameDecoder, FrameKind, HEADER, MAX_CONTROL, MAX_DATA};
 use agent_protocol::{
-    ErrorKind, ExecSpec, Exit, Failure, FolderMount, LogRecord, LogStream, MountSource, MountSpec, Pong,
-    ProtocolError, Reply, Request, RestoreReason, RestoredSpec, WinSize,
+    ErrorKind, ExecSpec, Exit, Failure, LogRecord, LogStream, MountSource, MountSpec, Pong, ProtocolError,
+    Reply, Request, RestoreReason, RestoredSpec, WinSize,
 };
 use proptest::prelude::*;
 
@@ -43,8 +43,14 @@ fn requests_and_replies_come_back() {
         hostname: Some("clone".into()),
         machine_id: Some([1; 16]),
         hooks: Default::default(),
-        folders: vec![FolderMount { id: 3, path: "/srv".into(), read_only: true, file: false }],
-        mounts: vec![MountSpec { source: MountSource::Volume(1), path: "/data".into(), read_only: true }],
+        mounts: vec![
+            MountSpec { source: MountSource::Volume(1), path: "/data".into(), read_only: true },
+            MountSpec {
+                source: MountSource::Folder { id: 3, file: false },
+                path: "/srv".into(),
+                read_only: true,
+            },
+        ],
     });
     let mut decoder = FrameDecoder::new();
     decoder.push(&frame::encode_request(&restored).expect("encoded"));

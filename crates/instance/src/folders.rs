@@ -1,9 +1,8 @@
 //! Folders of this host that a machine may use: what the user named, opened; what the guest's agent is told.
 
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use agent_protocol::{Client, FolderMount, Request};
+use agent_protocol::{MountSource, MountSpec};
 use machine::{Folder, Machine, Placed};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
@@ -50,30 +49,13 @@ fn open_one(folder: &SharedFolder) -> Result<Folder, Error> {
     })
 }
 
-/// What the agent is told to mount.
-pub(crate) fn mounts(machine: &Machine) -> Vec<FolderMount> {
-    let one = |placed: Placed| FolderMount {
-        id: placed.id,
-        path: placed.guest,
-        read_only: placed.read_only,
-        file: placed.file,
-    };
-    machine.folders().into_iter().map(one).collect()
-}
-
-/// Tells a booted machine's agent.
-///
-/// # Errors
-/// The agent's: where it cannot be mounted.
-pub(crate) fn mount(
-    machine: &Machine,
-    agent: impl FnOnce() -> Result<Client<UnixStream>, Error>,
-) -> Result<(), Error> {
-    let mounts = mounts(machine);
-    if !mounts.is_empty() {
-        agent()?.call(&Request::Folders(mounts))?;
-    }
-    Ok(())
+/// What the agent is to mount.
+pub(crate) fn specs(machine: &Machine) -> impl Iterator<Item = MountSpec> {
+    machine.folders().into_iter().map(|Placed { id, guest, read_only, file }| MountSpec {
+        source: MountSource::Folder { id, file },
+        path: guest,
+        read_only,
+    })
 }
 
 /// What to tell the user of folders that a frozen machine had and now has not.

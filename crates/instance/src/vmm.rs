@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use agent_protocol::{
-    AGENT_PORT, Client, ExecSpec, HookSet, Power, Probe, ReadySpec, Reply, Request, RestoreReason,
+    AGENT_PORT, Client, ExecSpec, HookSet, MountSpec, Power, Probe, ReadySpec, Reply, Request, RestoreReason,
     RestoredReport, RestoredSpec, SERVICE_SESSION, ServiceSpec, SignalSpec, Started,
 };
 use artifact::{Digest, MachineFile, MachineFileWriter};
@@ -166,7 +166,6 @@ impl Vmm {
         let first_instruction_us = us(begun);
         vmm.wait_agent()?;
         vmm.mount()?;
-        folders::mount(&vmm.machine, || vmm.agent())?;
         Ok((vmm, StartReport { first_instruction_us, agent_us: us(begun) }))
     }
 
@@ -345,13 +344,19 @@ impl Vmm {
 
     /// Mounts what a machine that booted has beside its own disk.
     fn mount(&self) -> Result<(), Error> {
-        if self.options.volumes.is_empty() {
+        let mounts = self.mounts();
+        if mounts.is_empty() {
             return Ok(());
         }
-        match self.agent()?.call(&Request::Mount(volumes::specs(&self.options.volumes)))? {
+        match self.agent()?.call(&Request::Mount(mounts))? {
             Reply::Done => Ok(()),
             _ => Err(agent_error("Mount")),
         }
+    }
+
+    /// What the agent is to mount.
+    fn mounts(&self) -> Vec<MountSpec> {
+        volumes::specs(&self.options.volumes).chain(folders::specs(&self.machine)).collect()
     }
 
     fn hooks(commands: &[String]) -> HookSet {
@@ -380,8 +385,7 @@ impl Vmm {
             hostname: self.options.hostname.clone(),
             machine_id: self.options.hostname.as_ref().and_then(|_| seed_id(&seed)),
             hooks: Self::hooks(&self.spec.hooks.after_restore),
-            folders: folders::mounts(&self.machine),
-            mounts: volumes::specs(&self.options.volumes),
+            mounts: self.mounts(),
         };
         client.start(&Request::Restored(spec))?;
         Ok(client)

@@ -25,13 +25,13 @@ impl fmt::Debug for VolumeMount {
 }
 
 /// What the agent is to mount.
-pub(crate) fn specs(volumes: &[VolumeMount]) -> Vec<MountSpec> {
+pub(crate) fn specs(volumes: &[VolumeMount]) -> impl Iterator<Item = MountSpec> {
     let spec = |(slot, volume): (u8, &VolumeMount)| MountSpec {
         source: MountSource::Volume(slot),
         path: volume.guest.clone(),
         read_only: volume.read_only,
     };
-    (0..).zip(volumes).map(spec).collect()
+    (0..).zip(volumes).map(spec)
 }
 
 /// Refuses what would part a running state from the volumes that it has mounted: `what`, like "a snapshot".

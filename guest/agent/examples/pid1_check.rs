@@ -93,7 +93,6 @@ fn counts() {
         hostname: None,
         machine_id: None,
         hooks: HookSet::default(),
-        folders: Vec::new(),
         mounts: Vec::new(),
     };
     let one = |word: &str| ExecSpec { argv: vec![word.into()], ..ExecSpec::default() };
@@ -223,7 +222,6 @@ fn freeze() {
         hostname: Some("again".into()),
         machine_id: Some([0x11; 16]),
         hooks: HookSet::default(),
-        folders: Vec::new(),
         mounts: Vec::new(),
     };
     let restored = connect().call(&Request::Restored(spec.clone())).expect("restored");

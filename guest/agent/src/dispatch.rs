@@ -155,9 +155,6 @@ impl Agent {
                 rustix::fs::sync();
                 channel.reply(&Reply::Done);
             }),
-            Request::Folders(list) => {
-                self.work(id, move |world, channel| crate::folders::serve(world, channel, &list))
-            }
             Request::Shutdown { power, grace_ms } => self.shut_down(id, power, grace_ms),
             Request::Mount(mounts) => {
                 self.must_run()?;

@@ -4,9 +4,8 @@
 //! nobody looks, only while what is wanted is taken from it; what is mounted then is a piece of it. Whatever is mounted
 //! already (a restored machine's folders) stays as it is: the device brings it to its new place by itself.
 
-use crate::worker::Channel;
 use crate::world::{World, read_text};
-use agent_protocol::{ErrorKind, FOLDERS, Failure, FolderMount, Reply};
+use agent_protocol::{ErrorKind, FOLDERS, Failure, MountSpec};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
@@ -18,24 +17,23 @@ use std::path::Path;
 /// The file system's name in the kernel.
 const KIND: &str = "virtiofs";
 
-/// Serves `Folders`, in a forked copy.
-pub fn serve(world: &World, channel: &mut Channel, folders: &[FolderMount]) {
-    match mount_all(world, folders) {
-        Ok(()) => channel.reply(&Reply::Done),
-        Err(failure) => channel.fail(&failure),
-    }
+/// One of them.
+pub struct Folder<'a> {
+    /// Its name in the root.
+    pub id: u32,
+    /// Whether it is a file.
+    pub file: bool,
+    /// Where it goes.
+    pub spec: &'a MountSpec,
 }
 
 /// Mounts what is not mounted yet.
 ///
 /// # Errors
-/// The first that cannot be, by its place; `Unsupported` outside a machine.
-pub fn mount_all(world: &World, folders: &[FolderMount]) -> Result<(), Failure> {
-    if !world.pid1 && !folders.is_empty() {
-        return Err(Failure::new(ErrorKind::Unsupported, "this agent is not in a machine of its own"));
-    }
+/// The first that cannot be, by its place.
+pub fn mount_folders(world: &World, folders: &[Folder<'_>]) -> Result<(), Failure> {
     let table = if folders.is_empty() { String::new() } else { read_text("/proc/self/mountinfo") };
-    let missing: Vec<&FolderMount> = folders.iter().filter(|folder| !is_mounted(&table, folder)).collect();
+    let missing: Vec<&Folder<'_>> = folders.iter().filter(|folder| !is_mounted(&table, folder)).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -45,7 +43,7 @@ pub fn mount_all(world: &World, folders: &[FolderMount]) -> Result<(), Failure> 
     let place = world.run.join("folders");
     file_system(&place).map_err(|error| failure("s", error))?;
     let mounted = missing.iter().try_for_each(|folder| {
-        mount_one(&place, folder).map_err(|error| failure(&format!(" at {}", folder.path), error))
+        mount_one(&place, folder).map_err(|error| failure(&format!(" at {}", folder.spec.path), error))
     });
     unmount(&place, UnmountFlags::DETACH).map_err(|error| failure("s: hiding their root", error))?;
     mounted
@@ -64,20 +62,20 @@ fn file_system(place: &Path) -> Result<(), Errno> {
     mount(FOLDERS, place, KIND, flags(), c"")
 }
 
-fn mount_one(root: &Path, folder: &FolderMount) -> Result<(), Errno> {
+fn mount_one(root: &Path, folder: &Folder<'_>) -> Result<(), Errno> {
     make_place(folder)?;
     let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let tree = open_tree(CWD, root.join(folder.id.to_string()), clone)?;
-    move_mount(&tree, "", CWD, &folder.path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
-    if folder.read_only {
-        mount_remount(&folder.path, MountFlags::BIND | MountFlags::RDONLY | flags(), c"")?;
+    move_mount(&tree, "", CWD, &folder.spec.path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    if folder.spec.read_only {
+        mount_remount(&folder.spec.path, MountFlags::BIND | MountFlags::RDONLY | flags(), c"")?;
     }
     Ok(())
 }
 
 /// A directory or file to mount on, with the directories above it.
-fn make_place(folder: &FolderMount) -> Result<(), Errno> {
-    let path = Path::new(&folder.path);
+fn make_place(folder: &Folder<'_>) -> Result<(), Errno> {
+    let path = Path::new(&folder.spec.path);
     let directories = if folder.file { path.parent().unwrap_or(path) } else { path };
     for place in directories.ancestors().collect::<Vec<_>>().into_iter().rev() {
         match rustix::fs::mkdir(place, Mode::from_bits_retain(0o755)) {
@@ -93,8 +91,8 @@ fn make_place(folder: &FolderMount) -> Result<(), Errno> {
 }
 
 /// Whether a line of mountinfo (proc(5)) is this folder in its place.
-fn is_mounted(table: &str, folder: &FolderMount) -> bool {
-    let (root, place) = (format!("/{}", folder.id), escaped(&folder.path));
+fn is_mounted(table: &str, folder: &Folder<'_>) -> bool {
+    let (root, place) = (format!("/{}", folder.id), escaped(&folder.spec.path));
     table.lines().any(|line| {
         let Some((front, back)) = line.split_once(" - ") else { return false };
         let mut words = front.split(' ').skip(3);
@@ -110,16 +108,21 @@ fn escaped(path: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use agent_protocol::MountSource;
 
     #[test]
     fn what_is_mounted_is_found_in_the_table() {
         let table = "22 1 0:20 / / rw - overlay overlay rw\n\
                      40 22 0:30 /3 /srv/a\\040b rw,nosuid - virtiofs smolvm rw\n\
                      41 22 0:31 /4 /mnt rw - ext4 /dev/vdc rw\n";
-        let folder = |id, path: &str| FolderMount { id, path: path.into(), read_only: false, file: false };
-        assert!(is_mounted(table, &folder(3, "/srv/a b")));
-        for other in [folder(2, "/srv/a b"), folder(3, "/srv"), folder(4, "/mnt")] {
-            assert!(!is_mounted(table, &other), "{other:?}");
+        let there = |id, path: &str| {
+            let source = MountSource::Folder { id, file: false };
+            let spec = MountSpec { source, path: path.into(), read_only: false };
+            is_mounted(table, &Folder { id, file: false, spec: &spec })
+        };
+        assert!(there(3, "/srv/a b"));
+        for (id, path) in [(2, "/srv/a b"), (3, "/srv"), (4, "/mnt")] {
+            assert!(!there(id, path), "{id} at {path}");
         }
     }
 }

@@ -8,6 +8,7 @@
 //! Invariant: a failure leaves nothing at the path. Next: `restored.rs`, `dispatch.rs`.
 
 use crate::copy::path_failure;
+use crate::folders::{Folder, mount_folders};
 use crate::sys::process::{Fork, exit_now, fork};
 use crate::tar::write::Writer;
 use crate::walk::{Walk, What, names_in, open_directory};
@@ -43,7 +44,7 @@ pub fn serve(world: &World, channel: &mut Channel, mounts: &[MountSpec]) {
     }
 }
 
-/// Mounts in order.
+/// Mounts volumes, then folders: one may go below a volume.
 ///
 /// # Errors
 /// The first failure: `BadRequest`, `Busy` where a process uses what would be hidden, else what the kernel says.
@@ -51,9 +52,14 @@ pub fn mount_all(world: &World, mounts: &[MountSpec]) -> Result<(), Failure> {
     if !world.pid1 && !mounts.is_empty() {
         return Err(Failure::new(ErrorKind::Unsupported, "this agent is not in a machine of its own"));
     }
-    mounts.iter().try_for_each(|spec| match spec.source {
-        MountSource::Volume(slot) => volume(world, spec, slot),
-    })
+    let mut folders = Vec::new();
+    for spec in mounts {
+        match spec.source {
+            MountSource::Volume(slot) => volume(world, spec, slot)?,
+            MountSource::Folder { id, file } => folders.push(Folder { id, file, spec }),
+        }
+    }
+    mount_folders(world, &folders)
 }
 
 fn volume(world: &World, spec: &MountSpec, slot: u8) -> Result<(), Failure> {

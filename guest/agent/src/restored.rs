@@ -38,16 +38,14 @@ impl Agent {
         let mut report = put_right(&self.world, &spec);
         self.generation = spec.generation;
         self.drop_stale(id);
-        if spec.hooks.commands.is_empty() && spec.mounts.is_empty() && spec.folders.is_empty() {
+        if spec.hooks.commands.is_empty() && spec.mounts.is_empty() {
             note(&mut report.notes, "letting the processes go on", self.let_go());
             report.total_us = (nanoseconds(ClockId::Monotonic) - begin) / 1000;
             self.reply(id, &Reply::Restored(report));
             return Ok(());
         }
         let result = self.work(id, move |world, channel| {
-            // A folder may go below a volume.
-            let mounted = crate::mounts::mount_all(world, &spec.mounts);
-            if let Err(failure) = mounted.and_then(|()| crate::folders::mount_all(world, &spec.folders)) {
+            if let Err(failure) = crate::mounts::mount_all(world, &spec.mounts) {
                 channel.fail(&failure);
                 exit_now(STAYS_FROZEN);
             }

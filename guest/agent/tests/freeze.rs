@@ -54,7 +54,6 @@ fn restored(hooks: Vec<Vec<String>>) -> Request {
         hostname: None,
         machine_id: None,
         hooks: HookSet { commands: hooks, timeout_ms: 5000 },
-        folders: Vec::new(),
         mounts: Vec::new(),
     })
 }
