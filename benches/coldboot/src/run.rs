@@ -75,18 +75,8 @@ fn boot(options: &Options, kernel: &[u8], initramfs: &[u8]) -> Result<(u64, Dura
     let blank: Arc<dyn Disk> =
         Arc::new(SparseDisk::new(assets::blank_ext4_list()).context("the blank disk")?);
     let private = private_file(&env::temp_dir()).context("a file for the writable disk")?;
-    let config = MachineConfig {
-        repeatable: false,
-        engine: EngineChoice::Soft,
-        force_template: false,
-        vcpus: options.vcpus,
-        memory: options.memory << 20,
-        root: blank.clone(),
-        scratch: Arc::new(Overlay::new(blank, private).context("the writable disk")?),
-        net: None,
-        volumes: Vec::new(),
-        folders: Vec::new(),
-    };
+    let scratch = Arc::new(Overlay::new(blank.clone(), private).context("the writable disk")?);
+    let config = MachineConfig::new(EngineChoice::Soft, options.vcpus, options.memory << 20, blank, scratch);
     let line = format!("{} {}", machine::COMMAND_LINE, options.words);
     let shown = options.console;
     let console = Box::new(move |bytes: &[u8]| {

@@ -56,6 +56,30 @@ pub struct MachineConfig {
     pub folders: Vec<hostfs::Folder>,
 }
 
+impl MachineConfig {
+    /// A machine with these disks and nothing else.
+    pub fn new(
+        engine: EngineChoice,
+        vcpus: u32,
+        memory: u64,
+        root: Arc<dyn Disk>,
+        scratch: Arc<Overlay>,
+    ) -> Self {
+        Self {
+            engine,
+            force_template: false,
+            vcpus,
+            memory,
+            root,
+            scratch,
+            net: None,
+            repeatable: false,
+            volumes: Vec::new(),
+            folders: Vec::new(),
+        }
+    }
+}
+
 /// A machine: paused, running or ended.
 pub struct Machine {
     pub(crate) partition: Arc<dyn Partition>,

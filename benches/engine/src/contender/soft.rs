@@ -82,18 +82,9 @@ fn boot(part: &SoftChild, console: Sender<(Instant, Vec<u8>)>) -> Result<Machine
     let blank: Arc<dyn Disk> =
         Arc::new(SparseDisk::new(assets::blank_ext4_list()).context("the blank disk")?);
     let private = private_file(&env::temp_dir()).context("a file for the writable disk")?;
-    let config = MachineConfig {
-        repeatable: false,
-        engine: EngineChoice::Soft,
-        force_template: false,
-        vcpus: part.cpus,
-        memory: part.memory << 20,
-        root: Arc::new(FileDisk::section(Arc::new(root), 0, size)?),
-        scratch: Arc::new(Overlay::new(blank, private).context("the writable disk")?),
-        net: None,
-        volumes: Vec::new(),
-        folders: Vec::new(),
-    };
+    let scratch = Arc::new(Overlay::new(blank, private).context("the writable disk")?);
+    let root = Arc::new(FileDisk::section(Arc::new(root), 0, size)?);
+    let config = MachineConfig::new(EngineChoice::Soft, part.cpus, part.memory << 20, root, scratch);
     let line = format!("{} {}", machine::COMMAND_LINE, part.words);
     let sink = Box::new(move |bytes: &[u8]| drop(console.send((Instant::now(), bytes.to_vec()))));
     let (kernel, initramfs) = (fs::read(&part.kernel)?, fs::read(&part.initramfs)?);
