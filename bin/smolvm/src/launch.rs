@@ -265,38 +265,18 @@ pub fn start(
             .with_context(|| format!("listening for a debugger on {at}; choose another --gdb"))
     });
     let debugger = debugger.transpose()?;
-    let mut started = begin(instance, media, plan, bound, group, command, records)?;
-    if !plan.networks.is_empty() {
-        let vmm = started.vmm.clone();
-        started.door = Some(instance::open_door(instance, Arc::new(move || vmm.connect()))?);
-    }
-    if let Some(listener) = debugger {
-        gdb::serve(started.vmm.machine(), listener).context("serving a debugger")?;
-    }
-    Ok(started)
-}
-
-fn begin(
-    instance: &Instance,
-    media: &Media,
-    plan: &Plan,
-    bound: Vec<Bound>,
-    group: Group,
-    command: Option<Target>,
-    records: impl FnOnce() -> Result<()>,
-) -> Result<Started> {
     let mut options = vmm_options(plan, instance.path(""), Some(instance.path("kernel.log")))?;
     if !plan.networks.is_empty() {
         options.peers = Some(Arc::new(Neighbours::new(Dirs::from_env()?, instance.name(), &plan.networks)));
     }
     options.volumes = volumes::attach(plan, instance)?;
     let saved = || MachineFile::open_path(&instance.saved()).context("opening what the instance saved");
-    match plan.mode {
+    let mut started = match plan.mode {
         Mode::Resume => {
-            wake(media, media.file.as_ref().into(), RestoreReason::Resume, options, bound, command, records)
+            wake(media, media.file.as_ref().into(), RestoreReason::Resume, options, bound, command, records)?
         }
         Mode::Frozen => {
-            wake(media, (&saved()?).into(), RestoreReason::Resume, options, bound, command, records)
+            wake(media, (&saved()?).into(), RestoreReason::Resume, options, bound, command, records)?
         }
         Mode::Forked => {
             // A copy has a name of its own in the guest, too.
@@ -306,7 +286,7 @@ fn begin(
                 None => (open_origin(instance)?, None),
             };
             let from = Frozen { file: &origin, template };
-            wake(media, from, RestoreReason::Fork, options, bound, command, records)
+            wake(media, from, RestoreReason::Fork, options, bound, command, records)?
         }
         Mode::Cold | Mode::Stopped => {
             records()?;
@@ -316,9 +296,17 @@ fn begin(
                 vmm.start_service(&plan.env, plan.workdir.as_deref())?;
             }
             let asked = command.map(|target| session::ask(vmm.connect()?, target)).transpose()?;
-            Ok(Started { vmm: Arc::new(vmm), waking: None, asked, report, bound, door: None })
+            Started { vmm: Arc::new(vmm), waking: None, asked, report, bound, door: None }
         }
+    };
+    if !plan.networks.is_empty() {
+        let vmm = started.vmm.clone();
+        started.door = Some(instance::open_door(instance, Arc::new(move || vmm.connect()))?);
     }
+    if let Some(listener) = debugger {
+        gdb::serve(started.vmm.machine(), listener).context("serving a debugger")?;
+    }
+    Ok(started)
 }
 
 /// What the instance is a copy of.
