@@ -200,17 +200,7 @@ impl StillMemory {
     /// # Errors
     /// The host's, when old bytes could not be kept.
     pub fn read_page(&self, page: usize, to: &mut [u8; PAGE]) -> io::Result<()> {
-        if !self.wanted.contains(page as u64) {
-            to.fill(0);
-            return Ok(());
-        }
-        let kept = self.keep.stripe(page);
-        if bit(&self.keep.pending, page) {
-            self.memory.read_page(page, to);
-            self.keep.clear_pending(page);
-            return Ok(());
-        }
-        self.take(&kept, page, to)
+        self.page(page, to, |keep| keep.clear_pending(page))
     }
 
     /// [`StillMemory::read_page`] before that: it can still be read.
@@ -218,6 +208,11 @@ impl StillMemory {
     /// # Errors
     /// The host's, when old bytes could not be kept.
     pub fn peek_page(&self, page: usize, to: &mut [u8; PAGE]) -> io::Result<()> {
+        self.page(page, to, |_| ())
+    }
+
+    /// A page's bytes; `read` is called where they come from memory, before it may be written again.
+    fn page(&self, page: usize, to: &mut [u8; PAGE], read: impl FnOnce(&Keep)) -> io::Result<()> {
         if !self.wanted.contains(page as u64) {
             to.fill(0);
             return Ok(());
@@ -225,6 +220,7 @@ impl StillMemory {
         let kept = self.keep.stripe(page);
         if bit(&self.keep.pending, page) {
             self.memory.read_page(page, to);
+            read(&self.keep);
             return Ok(());
         }
         self.take(&kept, page, to)

@@ -1,5 +1,7 @@
 //! Saved state and memory through the public surface.
 
+use std::path::Path;
+
 use arch::x86_64::state::{Events, LapicState, MpState, Msrs, Segment, TableReg, VcpuState};
 use artifact::{CopyCheck, MachineFile, MachineFileWriter, PageSet, SectionHead, SectionKind, Source};
 use guestmem::GuestMemory;
@@ -163,16 +165,21 @@ fn more_is_kept_than_fits_in_memory() {
     }
 }
 
+/// A file of 16 MiB, of which the pages 10 to 999 hold something.
+fn parent(path: &Path) -> MachineFile {
+    let memory = GuestMemory::new(16 << 20).unwrap();
+    (10..1000).for_each(|page| fill(&memory, page, 1));
+    let mut writer = MachineFileWriter::create(path).unwrap();
+    write_all(&mut writer, &memory);
+    writer.finish().unwrap();
+    MachineFile::open_path(path).unwrap()
+}
+
 #[test]
 fn changes_lie_over_their_parent() {
     let dir = tempfile::tempdir().unwrap();
-    let memory = GuestMemory::new(16 << 20).unwrap();
-    (10..1000).for_each(|page| fill(&memory, page, 1));
     let path = |name: &str| dir.path().join(name);
-    let mut writer = MachineFileWriter::create(&path("parent")).unwrap();
-    write_all(&mut writer, &memory);
-    writer.finish().unwrap();
-    let parent = MachineFile::open_path(&path("parent")).unwrap();
+    let parent = parent(&path("parent"));
     let clone = GuestMemory::new(16 << 20).unwrap();
     let origin = map_memory(&parent, None, &clone).unwrap();
     fill(&clone, 500, 2);
@@ -208,13 +215,8 @@ fn changes_lie_over_their_parent() {
 #[test]
 fn pages_that_were_given_back_are_zeros_also_over_a_parent() {
     let dir = tempfile::tempdir().unwrap();
-    let memory = GuestMemory::new(16 << 20).unwrap();
-    (10..1000).for_each(|page| fill(&memory, page, 1));
     let path = |name: &str| dir.path().join(name);
-    let mut writer = MachineFileWriter::create(&path("parent")).unwrap();
-    write_all(&mut writer, &memory);
-    writer.finish().unwrap();
-    let parent = MachineFile::open_path(&path("parent")).unwrap();
+    let parent = parent(&path("parent"));
     let (clone, model) = (GuestMemory::new(16 << 20).unwrap(), GuestMemory::new(16 << 20).unwrap());
     let origin = map_memory(&parent, None, &clone).unwrap();
     map_memory(&parent, None, &model).unwrap();

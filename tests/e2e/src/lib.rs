@@ -3,6 +3,7 @@
 //! The binary is found beside the test's own (`target/<profile>/smolvm`); the first test to ask
 //! builds it, so that `cargo test -p e2e` alone works.
 
+pub mod debian;
 mod terminal;
 
 pub use terminal::Terminal;

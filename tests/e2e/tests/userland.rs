@@ -4,9 +4,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use e2e::{Home, rounds, text};
+use e2e::{Home, debian, rounds, text};
 
 /// Unpacked without their scripts (the long setting builds them properly): Python with its tests, sqlite, openssl.
 const PACKAGES: [&str; 24] = [
@@ -36,34 +36,9 @@ const PACKAGES: [&str; 24] = [
     "coreutils",
 ];
 
-/// A directory with the packages' files, kept for later runs.
+/// A directory with the packages' files.
 fn root() -> Option<PathBuf> {
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("userland");
-    let root = dir.join("root");
-    if root.exists() {
-        return Some(root);
-    }
-    fs::create_dir_all(&dir).unwrap();
-    let temp = tempfile::tempdir_in(&dir).unwrap();
-    let mut fetched = Command::new("apt-get");
-    fetched.arg("download").args(PACKAGES).current_dir(temp.path());
-    let fetched = fetched.stdout(Stdio::null()).stderr(Stdio::null()).status();
-    if !fetched.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: apt-get cannot fetch Debian's packages here");
-        return None;
-    }
-    let making = temp.path().join("root");
-    for name in ["proc", "sys", "dev", "tmp", "run", "root", "etc", "var/tmp"] {
-        fs::create_dir_all(making.join(name)).unwrap();
-    }
-    fs::write(making.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n").unwrap();
-    for entry in fs::read_dir(temp.path()).unwrap().flatten().filter(|e| e.path().is_file()) {
-        let status = Command::new("dpkg-deb").arg("-x").arg(entry.path()).arg(&making).status().unwrap();
-        assert!(status.success(), "unpacking {:?}", entry.path());
-    }
-    // Another run may have been faster.
-    let _ = fs::rename(&making, &root);
-    Some(root)
+    debian::root(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("userland"), &PACKAGES)
 }
 
 /// The machine file of that root; built by the program.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use e2e::{Home, engines, instant, rounds, text};
+use e2e::{Home, debian, engines, instant, rounds, text};
 
 #[test]
 fn what_is_written_to_a_volume_is_there_for_the_next_machine() {
@@ -126,34 +126,11 @@ fn mounts_that_cannot_be_are_refused_before_anything_runs() {
     assert!(home.fails(&args, 125).contains("5 volumes; a machine can have 4"));
 }
 
-/// sqlite and a shell, from this system's apt; kept for later runs.
+/// sqlite and a shell.
 fn sqlite_root() -> Option<PathBuf> {
     const PACKAGES: [&str; 7] =
         ["dash", "libc6", "libreadline8", "libsqlite3-0", "libtinfo6", "sqlite3", "zlib1g"];
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("volumes");
-    let root = dir.join("root");
-    if root.exists() {
-        return Some(root);
-    }
-    fs::create_dir_all(&dir).unwrap();
-    let temp = tempfile::tempdir_in(&dir).unwrap();
-    let mut fetch = Command::new("apt-get");
-    fetch.arg("download").args(PACKAGES).current_dir(temp.path()).stdout(Stdio::null()).stderr(Stdio::null());
-    if !fetch.status().is_ok_and(|status| status.success()) {
-        eprintln!("skipped: apt-get cannot fetch Debian's packages here");
-        return None;
-    }
-    let making = temp.path().join("root");
-    for name in ["proc", "sys", "dev", "tmp", "run", "etc", "var/tmp", "srv"] {
-        fs::create_dir_all(making.join(name)).unwrap();
-    }
-    fs::write(making.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n").unwrap();
-    for entry in fs::read_dir(temp.path()).unwrap().flatten().filter(|e| e.path().is_file()) {
-        let status = Command::new("dpkg-deb").arg("-x").arg(entry.path()).arg(&making).status().unwrap();
-        assert!(status.success(), "unpacking {:?}", entry.path());
-    }
-    let _ = fs::rename(&making, &root);
-    Some(root)
+    debian::root(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("volumes"), &PACKAGES)
 }
 
 /// Says what is there, then adds rows for ever and says each when it is committed (interactive sqlite flushes what it
