@@ -57,7 +57,8 @@ impl Tools {
             Candidate::find(missing[0])?; // refreshes the lists when they are empty
             let mut install = Command::new("apt-get");
             install.env("DEBIAN_FRONTEND", "noninteractive");
-            install.args(["-qq", "install", "--yes", "--no-install-recommends"]);
+            // A fresh machine's unattended upgrade may be at work: wait for it.
+            install.args(["-qq", "-o", "DPkg::Lock::Timeout=600", "install", "--yes", "--no-install-recommends"]);
             run::status(install.args(&missing))?;
             return Ok(Tools::default());
         }

@@ -67,10 +67,11 @@ pub fn demo(demo: &Demo, global: &Global) -> Result<u8> {
     let file = dir.join("search.smolmachine");
     let built = prepare(demo, global, &home, &dir, &file)?;
     let shown = Machines::new(vec![NAME.to_owned()]);
-    let first = ask_new(NAME, &file)?;
+    let engine = &demo.engine.engine;
+    let first = ask_new(NAME, &file, engine)?;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs_f64();
-    let clones = many(&file)?;
-    let chosen = machine::choose(demo.engine.engine.parse().map_err(anyhow::Error::msg)?);
+    let clones = many(&file, engine)?;
+    let chosen = machine::choose(engine.parse().map_err(anyhow::Error::msg)?);
     let report = Report {
         built,
         resume_ms: first.took.as_millis() as u64,
@@ -123,7 +124,7 @@ fn prepare(demo: &Demo, global: &Global, home: &Home, dir: &Path, file: &Path) -
     // The process id that every resume must show.
     let name = "demo-first";
     let machine = Machines::new(vec![name.to_owned()]);
-    let first = ask_new(name, file)?;
+    let first = ask_new(name, file, &demo.engine.engine)?;
     drop(machine);
     fs::write(dir.join("pid"), first.answer["pid"].to_string())?;
     let rows = first.answer["rows"].as_u64().context("the service did not say how many rows it has")?;
@@ -211,11 +212,11 @@ struct Asked {
 }
 
 /// Resumes the file as `name` and waits for its first answer.
-fn ask_new(name: &str, file: &Path) -> Result<Asked> {
+fn ask_new(name: &str, file: &Path, engine: &str) -> Result<Asked> {
     let port = free_port()?;
     let publish = format!("{port}:{GUEST_PORT}");
     let begun = Instant::now();
-    smolvm(&["run", "-d", "--name", name, "-p", &publish], &[file])?;
+    smolvm(&["run", "-d", "--engine", engine, "--name", name, "-p", &publish], &[file])?;
     let answer = first_answer(port, "/whoami")?;
     Ok(Asked { took: begun.elapsed(), answer })
 }
@@ -228,7 +229,7 @@ struct Many {
 }
 
 /// Fifty machines from the one file, all answering.
-fn many(file: &Path) -> Result<Many> {
+fn many(file: &Path, engine: &str) -> Result<Many> {
     let clones = Machines::new((1..=CLONES).map(|n| format!("demo-clone-{n}")).collect());
     let before = available();
     let begun = Instant::now();
@@ -240,7 +241,7 @@ fn many(file: &Path) -> Result<Many> {
     let work = || {
         let mut done = Vec::new();
         while let Some(name) = clones.names.get(next.fetch_add(1, Ordering::Relaxed)) {
-            done.push(ask_new(name, file));
+            done.push(ask_new(name, file, engine));
         }
         done
     };

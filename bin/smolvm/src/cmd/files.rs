@@ -12,7 +12,7 @@ use crate::args::{Files, Global, Import, Prune};
 use crate::cmd::silent;
 use crate::launch::Home;
 use crate::ui;
-use crate::ui::say::say;
+use crate::ui::say::{say, tell};
 
 pub fn verify(files: &Files, global: &Global) -> Result<u8> {
     let mut results = Vec::new();
@@ -37,7 +37,13 @@ pub fn import(import: &Import, global: &Global, home: &Home) -> Result<u8> {
         Some(name) => name.clone(),
         None => instance::Media::open_in(&home.store, home.store.pin(&pin.id())?)?.spec.name,
     };
+    let before = home.store.resolve(&name)?.filter(|tag| tag.id != pin.id());
     home.store.tag(&name, &pin.id(), Origin::Imported)?;
+    if let Some(before) = before
+        && !silent(global)
+    {
+        tell!("smolvm: {name} was {} until now, which keeps its id", before.id.short());
+    }
     if global.json {
         ui::json(&json!({ "name": name, "id": pin.id().to_string() }))?;
     } else {

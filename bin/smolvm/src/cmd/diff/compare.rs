@@ -117,7 +117,7 @@ impl Report {
             say!("memory {} of {} changed", ui::bytes(memory.changed_bytes), ui::bytes(memory.bytes));
         }
         if !self.has_drifted() {
-            tell!("smolvm: {} is as {}", self.new, self.old);
+            tell!("smolvm: {}: files, processes, ports and definition are as in {}", self.new, self.old);
         }
     }
 }
