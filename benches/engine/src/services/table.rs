@@ -1,0 +1,169 @@
+//! What came of each service, kept from run to run (they are many, and run one by one), as a table.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::document::Part;
+use crate::host;
+
+const PART: Part = Part {
+    begin: "<!-- services: written by `cargo run --release -p engine -- services --write` -->",
+    end: "<!-- services: end -->",
+};
+
+/// Seconds of one load.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Times {
+    pub wall: f64,
+    /// CPU time of the machine's process; 0 where it was not asked for.
+    pub cpu: f64,
+}
+
+/// One service that works.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// When, and what else this host did: the load average of the minute before.
+    pub date: String,
+    pub load: String,
+    /// Seconds, the least of some warm loads.
+    pub native: Option<f64>,
+    /// The middle one of some warm loads.
+    pub before: Times,
+    /// The first load after the resume.
+    pub after: Times,
+}
+
+impl Row {
+    /// As it is printed, and written into the document.
+    fn line(&self, name: &str) -> String {
+        let native = self.native.map_or("-".into(), |s| format!("{s:.2} s"));
+        let ratio = self.native.map_or("-".into(), |s| format!("{:.1}", self.before.cpu / s));
+        format!(
+            "| {name} | {native} | {:.2} s | {:.2} s | {ratio} | {:.2} s | {:.2} s | {:.0}% | {} ({}) |",
+            self.before.wall,
+            self.before.cpu,
+            self.after.wall,
+            self.after.cpu,
+            100.0 * self.before.cpu / self.after.cpu,
+            self.date,
+            self.load,
+        )
+    }
+}
+
+/// All that were ever measured with one work directory.
+pub struct Table {
+    path: PathBuf,
+    rows: BTreeMap<String, Row>,
+}
+
+impl Table {
+    /// Reads what earlier runs kept.
+    ///
+    /// # Errors
+    /// What is kept there is not this program's.
+    pub fn open(work: &Path) -> Result<Self> {
+        let path = work.join("services.json");
+        let rows = match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .with_context(|| format!("{} is not readable; remove it", path.display()))?,
+            Err(_) => BTreeMap::new(),
+        };
+        Ok(Self { path, rows })
+    }
+
+    /// Prints a service's row and keeps it.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn add(&mut self, name: &str, row: Row) -> Result<()> {
+        println!("{}", row.line(name));
+        self.rows.insert(name.to_owned(), row);
+        self.keep()
+    }
+
+    /// A service that does not work any more has no figures.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn failed(&mut self, name: &str) -> Result<()> {
+        println!("| {name} | **does not work** | | | | | | | |");
+        self.rows.remove(name);
+        self.keep()
+    }
+
+    fn keep(&self) -> Result<()> {
+        fs::write(&self.path, serde_json::to_vec_pretty(&self.rows)?)
+            .with_context(|| format!("cannot write {}", self.path.display()))
+    }
+
+    /// The head of the table.
+    pub fn head() -> &'static str {
+        "| service | native | soft | its CPU time | × native | first after resume | its CPU time | rate of before | date (load) |\n\
+         |---|---|---|---|---|---|---|---|---|"
+    }
+
+    /// Puts the table into docs/performance.md. `all` are the services there are.
+    ///
+    /// # Errors
+    /// The document cannot be read or written.
+    pub fn write(&self, path: &Path, all: &[String]) -> Result<()> {
+        PART.write(path, &self.markdown(all))
+    }
+
+    fn markdown(&self, all: &[String]) -> String {
+        let mut out = String::from("## Debian's services, frozen and resumed\n\n");
+        let _ = writeln!(
+            out,
+            "{}, engine soft. Each of `examples/services` built, resumed, put under its load, frozen and resumed again; what \
+             the load prints is the same everywhere. Native: the same root in a chroot, the least of three warm \
+             loads; soft: the middle one of three; × native and the rate after the resume are of CPU time, which other work \
+             on the host disturbs least. `cargo run --release -p engine -- services`\n\n{}",
+            host::machine(),
+            Self::head()
+        );
+        for (name, row) in &self.rows {
+            let _ = writeln!(out, "{}", row.line(name));
+        }
+        let missing: Vec<&str> = all.iter().filter(|n| !self.rows.contains_key(*n)).map(String::as_str).collect();
+        if !missing.is_empty() {
+            let _ = writeln!(out, "\nNot measured, or not working: {}.", missing.join(", "));
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(cpu: f64) -> Row {
+        let times = |cpu| Times { wall: 2.0 * cpu, cpu };
+        Row {
+            date: "2026-01-01".into(),
+            load: "1.0".into(),
+            native: Some(0.5),
+            before: times(cpu),
+            after: times(cpu * 1.25),
+        }
+    }
+
+    #[test]
+    fn rows_of_earlier_runs_are_kept_and_those_that_fail_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut table = Table::open(dir.path()).unwrap();
+        table.add("a", row(1.0)).unwrap();
+        table.add("b", row(2.0)).unwrap();
+        let mut table = Table::open(dir.path()).unwrap();
+        table.failed("a").unwrap();
+        let table = Table::open(dir.path()).unwrap();
+        let text = table.markdown(&["a".into(), "b".into()]);
+        assert!(text.contains("| b | 0.50 s | 4.00 s | 2.00 s | 4.0 | 5.00 s | 2.50 s | 80% |"), "{text}");
+        assert!(text.contains("not working: a."), "{text}");
+    }
+}
