@@ -118,7 +118,8 @@ impl Service<'_> {
     fn pid(&self, machine: &str) -> Result<u32> {
         let shown: serde_json::Value = serde_json::from_str(&self.smolvm(&["ps", "--json"])?)?;
         let row = shown.as_array().into_iter().flatten().find(|row| row["name"] == machine);
-        let pid = row.and_then(|row| row["pid"].as_u64()).with_context(|| format!("{machine} does not run"))?;
+        let pid =
+            row.and_then(|row| row["pid"].as_u64()).with_context(|| format!("{machine} does not run"))?;
         Ok(u32::try_from(pid)?)
     }
 

@@ -47,9 +47,14 @@ fn define(home: &Home) -> bool {
 }
 
 fn root() -> Option<PathBuf> {
-    let root = debian::root(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("postgres"), &PACKAGES.split_whitespace().collect::<Vec<_>>())?;
-    let files = [("passwd", "root:x:0:0:root:/root:/bin/sh\npostgres:x:101:102::/var/lib/postgresql:/bin/sh\n"),
-        ("group", "root:x:0:\npostgres:x:102:\n")];
+    let root = debian::root(
+        &Path::new(env!("CARGO_TARGET_TMPDIR")).join("postgres"),
+        &PACKAGES.split_whitespace().collect::<Vec<_>>(),
+    )?;
+    let files = [
+        ("passwd", "root:x:0:0:root:/root:/bin/sh\npostgres:x:101:102::/var/lib/postgresql:/bin/sh\n"),
+        ("group", "root:x:0:\npostgres:x:102:\n"),
+    ];
     for (name, text) in files {
         fs::write(root.join("etc").join(name), text).unwrap();
     }

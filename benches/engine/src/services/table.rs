@@ -130,7 +130,8 @@ impl Table {
         for (name, row) in &self.rows {
             let _ = writeln!(out, "{}", row.line(name));
         }
-        let missing: Vec<&str> = all.iter().filter(|n| !self.rows.contains_key(*n)).map(String::as_str).collect();
+        let missing: Vec<&str> =
+            all.iter().filter(|n| !self.rows.contains_key(*n)).map(String::as_str).collect();
         if !missing.is_empty() {
             let _ = writeln!(out, "\nNot measured, or not working: {}.", missing.join(", "));
         }
