@@ -23,7 +23,7 @@ mod table;
 
 /// How long a service may take natively to answer its first load.
 const START_LIMIT: Duration = Duration::from_secs(60);
-/// Loads on a warm machine, of which the middle one counts.
+/// Loads on a warm machine, of which the middle one counts; natively they are taken together.
 const LOADS: usize = 3;
 
 /// Runs those that are named, or all.
@@ -78,7 +78,7 @@ impl Service<'_> {
         let outcome = self.soft(&machine, &file);
         let _ = self.smolvm(&["rm", "-f", &machine]);
         let (said, before, after) = outcome?;
-        let native = if self.native { Some(self.natively(&dir, &file, &said)?.as_secs_f64()) } else { None };
+        let native = if self.native { Some(self.natively(&dir, &file, &said)?) } else { None };
         Ok(Row { date: host::today(), load, native, before, after })
     }
 
@@ -143,7 +143,7 @@ impl Service<'_> {
         Ok((said, times[LOADS / 2], after))
     }
 
-    fn natively(&self, dir: &Path, file: &Path, said: &str) -> Result<Duration> {
+    fn natively(&self, dir: &Path, file: &Path, said: &str) -> Result<Times> {
         let image = dir.join("root.erofs");
         setup::extract(file, &image)?;
         let begun = Instant::now();
@@ -152,10 +152,13 @@ impl Service<'_> {
             let output = native::script(&image, &dir.join("native"), NATIVELY).output()?;
             let text = String::from_utf8_lossy(&output.stdout).into_owned();
             if output.status.success() {
-                let (text, ns) = text.trim().rsplit_once('\n').context("no time was said")?;
+                let (text, times) = text.trim().rsplit_once('\n').context("no time was said")?;
                 same(said, text.trim(), "the native load")?;
-                let ns = ns.split_ascii_whitespace().map(str::parse::<u64>).collect::<Result<Vec<_>, _>>()?;
-                return Ok(Duration::from_nanos(ns.into_iter().min().context("no time was said")?));
+                let (ns, ticks) = times.split_once(' ').context("no CPU time was said")?;
+                let mean = |text: &str, unit: f64| -> Result<f64> {
+                    Ok(text.parse::<u64>()? as f64 / unit / LOADS as f64)
+                };
+                return Ok(Times { wall: mean(ns, 1e9)?, cpu: mean(ticks, host::TICKS as f64)? });
             }
             last = Some(String::from_utf8_lossy(&output.stderr).into_owned());
             if self.source.join("service").is_file() {
@@ -167,20 +170,21 @@ impl Service<'_> {
     }
 }
 
-/// In the chroot: the service, the load until it succeeds, then three times timed; in a process
-/// namespace of its own, so that everything ends with it. The processor is the machine's: with others,
-/// mathematical functions round otherwise (GLIBC_TUNABLES, glibc's manual, "Hardware Capability Tunables").
+/// In the chroot: the service, the load until it succeeds, then [`LOADS`] times, timed; in a process namespace of its
+/// own, so that everything ends with it. `cpu` sums what all processes there and the children that they waited for
+/// have used (proc(5), /proc/PID/stat, fields 14 to 17). The processor is the machine's: with others, mathematical
+/// functions round otherwise (GLIBC_TUNABLES, glibc's manual, "Hardware Capability Tunables").
 const NATIVELY: &str = r#"
 export GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX2,-FMA,-FMA4
 [ -f /srv/service ] && { sh /srv/service > /dev/null 2>&1 & }
 n=0; until sh /srv/load > /dev/null 2>/tmp/why; do
   n=$((n + 1)); [ -f /srv/service ] && [ $n -lt 100 ] || { cat /tmp/why >&2; exit 1; }; sleep 0.2
 done
-times=
-for n in 1 2 3; do
-  a=$(date +%s%N); sh /srv/load > /tmp/said || exit 1; b=$(date +%s%N); times="$times $((b - a))"
-done
-cat /tmp/said; echo; echo $times
+cpu() { cat /proc/[0-9]*/stat 2> /dev/null | sed 's/.*) //' | awk '{ t += $12 + $13 + $14 + $15 } END { print t }'; }
+c=$(cpu); a=$(date +%s%N)
+for n in 1 2 3; do sh /srv/load > /tmp/said || exit 1; done
+b=$(date +%s%N); d=$(cpu)
+cat /tmp/said; echo; echo $((b - a)) $((d - c))
 "#;
 
 fn same(one: &str, other: &str, which: &str) -> Result<()> {

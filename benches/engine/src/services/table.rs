@@ -20,7 +20,7 @@ const PART: Part = Part {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Times {
     pub wall: f64,
-    /// CPU time of the machine's process; 0 where it was not asked for.
+    /// CPU time of all processes that took part: of the machine's one, or of those of the chroot.
     pub cpu: f64,
 }
 
@@ -30,8 +30,8 @@ pub struct Row {
     /// When, and what else this host did: the load average of the minute before.
     pub date: String,
     pub load: String,
-    /// Seconds, the least of some warm loads.
-    pub native: Option<f64>,
+    /// The mean of some warm loads in a chroot.
+    pub native: Option<Times>,
     /// The middle one of some warm loads.
     pub before: Times,
     /// The first load after the resume.
@@ -41,15 +41,16 @@ pub struct Row {
 impl Row {
     /// As it is printed, and written into the document.
     fn line(&self, name: &str) -> String {
-        let native = self.native.map_or("-".into(), |s| format!("{s:.2} s"));
-        let ratio = self.native.map_or("-".into(), |s| format!("{:.1}", self.before.cpu / s));
+        let native = self.native.map_or("- | -".into(), |t| format!("{:.2} s | {:.2} s", t.wall, t.cpu));
+        let ratio = self.native.map_or("-".into(), |t| format!("{:.1}", self.before.cpu / t.cpu));
+        let (before, after) = (self.before, self.after);
         format!(
             "| {name} | {native} | {:.2} s | {:.2} s | {ratio} | {:.2} s | {:.2} s | {:.0}% | {} ({}) |",
-            self.before.wall,
-            self.before.cpu,
-            self.after.wall,
-            self.after.cpu,
-            100.0 * self.before.cpu / self.after.cpu,
+            before.wall,
+            before.cpu,
+            after.wall,
+            after.cpu,
+            100.0 * before.cpu / after.cpu,
             self.date,
             self.load,
         )
@@ -92,7 +93,7 @@ impl Table {
     /// # Errors
     /// It cannot be written.
     pub fn failed(&mut self, name: &str) -> Result<()> {
-        println!("| {name} | **does not work** | | | | | | | |");
+        println!("| {name} | **does not work** | | | | | | | | |");
         self.rows.remove(name);
         self.keep()
     }
@@ -104,8 +105,8 @@ impl Table {
 
     /// The head of the table.
     pub fn head() -> &'static str {
-        "| service | native | soft | its CPU time | × native | first after resume | its CPU time | rate of before | date (load) |\n\
-         |---|---|---|---|---|---|---|---|---|"
+        "| service | native | CPU | soft | CPU | × native | first after resume | CPU | rate of before | date (load) |\n\
+         |---|---|---|---|---|---|---|---|---|---|"
     }
 
     /// Puts the table into docs/performance.md. `all` are the services there are.
@@ -121,9 +122,10 @@ impl Table {
         let _ = writeln!(
             out,
             "{}, engine soft. Each of `examples/services` built, resumed, put under its load, frozen and resumed again; what \
-             the load prints is the same everywhere. Native: the same root in a chroot, the least of three warm \
-             loads; soft: the middle one of three; × native and the rate after the resume are of CPU time, which other work \
-             on the host disturbs least. `cargo run --release -p engine -- services`\n\n{}",
+             the load prints is the same everywhere. Native: the same root in a chroot, the mean of three warm \
+             loads; soft: the middle one of three, with the command that asks for it. CPU: processor time of everything \
+             that took part; × native and the rate after the resume are of it, since other work on the host lengthens \
+             the rest. `cargo run --release -p engine -- services`\n\n{}",
             host::machine(),
             Self::head()
         );
@@ -148,7 +150,7 @@ mod tests {
         Row {
             date: "2026-01-01".into(),
             load: "1.0".into(),
-            native: Some(0.5),
+            native: Some(times(0.25)),
             before: times(cpu),
             after: times(cpu * 1.25),
         }
@@ -164,7 +166,7 @@ mod tests {
         table.failed("a").unwrap();
         let table = Table::open(dir.path()).unwrap();
         let text = table.markdown(&["a".into(), "b".into()]);
-        assert!(text.contains("| b | 0.50 s | 4.00 s | 2.00 s | 4.0 | 5.00 s | 2.50 s | 80% |"), "{text}");
+        assert!(text.contains("| b | 0.50 s | 0.25 s | 4.00 s | 2.00 s | 8.0 | 5.00 s | 2.50 s | 80% |"), "{text}");
         assert!(text.contains("not working: a."), "{text}");
     }
 }
