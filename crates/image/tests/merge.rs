@@ -215,6 +215,7 @@ fn directories_that_packages_want_below_run_are_there() {
     put(&mut base, "etc/passwd", text("root:x:0:0::/:/bin/sh\npostgres:x:101:102::/:/bin/sh\n"), 1);
     put(&mut base, "etc/group", text("root:x:0:\npostgres:x:102:\n"), 1);
     put(&mut base, "run/left-over", text("x"), 1);
+    put(&mut base, "run/mysqld/old.pid", text("x"), 1);
     put(&mut base, "var/run", Item::Symlink(b"/run"[..].into()), 1);
     let lines = "# sockets\nd /run/postgresql 2775 postgres postgres - -\nD! /var/run/plain\n\
                  d /run/deep/er 0700 7 8\nd /var/log/other 0755 - -\nL /run/link - - - - /etc\nd\nd /run/../etc/x\n\
@@ -225,7 +226,7 @@ fn directories_that_packages_want_below_run_are_there() {
     put(&mut base, "usr/lib/tmpfiles.d/README", text("d /run/readme\n"), 1);
     let merged = Upper::new().over(base.clone(), true).expect("merged");
     let below_run: Vec<String> = paths(&merged).into_iter().filter(|path| path.starts_with("run/")).collect();
-    assert_eq!(below_run, ["run/deep", "run/deep/er", "run/plain", "run/postgresql"]);
+    assert_eq!(below_run, ["run/deep", "run/deep/er", "run/mysqld", "run/plain", "run/postgresql"]);
     let meta = |path: &str| {
         let meta = &merged.get(merged.lookup(path).unwrap()).unwrap().meta;
         (meta.mode & 0o7777, meta.uid, meta.gid, meta.mtime)

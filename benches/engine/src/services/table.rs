@@ -166,7 +166,10 @@ mod tests {
         table.failed("a").unwrap();
         let table = Table::open(dir.path()).unwrap();
         let text = table.markdown(&["a".into(), "b".into()]);
-        assert!(text.contains("| b | 0.50 s | 0.25 s | 4.00 s | 2.00 s | 8.0 | 5.00 s | 2.50 s | 80% |"), "{text}");
+        assert!(
+            text.contains("| b | 0.50 s | 0.25 s | 4.00 s | 2.00 s | 8.0 | 5.00 s | 2.50 s | 80% |"),
+            "{text}"
+        );
         assert!(text.contains("not working: a."), "{text}");
     }
 }
