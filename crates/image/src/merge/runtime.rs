@@ -20,7 +20,7 @@ const DIRECTORIES: usize = 256;
 pub fn make_directories(tree: &mut Tree, time: Time) {
     let users = Names::read(tree, "etc/passwd");
     let groups = Names::read(tree, "etc/group");
-    let texts: Vec<String> = files(tree).values().filter_map(|content| text(content)).collect();
+    let texts: Vec<String> = files(tree).values().filter_map(text).collect();
     let lines = texts.iter().flat_map(|text| text.lines());
     let wanted = lines.filter_map(|line| Directory::parse(line, &users, &groups));
     for Directory { path, mode, uid, gid } in wanted.take(DIRECTORIES).collect::<Vec<_>>() {
