@@ -1,6 +1,6 @@
 \set ON_ERROR_STOP on
 create role app login;
-create database shop owner app;
+create database shop owner app template template0 encoding 'UTF8' locale 'C.UTF-8';
 \connect shop app
 create table customers (
     id integer primary key,
@@ -21,4 +21,3 @@ insert into orders (customer, placed, cents)
     from generate_series(1, 100000) n;
 create index on orders (customer);
 create index on orders (placed);
-analyze;

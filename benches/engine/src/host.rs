@@ -60,12 +60,15 @@ pub fn today() -> String {
     read(Command::new("date").arg("+%F")).unwrap_or_default()
 }
 
+/// In a second of what the kernel tells of CPU time (USER_HZ, proc(5)).
+pub const TICKS: u64 = 100;
+
 /// CPU time of a process with its children that were waited for, in nanoseconds; the kernel counts it
-/// in ticks of 10 ms (proc(5), /proc/PID/stat, fields 14 to 17).
+/// in ticks (proc(5), /proc/PID/stat, fields 14 to 17).
 pub fn cpu_ns(pid: u32) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let after = text.rsplit(')').next().unwrap_or_default();
     let ticks: u64 =
         after.split_ascii_whitespace().skip(11).take(4).filter_map(|t| t.parse::<u64>().ok()).sum();
-    ticks * 10_000_000
+    ticks * (1_000_000_000 / TICKS)
 }

@@ -12,6 +12,7 @@
 
 mod contender;
 mod cpio;
+mod document;
 mod host;
 mod measure;
 mod options;

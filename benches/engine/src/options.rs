@@ -30,6 +30,9 @@ pub struct Services {
     /// Don't compare with a native run (which needs root)
     #[arg(long)]
     pub no_native: bool,
+    /// Write the table, with rows of earlier runs, into docs/performance.md
+    #[arg(long)]
+    pub write: bool,
     #[command(flatten)]
     pub place: Place,
 }

@@ -5,16 +5,19 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::contender::{Kind, Sample};
+use crate::document::Part;
 use crate::host;
 
 /// The row that is not in the mean: it has a limit of its own.
 pub const BOOT: &str = "boot";
 /// Between these lines of docs/performance.md is what a run wrote.
-const BEGIN: &str = "<!-- engine: written by `cargo run --release -p engine` -->";
-const END: &str = "<!-- engine: end -->";
+const PART: Part = Part {
+    begin: "<!-- engine: written by `cargo run --release -p engine` -->",
+    end: "<!-- engine: end -->",
+};
 
 /// One workload and what came of it.
 pub struct Row {
@@ -212,20 +215,9 @@ impl Table {
         Ok(())
     }
 
-    /// Puts the table between the marks of the document, or at its end.
+    /// Puts the table into the document.
     pub fn write_document(&self, path: &Path) -> Result<()> {
-        let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let table = format!("{BEGIN}\n{}{END}\n", self.markdown());
-        let new = match (text.find(BEGIN), text.find(END)) {
-            (Some(from), Some(to)) if from < to => {
-                let after = to + END.len() + text[to + END.len()..].find('\n').map_or(0, |n| n + 1);
-                format!("{}{table}{}", &text[..from], &text[after..])
-            }
-            _ => format!("{}\n\n{table}", text.trim_end()),
-        };
-        fs::write(path, new)?;
-        println!("written into {}", path.display());
-        Ok(())
+        PART.write(path, &self.markdown())
     }
 
     fn markdown(&self) -> String {
@@ -308,18 +300,5 @@ mod tests {
         let mut row = row("a", &[1], &[1]);
         row.add(Kind::Soft, Sample { ns: 1, wall_ns: 1, check: 5, ..Sample::default() });
         assert!(row.remarks()[0].starts_with("WRONG"), "{:?}", row.remarks());
-    }
-
-    #[test]
-    fn a_second_writing_replaces_the_first() {
-        let path = tempfile::NamedTempFile::new().unwrap();
-        fs::write(path.path(), "# Figures\n\ntext\n").unwrap();
-        table(vec![row("first", &[1], &[2])]).write_document(path.path()).unwrap();
-        let once = fs::read_to_string(path.path()).unwrap() + "after\n";
-        fs::write(path.path(), once).unwrap();
-        table(vec![row("second", &[1], &[2])]).write_document(path.path()).unwrap();
-        let text = fs::read_to_string(path.path()).unwrap();
-        assert!(text.starts_with("# Figures\n\ntext\n") && text.ends_with("after\n"), "{text}");
-        assert!(text.contains("second") && !text.contains("first |"), "{text}");
     }
 }

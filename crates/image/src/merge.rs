@@ -10,6 +10,7 @@
 
 mod moved;
 mod pyc;
+mod runtime;
 mod volatile;
 
 use std::io::Read;
@@ -47,6 +48,7 @@ pub fn merge_upper(
     let mut tree = layer.tree;
     if options.settle {
         volatile::settle(&mut tree);
+        runtime::make_directories(&mut tree, options.epoch);
     }
     clamp(&mut tree, options.epoch)?;
     Ok(tree)

@@ -208,3 +208,34 @@ fn files_whose_data_stayed_below_are_refused() {
     let refused = upper.over(Tree::new(Limits::default()), false).expect_err("refused");
     assert!(refused.to_string().contains("metacopy=off"), "{refused}");
 }
+
+#[test]
+fn directories_that_packages_want_below_run_are_there() {
+    let mut base = Tree::new(Limits::default());
+    put(&mut base, "etc/passwd", text("root:x:0:0::/:/bin/sh\npostgres:x:101:102::/:/bin/sh\n"), 1);
+    put(&mut base, "etc/group", text("root:x:0:\npostgres:x:102:\n"), 1);
+    put(&mut base, "run/left-over", text("x"), 1);
+    put(&mut base, "run/mysqld/old.pid", text("x"), 1);
+    put(&mut base, "var/run", Item::Symlink(b"/run"[..].into()), 1);
+    let lines = "# sockets\nd /run/postgresql 2775 postgres postgres - -\nD! /var/run/plain\n\
+                 d /run/deep/er 0700 7 8\nd /var/log/other 0755 - -\nL /run/link - - - - /etc\nd\nd /run/../etc/x\n\
+                 d /run/%u 0755\nd /run/who 0755 nobody-here -\nd /run/bad 99999 - -\nr! /run/gone\n";
+    put(&mut base, "usr/lib/tmpfiles.d/a.conf", text(lines), 1);
+    put(&mut base, "usr/lib/tmpfiles.d/masked.conf", text("d /run/masked\n"), 1);
+    put(&mut base, "etc/tmpfiles.d/masked.conf", Item::Symlink(b"/dev/null"[..].into()), 1);
+    put(&mut base, "usr/lib/tmpfiles.d/README", text("d /run/readme\n"), 1);
+    let merged = Upper::new().over(base.clone(), true).expect("merged");
+    let below_run: Vec<String> = paths(&merged).into_iter().filter(|path| path.starts_with("run/")).collect();
+    assert_eq!(below_run, ["run/deep", "run/deep/er", "run/mysqld", "run/plain", "run/postgresql"]);
+    let meta = |path: &str| {
+        let meta = &merged.get(merged.lookup(path).unwrap()).unwrap().meta;
+        (meta.mode & 0o7777, meta.uid, meta.gid, meta.mtime)
+    };
+    assert_eq!(meta("run/postgresql"), (0o2775, 101, 102, EPOCH));
+    assert_eq!(meta("run/deep/er"), (0o700, 7, 8, EPOCH));
+    assert_eq!(meta("run/plain"), (0o755, 0, 0, EPOCH));
+    // A root that is only put together is left as it is.
+    let merged = Upper::new().over(base, false).expect("merged");
+    assert!(paths(&merged).contains(&"run/left-over".to_owned()));
+    assert!(merged.lookup("run/postgresql").is_none());
+}

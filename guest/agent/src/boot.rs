@@ -256,8 +256,11 @@ fn copy_directories(from: &OwnedFd, to: &Path, depth: usize) {
             continue;
         }
         let path = to.join(std::ffi::OsStr::from_bytes(name.to_bytes()));
-        let _ = rustix::fs::mkdir(&path, Mode::from_bits_retain(stat.st_mode & 0o7777));
+        let mode = Mode::from_bits_retain(stat.st_mode & 0o7777);
+        let _ = rustix::fs::mkdir(&path, mode);
         let _ = rustix::fs::chown(&path, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)));
+        // mkdir(2) makes none that hands its group on.
+        let _ = rustix::fs::chmod(&path, mode);
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         if let Ok(below) = rustix::fs::openat(from, name.as_c_str(), flags, Mode::empty()) {
             copy_directories(&below, &path, depth + 1);
@@ -293,6 +296,26 @@ mod tests {
         assert_eq!(parameters.root_type.as_deref(), Some("ext4"));
         assert_eq!(parameters.hostname.as_deref(), Some("demo"));
         assert_eq!(parameters.writable, None);
+    }
+
+    #[test]
+    fn directories_are_made_again_with_their_modes_and_without_their_files() {
+        use std::os::unix::fs::PermissionsExt;
+        let place = std::env::temp_dir().join(format!("smolvm-agent-run-{}", std::process::id()));
+        let (from, to) = (place.join("from"), place.join("to"));
+        std::fs::create_dir_all(from.join("postgresql/deeper")).expect("directories");
+        std::fs::create_dir_all(&to).expect("a directory");
+        std::fs::write(from.join("postgresql/pid"), "1").expect("a file");
+        let set =
+            |path: &str, mode| std::fs::set_permissions(from.join(path), PermissionsExt::from_mode(mode));
+        set("postgresql", 0o2775).expect("a mode");
+        set("postgresql/deeper", 0o1700).expect("a mode");
+        copy_directories(&open_directory(&from).expect("opened"), &to, 0);
+        let mode =
+            |path: &str| std::fs::metadata(to.join(path)).map(|m| m.permissions().mode() & 0o7777).ok();
+        let seen = (mode("postgresql"), mode("postgresql/deeper"), mode("postgresql/pid"));
+        std::fs::remove_dir_all(&place).expect("removed");
+        assert_eq!(seen, (Some(0o2775), Some(0o1700), None));
     }
 
     #[test]

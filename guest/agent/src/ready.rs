@@ -16,7 +16,7 @@ use std::time::Duration;
 
 /// Between two tries when nothing else was said.
 const INTERVAL_MS: u64 = 50;
-/// The longest one try may take.
+/// The longest the first try may take.
 const TRY_MS: u64 = 5000;
 /// The longest piece of a line that a pattern is looked for in, in bytes.
 const LONGEST_LINE: usize = 64 << 10;
@@ -157,9 +157,12 @@ fn try_until_ready(world: &World, channel: &mut Channel, spec: &ReadySpec) {
             return channel.reply(&Reply::Done);
         }
     }
+    let mut limit = TryLimit(TRY_MS);
     loop {
-        let left = end.saturating_sub(now_ms());
-        match try_once(world, &spec.probe, left.clamp(1, TRY_MS)) {
+        let begin = now_ms();
+        let tried = try_once(world, &spec.probe, limit.within(end.saturating_sub(begin)));
+        limit.took(now_ms().saturating_sub(begin));
+        match tried {
             Ok(()) => return channel.reply(&Reply::Done),
             // What cannot get better by waiting.
             Err(failure) if matches!(failure.kind, ErrorKind::BadRequest | ErrorKind::NoSuchUser) => {
@@ -170,6 +173,23 @@ fn try_until_ready(world: &World, channel: &mut Channel, spec: &ReadySpec) {
                 return channel.fail(&Failure::new(ErrorKind::TimedOut, text));
             }
             Err(_) => std::thread::sleep(Duration::from_millis(interval)),
+        }
+    }
+}
+
+/// How long a try may take, in milliseconds. Each that was cut short doubles it for the next: one that hangs is tried
+/// again soon, and one that has much to do (reads a whole database, on a busy host) gets its time in the end.
+struct TryLimit(u64);
+
+impl TryLimit {
+    /// For a check that has `left` in all.
+    fn within(&self, left: u64) -> u64 {
+        left.clamp(1, self.0)
+    }
+
+    fn took(&mut self, time: u64) {
+        if time >= self.0 {
+            self.0 = self.0.saturating_mul(2);
         }
     }
 }
@@ -290,6 +310,18 @@ mod tests {
         {
             assert_eq!(parse_url(bad).expect_err(bad).kind, ErrorKind::BadRequest);
         }
+    }
+
+    #[test]
+    fn a_try_that_was_cut_short_gets_longer_the_next_time() {
+        let mut limit = TryLimit(TRY_MS);
+        limit.took(TRY_MS - 1);
+        assert_eq!((limit.within(60_000), limit.within(7), limit.within(0)), (TRY_MS, 7, 1));
+        limit.took(TRY_MS);
+        limit.took(TRY_MS + 1);
+        assert_eq!(limit.within(60_000), 2 * TRY_MS);
+        limit.took(2 * TRY_MS);
+        assert_eq!((limit.within(60_000), limit.within(12_000)), (4 * TRY_MS, 12_000));
     }
 
     #[test]

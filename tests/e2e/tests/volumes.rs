@@ -102,6 +102,9 @@ fn a_volume_never_hides_what_a_frozen_process_writes() {
     home.ok(&["build", "-q"]);
     let said = home.fails(&["run", "-v", "data:/data", "./x.smolmachine", "true"], 125);
     assert!(said.contains("/data/log open") && said.contains("--cold"), "{said}");
+    // Nor does a machine that never ran keep the name that was meant for it.
+    home.fails(&["run", "-d", "--name", "db", "-v", "data:/data", "./x.smolmachine"], 125);
+    assert_eq!(home.ok(&["ps", "-a", "-q"]), "");
     // A boot has it in place before the service starts.
     let look = "while ! grep up /data/log 2>/dev/null; do :; done";
     home.ok(&["run", "--cold", "-v", "data:/data", "./x.smolmachine", "--", "sh", "-c", look]);

@@ -58,7 +58,14 @@ impl Tools {
             let mut install = Command::new("apt-get");
             install.env("DEBIAN_FRONTEND", "noninteractive");
             // A fresh machine's unattended upgrade may be at work: wait for it.
-            install.args(["-qq", "-o", "DPkg::Lock::Timeout=600", "install", "--yes", "--no-install-recommends"]);
+            install.args([
+                "-qq",
+                "-o",
+                "DPkg::Lock::Timeout=600",
+                "install",
+                "--yes",
+                "--no-install-recommends",
+            ]);
             run::status(install.args(&missing))?;
             return Ok(Tools::default());
         }

@@ -104,7 +104,6 @@ impl Words {
 pub fn detach(instance: Arc<Instance>, global: &Global, undo: Option<Undo>) -> Result<u8> {
     let name = instance.name().to_owned();
     let log = instance.path("vmm.log");
-    let kept = instance.record()?.kept;
     // The child takes the instance's lock: this process lets go of it.
     drop(instance);
     let kills = undo.is_some();
@@ -139,8 +138,8 @@ pub fn detach(instance: Arc<Instance>, global: &Global, undo: Option<Undo>) -> R
         }
         Some(Word::Failed { text, code }) => {
             let _ = child.wait();
-            // One that was there before stays, whatever became of this start.
-            if kills && (!kept || code != 125) {
+            // One that was there before stays, whatever became of this start; a new one never ran, and its name is free.
+            if kills {
                 forget(&name);
             }
             tell!("smolvm: {text}");

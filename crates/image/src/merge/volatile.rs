@@ -13,13 +13,16 @@ enum Rule {
     /// The file becomes empty where it is there.
     Empty,
     Remove,
+    /// Everything in the directory but directories goes, at any depth: packages and images bring /run/mysqld and the
+    /// like with their owners, and the machine's agent makes them again (docs/adr/0042).
+    RemoveFiles,
     /// Names in the directory that end so go.
     RemoveSuffix(&'static [u8]),
 }
 
 const RULES: &[(&str, Rule)] = &[
     ("etc/machine-id", Rule::Empty),
-    ("run", Rule::Clear),
+    ("run", Rule::RemoveFiles),
     ("tmp", Rule::Clear),
     ("var/cache/apt", Rule::Clear),
     ("var/cache/debconf", Rule::RemoveSuffix(b"-old")),
@@ -46,6 +49,7 @@ pub fn settle(tree: &mut Tree) {
             }
             Rule::Empty => empty(tree, id),
             Rule::EmptyFiles => empty_below(tree, id),
+            Rule::RemoveFiles => remove_below(tree, path.as_bytes(), id),
             Rule::Remove if tree.get(id).is_some_and(|node| !node.is_dir()) => {
                 tree.remove(path);
             }
@@ -76,5 +80,20 @@ fn empty_below(tree: &mut Tree, top: NodeId) {
     while let Some(id) = todo.pop() {
         todo.extend(tree.children(id).map(|(_, child)| child));
         empty(tree, id);
+    }
+}
+
+fn remove_below(tree: &mut Tree, path: &[u8], top: NodeId) {
+    let mut todo = vec![(path.to_vec(), top)];
+    while let Some((path, id)) = todo.pop() {
+        let children: Vec<_> =
+            tree.children(id).map(|(name, child)| ([&path, &b"/"[..], name].concat(), child)).collect();
+        for (path, child) in children {
+            if tree.get(child).is_some_and(Node::is_dir) {
+                todo.push((path, child));
+            } else {
+                tree.remove(path);
+            }
+        }
     }
 }
