@@ -200,6 +200,7 @@ pub(crate) fn build(
         control,
         ended: Box::new(move || streams.close()),
         first_run_ns: OnceLock::new(),
+        questions: Questions::default(),
     };
     let vcpus = (0..config.vcpus).map(|id| partition.create_vcpu(id)).collect::<Result<_, _>>()?;
     Ok(Machine::assemble(Assembly {

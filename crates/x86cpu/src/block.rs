@@ -119,8 +119,9 @@ impl Block {
 
 const _: () = assert!(size_of::<Block>() == 64 && size_of::<Op>() == 40);
 
+/// A hash of numbers.
 #[derive(Default)]
-struct KeyHasher(u64);
+pub(crate) struct KeyHasher(u64);
 
 impl Hasher for KeyHasher {
     fn finish(&self) -> u64 {
@@ -130,6 +131,9 @@ impl Hasher for KeyHasher {
         for b in bytes {
             self.write_u64(u64::from(*b));
         }
+    }
+    fn write_u32(&mut self, v: u32) {
+        self.write_u64(u64::from(v));
     }
     fn write_u64(&mut self, v: u64) {
         let x = (self.0 ^ v).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -155,7 +159,9 @@ pub(crate) struct CodeCache {
     jumps: Vec<Jump>,
     pub(crate) jit: Jit,
     /// Times everything was dropped: an index from before is meaningless after.
-    flushes: u64,
+    pub(crate) flushes: u64,
+    /// Blocks that were decoded, and their instructions.
+    pub(crate) decoded: (u64, u64),
 }
 
 impl Default for CodeCache {
@@ -172,6 +178,7 @@ impl Default for CodeCache {
             jumps: vec![NO_JUMP; JUMPS],
             jit: Jit::default(),
             flushes: 0,
+            decoded: (0, 0),
         }
     }
 }
@@ -436,6 +443,7 @@ impl CodeCache {
         if block.len == 0 {
             self.decode_crossing(cpu, lin, window, &mut block)?;
         }
+        self.decoded = (self.decoded.0 + 1, self.decoded.1 + u64::from(block.insns));
         self.blocks.push(block);
         Ok((self.blocks.len() - 1) as u32)
     }

@@ -17,7 +17,7 @@ use crate::fpu::{FpInsn, Fpu};
 use crate::io_log::IoLog;
 use crate::jit::{Engine, JitCounters, JitState, Jumps, X87Image};
 use crate::lapic::{ApicBus, Lapic};
-use crate::mmu::Mmu;
+use crate::mmu::{Mmu, MmuCounters};
 use crate::op::REG_START;
 
 /// Why [`Cpu::run`] returned.
@@ -143,6 +143,19 @@ impl PollFlag {
     pub(crate) fn take(&self) -> u32 {
         self.0.swap(0, Ordering::AcqRel)
     }
+}
+
+/// What a vCPU did since it was made. All of it is counted off the usual path.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuCounters {
+    /// Instructions that retired.
+    pub instructions: u64,
+    pub translated: JitCounters,
+    pub paging: MmuCounters,
+    /// Blocks decoded for the interpreter, and their instructions.
+    pub decoded: (u64, u64),
+    /// Times that all decoded code was dropped.
+    pub drops: u64,
 }
 
 /// What a new vCPU needs.
@@ -326,6 +339,18 @@ impl Cpu {
     /// What translated code did so far.
     pub fn jit_counters(&self) -> JitCounters {
         self.code.as_ref().map_or_else(JitCounters::default, |code| code.jit.counters())
+    }
+
+    /// What it did so far.
+    pub fn counters(&self) -> CpuCounters {
+        let code = self.code.as_ref();
+        CpuCounters {
+            instructions: self.insn_count,
+            translated: self.jit_counters(),
+            paging: self.mmu.counters,
+            decoded: code.map_or((0, 0), |code| code.decoded),
+            drops: code.map_or(0, |code| code.flushes),
+        }
     }
 
     /// The flag that interrupts [`Cpu::run`].

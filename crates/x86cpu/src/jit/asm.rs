@@ -209,6 +209,14 @@ impl Asm {
         self.sized(size, operation << 3, reg, rm);
     }
 
+    /// `cmp reg, [rip + …]` of 8 bytes: what is bound is the place that it is compared with.
+    pub fn cmp_with_place(&mut self, reg: u8) -> Jump {
+        self.byte(0x48 | (reg >> 3) << 2);
+        self.bytes(&[0x3b, (reg & 7) << 3 | 5]);
+        self.imm32(0);
+        Jump(self.pos() - 4)
+    }
+
     pub fn lea(&mut self, reg: u8, m: Mem) {
         self.op(NONE, true, false, &[0x8d], reg, Rm::Mem(m));
     }

@@ -93,6 +93,14 @@ pub struct JitCounters {
     pub code_bytes: u64,
     /// Times that the code memory was full.
     pub flushes: u64,
+    /// Calls of the interpreter's handlers from translations.
+    pub handlers: u64,
+    /// Look-ups of addresses in translations that missed the TLB.
+    pub misses: u64,
+    /// Indirect branches whose target was not in the jump cache.
+    pub searches: u64,
+    /// Exits of translations that led nowhere, or whose link did not hold any more.
+    pub unlinked: u64,
 }
 
 /// What is next after translations have run.

@@ -1,7 +1,6 @@
 //! The dispatcher's side: making translations, entering them, what they call, what they come back with.
 
 use std::arch::asm;
-use std::collections::HashMap;
 
 use arch::x86_64::regs::{Cr0, Cr4};
 use host::CodeMemory;
@@ -11,7 +10,7 @@ use super::helpers::helpers;
 use super::link::{Made, Store};
 use super::lower::{Place, flow_jump_slot, leave, translate};
 use super::scan::unit;
-use super::state::{JumpEntry, clear_jumps, empty_jumps, x87};
+use super::state::{JumpEntry, clear_jump, empty_jumps, x87};
 use super::thunks;
 use super::{Engine, JIT_TICK, JitCounters, Turn};
 use crate::block::{CodeCache, NEVER, Source, TRANSLATED};
@@ -24,6 +23,8 @@ const CODE_BYTES: usize = 32 << 20;
 const ROOM: usize = 128 << 10;
 /// Sites, exits and handlers' ops kept at most.
 const MAX_PARTS: usize = 1 << 20;
+/// Bytes of a page.
+const PAGE: u64 = 4096;
 /// All SSE exceptions masked.
 const MXCSR_MASKS: u32 = 0x1f80;
 /// MXCSR of Rust code.
@@ -34,19 +35,24 @@ const MXCSR_DEFAULT: u32 = 0x1f80;
 pub(crate) struct Jit {
     engine: Engine,
     pub(super) store: Option<Store>,
-    /// Bytes that all translations share, at the start of the code memory.
-    head: usize,
     /// The host refused code memory.
     refused: bool,
-    /// By block and virtual address.
-    by_place: HashMap<(u32, u64), u32>,
     /// guestmem's code epoch at which the generations of all pages were last compared.
     code_epoch: u32,
-    /// Map epochs that the jump caches belong to (user, supervisor).
+    /// Map epochs that the jump caches and the slots of pages belong to (user, supervisor).
     map_epochs: [u32; 2],
-    /// The exit that was taken last, when it led nowhere yet, and its target.
-    pending: Option<(u32, u64)>,
-    counters: JitCounters,
+    /// Entries of the jump caches that are in use.
+    jumps: [Vec<u16>; 2],
+    /// The exit that was taken last, when it led nowhere yet.
+    pending: Option<Pending>,
+    pub(super) counters: JitCounters,
+}
+
+/// An exit that was taken by code of a privilege, and its target.
+struct Pending {
+    exit: u32,
+    target: u64,
+    bank: usize,
 }
 
 impl Jit {
@@ -74,12 +80,11 @@ impl Jit {
         if let Some(store) = &mut self.store
             && !store.translations.is_empty()
         {
-            store.clear(self.head);
+            store.clear();
             self.counters.flushes += 1;
         }
-        self.by_place.clear();
         self.pending = None;
-        forget_jumps(cpu);
+        (0..2).for_each(|bank| self.forget_jumps(cpu, bank));
     }
 
     /// Brings what depends on others' writes and on paging up to date.
@@ -91,16 +96,34 @@ impl Jit {
             if let Some(store) = &mut self.store
                 && store.revalidate(|page| memory.code_generation(page))
             {
-                forget_jumps(cpu);
+                (0..2).for_each(|bank| self.forget_jumps(cpu, bank));
             }
         }
         let bank = bank(cpu);
         let map = cpu.mmu.map_epoch;
         if map != self.map_epochs[bank] {
             self.map_epochs[bank] = map;
-            clear_jumps(&mut cpu.jumps[bank]);
+            self.forget_jumps(cpu, bank);
+            if let Some(store) = &mut self.store {
+                store.misplace(bank);
+            }
         }
-        cpu.jx.map_epoch = map;
+    }
+
+    fn forget_jumps(&mut self, cpu: &mut Cpu, bank: usize) {
+        let entries = &mut cpu.jumps[bank];
+        self.jumps[bank].drain(..).for_each(|slot| clear_jump(entries, slot));
+    }
+
+    /// Lets an indirect branch to a translation at `rip` find it.
+    pub(super) fn remember_jump(&mut self, cpu: &mut Cpu, rip: u64, code: usize) -> *const JumpEntry {
+        let (bank, slot) = (bank(cpu), flow_jump_slot(rip));
+        let entry = &mut cpu.jumps[bank][slot];
+        if entry.code == 0 {
+            self.jumps[bank].push(slot as u16);
+        }
+        *entry = JumpEntry { rip, code: code as u64 };
+        entry
     }
 
     /// The store, made at first use.
@@ -111,29 +134,29 @@ impl Jit {
                 return None;
             };
             let (head, thunks) = thunks::emit(&helpers());
-            self.head = head.len();
             self.store = Some(Store::new(code, &head, thunks));
         }
         self.store.as_mut()
     }
 
-    pub(super) fn find(&self, block: u32, heat: u32, rip: u64) -> Option<u32> {
+    /// The translation of a block.
+    pub(super) fn find(&self, block: u32, heat: u32) -> Option<u32> {
         let store = self.store.as_ref()?;
-        let good = |n: u32| {
-            store.translations.get(n as usize).is_some_and(|t| t.alive && t.rip == rip && t.block == block)
-        };
-        let guess = heat & !TRANSLATED;
-        if heat & TRANSLATED != 0 && good(guess) {
-            return Some(guess);
-        }
-        self.by_place.get(&(block, rip)).copied().filter(|n| good(*n))
+        let number = heat & !TRANSLATED;
+        let known = store.translations.get(number as usize)?;
+        (heat & TRANSLATED != 0 && known.alive && known.block == block).then_some(number)
+    }
+
+    /// Translation `number` was found at `Cpu::rip`. Gives its host address.
+    pub(super) fn arrive(&mut self, cpu: &mut Cpu, number: u32) -> Option<usize> {
+        let store = self.store.as_mut()?;
+        Some(store.code.base().as_ptr() as usize + store.arrive(number, bank(cpu), page(cpu.rip)))
     }
 
     /// Translates what is at `rip` in a page that was read under a code generation.
     fn make(&mut self, cpu: &mut Cpu, block: u32, source: Source) -> Option<u32> {
         let Source { page, generation, second } = source;
         let (_, longest) = self.limits();
-        let rip = cpu.rip;
         let mut bytes = [0; 4096];
         cpu.memory.read_page(page as usize, &mut bytes);
         let mut beyond = None;
@@ -147,21 +170,27 @@ impl Jit {
         if !same((page, generation)) || !second.is_none_or(same) {
             return None;
         }
-        let unit = unit(&bytes, beyond, rip, usize::from(longest))?;
+        let unit = unit(&bytes, beyond, cpu.rip & (PAGE - 1), usize::from(longest))?;
         let full = self.store().is_some_and(|s| {
-            s.used + ROOM > s.code.len() || s.sites.len().max(s.exits.len()).max(s.ops.len()) > MAX_PARTS
+            s.used + ROOM > s.code.len()
+                || s.sites.len().max(s.exits.len()).max(s.ops.len()) > MAX_PARTS
+                || s.slots_are_full()
         });
         if full {
             self.flush(cpu);
         }
-        let store = self.store()?;
+        let (bank, store) = (bank(cpu), self.store()?);
+        let slot = store.slot(page, generation, bank);
+        let second_slot = second.map(|(page, generation)| store.slot(page, generation, bank));
         let place = Place {
             at: store.used,
             thunks: store.thunks,
+            bank,
             first_site: store.sites.len() as u32,
             first_exit: store.exits.len() as u32,
             first_op: store.ops.len() as u32,
-            epoch: second.map(|_| cpu.mmu.map_epoch),
+            nowhere: store.slot_offset(0),
+            second: second_slot.map(|slot| store.slot_offset(slot)),
         };
         let flags_dead = unit.flags_dead;
         let made = translate(unit, place);
@@ -176,14 +205,14 @@ impl Jit {
                 *at += base;
             }
             e.branch = e.branch.map(|at| at + base);
-            e.epoch = e.epoch.map(|at| at + base);
-            store.add_exit(e);
+            e.slot = e.slot.map(|at| at + base);
+            store.add_exit(e, slot);
         }
-        let number = store
-            .add(Made { rip, block, page, generation, second, epoch: made.epoch, flags_dead }, &made.a.buf);
+        let pages = std::iter::once(page).chain(second.map(|(page, _)| page));
+        let number =
+            store.add(Made { block, slot, second: second_slot, flags_dead }, pages, bank, &made.a.buf);
         self.counters.translations += 1;
         self.counters.code_bytes += made.a.buf.len() as u64;
-        self.by_place.insert((block, rip), number);
         Some(number)
     }
 }
@@ -198,8 +227,9 @@ fn adopt(cpu: &mut Cpu, decoded: Decoded) -> crate::op::Op {
     op
 }
 
-fn forget_jumps(cpu: &mut Cpu) {
-    cpu.jumps.iter_mut().for_each(|bank| clear_jumps(bank));
+/// The page of an address.
+pub(super) fn page(address: u64) -> u64 {
+    address & !(PAGE - 1)
 }
 
 pub(super) fn bank(cpu: &Cpu) -> usize {
@@ -236,7 +266,7 @@ impl Cpu {
         let room = limit.saturating_sub(self.insn_count).min(JIT_TICK + u64::from(longest));
         let budget = room.checked_sub(u64::from(longest))?;
         code.jit.sync(self);
-        let known = code.jit.find(index, block.heat, self.rip);
+        let known = code.jit.find(index, block.heat);
         let number = match known {
             Some(n) => n,
             None => {
@@ -253,13 +283,6 @@ impl Cpu {
         self.enter(code, number, budget as i64)
     }
 
-    /// Lets an indirect branch to a translation at `rip` find it.
-    pub(super) fn remember_jump(&mut self, rip: u64, code: usize) -> *const JumpEntry {
-        let entry = &mut self.jumps[bank(self)][flow_jump_slot(rip)];
-        *entry = JumpEntry { rip, code: code as u64 };
-        entry
-    }
-
     /// What translated code finds in [`super::JitState`] follows the running privilege.
     pub(super) fn point_to_bank(&mut self) {
         self.jx.tlb = self.mmu.tlb_bank();
@@ -269,37 +292,37 @@ impl Cpu {
     }
 
     fn enter(&mut self, code: &mut CodeCache, number: u32, budget: i64) -> Option<Turn> {
-        let pending = code.jit.pending.take();
-        let store = code.jit.store.as_mut()?;
-        if let Some((exit, target)) = pending
-            && target == self.rip
-            && (exit as usize) < store.exits.len()
-        {
-            store.link(exit, number, self.jx.map_epoch);
-        }
-        store.confirm(number, self.jx.map_epoch);
-        let at = store.translations[number as usize].at as usize;
-        let base = store.code.base().as_ptr() as usize;
         if self.jumps[0].is_empty() {
             self.jumps = empty_jumps();
         }
-        self.remember_jump(self.rip, base + at);
+        let at = code.jit.arrive(self, number)?;
+        let pending = code.jit.pending.take();
+        let store = code.jit.store.as_mut()?;
+        if let Some(Pending { exit, target, bank: then }) = pending
+            && (target, then) == (self.rip, bank(self))
+            && (exit as usize) < store.exits.len()
+        {
+            store.link(exit, number);
+        }
+        let base = store.code.base().as_ptr() as usize;
+        self.jx.page = page(self.rip);
         if std::mem::take(&mut store.unserialised) {
             serialise();
         }
+        let gate = base + store.thunks.enter;
+        code.jit.remember_jump(self, self.rip, at);
         self.mmu_sync();
         self.point_to_bank();
         self.jx.budget = budget;
         (self.jx.op, self.jx.over, self.jx.live) = (op::IN_FLAGS, over::NONE, 0);
         self.jx.host_mxcsr = MXCSR_DEFAULT;
-        let gate = base + store.thunks.enter;
         self.jx.code = (&raw mut *code).expose_provenance();
         // SAFETY: the thunk is a function of this type (thunks::emit), the code memory lives in `code.jit`,
         // and the translation keeps to its module's first invariant. `self` and `code` are lent to it: Rust
         // does not touch them before it returns, but through the pointers that it is given.
         let left = unsafe {
             let gate: extern "sysv64" fn(*mut Cpu, usize) -> u32 = std::mem::transmute(gate);
-            gate(&raw mut *self, base + at)
+            gate(&raw mut *self, at)
         };
         self.x87_home();
         // (A helper may have counted what came before it.)
@@ -328,9 +351,9 @@ impl Cpu {
             leave::EXIT => {
                 let exit = &store.exits[number].exit;
                 exit.desc.settle(self);
-                self.rip = exit.target;
+                self.rip = self.jx.page.wrapping_add(exit.target);
                 if self.jx.budget >= 0 {
-                    jit.pending = Some((number as u32, exit.target));
+                    jit.pending = Some(Pending { exit: number as u32, target: self.rip, bank: bank(self) });
                 }
             }
             leave::RIP => {}
@@ -342,7 +365,7 @@ impl Cpu {
                     done += 1;
                 } else {
                     site.desc.settle(self);
-                    self.rip = site.rip;
+                    self.rip = self.jx.page.wrapping_add(site.rip);
                     turn = match kind {
                         leave::AGAIN => Turn::Next,
                         leave::INTERPRET => Turn::Block,

@@ -22,6 +22,13 @@ pub(crate) fn clear_jumps(bank: &mut [JumpEntry]) {
     }
 }
 
+/// Empties an entry of a jump cache.
+pub(crate) fn clear_jump(bank: &mut [JumpEntry], slot: u16) {
+    if let Some(entry) = bank.get_mut(usize::from(slot)) {
+        *entry = JumpEntry { rip: if slot == 0 { 2 } else { 0 }, code: 0 };
+    }
+}
+
 /// Jump caches: user, supervisor. Emptied when the map epoch of the privilege moves. Nothing at all before the first
 /// translation: most of the start of a machine, and of the life of an idle one.
 pub(crate) type Jumps = [Box<[JumpEntry]>; 2];
@@ -58,13 +65,12 @@ pub(crate) struct JitState {
     pub host_mxcsr: u32,
     /// A value that has to survive a TLB look-up.
     pub tmp: u64,
-    /// The one of the running privilege.
-    pub map_epoch: u32,
+    pad: u32,
     /// Where the guest's x87 registers are, by [`x87`].
     pub x87: u8,
     /// They may be in the host's: the x87 is enabled and all its exceptions are masked.
     pub x87_ok: u8,
-    pad: u16,
+    pad2: u16,
     /// Address of the running `CodeCache`, for the helpers.
     pub code: usize,
     pub tmp2: u64,
@@ -78,7 +84,8 @@ pub(crate) struct JitState {
     pub site: u64,
     /// Host address of the translation that a helper has found.
     pub target: u64,
-    spare: u64,
+    /// Linear address of the page that the running translation begins in: its own addresses are relative to it.
+    pub page: u64,
 }
 
 /// Where the guest's x87 state is.

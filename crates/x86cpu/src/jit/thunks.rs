@@ -4,9 +4,11 @@
 
 use super::asm::{Asm, Mem, Rm, cc};
 use super::cc::op;
+use super::lower::stack::thunk_number;
 use super::lower::{Thunks, leave};
-use super::regs::{self, CALLER_SAVED, CPU, PAIRS, STATE, T0, T1, field, home};
+use super::regs::{self, CALLER_SAVED, CPU, PAIRS, STATE, StackFields, T0, T1, field, home, stack_fields};
 use super::state::x87;
+use crate::ops::alu::{ADD, AND, CMP, SUB};
 
 const RAX: u8 = 0;
 const RDX: u8 = 2;
@@ -25,6 +27,7 @@ pub(super) struct Helpers {
     pub unlinked: usize,
     pub transfer: usize,
     pub x87_out: usize,
+    pub enable: usize,
 }
 
 fn push(a: &mut Asm, r: u8, opcode: u8) {
@@ -138,6 +141,14 @@ pub(super) fn emit(helpers: &Helpers) -> (Vec<u8>, Thunks) {
     unlinked(&mut a, helpers.unlinked, t.leave);
     t.transfer = a.pos();
     transfer(&mut a, helpers.transfer, bare);
+    t.enable = a.pos();
+    fill(&mut a, helpers.enable, t.leave);
+    for (bank, size, write) in (0..2).flat_map(|b| [1, 2, 4, 8, 16].map(|s| [(b, s, false), (b, s, true)])).flatten() {
+        if let Some(number) = thunk_number(size, write) {
+            t.stack[bank][number] = a.pos();
+            stack_page(&mut a, stack_fields(bank), size, write, t.fill);
+        }
+    }
     (a.buf, t)
 }
 
@@ -186,6 +197,48 @@ fn fill(a: &mut Asm, function: usize, out: usize) {
     a.bind_to(jump, out as i64);
 }
 
+/// Called with a linear address in T0 and the site in T1. Comes back with the host's address in T0 and a flag that says
+/// so, or with the same address and the other flag (ZF): then trying again will find it.
+fn stack_page(a: &mut Asm, page: StackFields, size: u8, write: bool, fill: usize) {
+    let (read, written, host, info) = crate::mmu::TLB_FIELDS;
+    let (shift, entries) = crate::mmu::TLB_SHAPE;
+    let entry = |offset: usize| Rm::Mem(Mem::at(T1, offset as i32));
+    let last = 4096 - i32::from(size);
+    a.store(8, T1, field(regs::SITE));
+    a.mov(T1, T0);
+    a.group(8, 0xc1, 5, Rm::Reg(T1));
+    a.byte(12 - shift);
+    a.alu_imm(4, AND, Rm::Reg(T1), ((entries - 1) << shift) as i32);
+    a.alu(8, ADD, T1, field(regs::TLB));
+    a.alu(8, SUB, T0, entry(written));
+    a.alu_imm(8, CMP, Rm::Reg(T0), last);
+    let other = a.jcc(cc::A);
+    a.store(8, T0, field(regs::LIN));
+    for (from, to) in [(written, page.base), (host, page.host), (info, page.info)] {
+        a.load(8, T0, entry(from));
+        a.store(8, T0, field(to));
+    }
+    a.store_imm(8, field(page.limit8), 4096 - 7);
+    a.store_imm(8, field(page.limit16), 4096 - 15);
+    a.load(8, T0, field(regs::LIN));
+    a.alu(8, ADD, T0, field(page.host));
+    a.byte(0xc3);
+    a.bind(other);
+    a.alu(8, ADD, T0, entry(written));
+    if !write {
+        a.alu(8, SUB, T0, entry(read));
+        a.alu_imm(8, CMP, Rm::Reg(T0), last);
+        let miss = a.jcc(cc::A);
+        a.alu(8, ADD, T0, entry(host));
+        a.byte(0xc3);
+        a.bind(miss);
+        a.alu(8, ADD, T0, entry(read));
+    }
+    a.load(8, T1, field(regs::SITE));
+    let jump = a.jmp();
+    a.bind_to(jump, fill as i64);
+}
+
 /// Called with the site in T1.
 fn handler(a: &mut Asm, function: usize, bare: usize) {
     spill(a, &PAIRS);
@@ -214,7 +267,8 @@ fn transfer(a: &mut Asm, function: usize, bare: usize) {
     call_aligned(a, function);
     a.sized(4, 0x84, RAX, Rm::Reg(RAX));
     let leaves = a.jcc(cc::NE);
-    load_xmm(a);
+    // Kernels use no SSE: who does loads it.
+    a.store_imm(1, field(regs::LIVE), 0);
     reload(a, &PAIRS);
     jump_to_target(a);
     a.bind(leaves);
@@ -319,7 +373,6 @@ fn flags(a: &mut Asm, function: usize, host: bool) {
 
 /// The usual descriptions, without Rust: their operation is done again.
 fn usual_flags(a: &mut Asm) {
-    const CMP: u8 = 7;
     let usual: [(u8, u8); 4] = [(op::CMP, 8), (op::CMP, 4), (op::LOGIC, 8), (op::LOGIC, 4)];
     for (operation, size) in usual {
         // Nothing over it: the byte above is zero.

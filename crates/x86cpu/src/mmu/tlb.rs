@@ -64,6 +64,24 @@ pub(super) const fn empty(slot: usize) -> Entry {
     Entry { read: no_tag(slot), write: no_tag(slot), host: 0, info: 0 }
 }
 
+/// The page that a stack was last in: a copy of an entry with a write tag, which goes when that tag would go. The
+/// limits are what an offset in the page must be below, for accesses of at most 8 and 16 bytes; 0: there is none.
+/// Translated code reads and writes it.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct StackPage {
+    /// Linear.
+    pub(crate) base: u64,
+    /// Host address.
+    pub(crate) host: u64,
+    pub(crate) limit8: u64,
+    pub(crate) limit16: u64,
+    /// As in an entry.
+    pub(crate) info: u64,
+}
+
+const NO_STACK: StackPage = StackPage { base: 0, host: 0, limit8: 0, limit16: 0, info: 0 };
+
 /// One translation for instruction fetch.
 #[derive(Clone, Copy)]
 struct ExecEntry {
@@ -87,6 +105,8 @@ pub(super) struct Tlb {
     huge: bool,
     /// Anything was put since the last full flush. A vCPU that is being set up is flushed many times.
     filled: bool,
+    /// By bank.
+    pub(super) stack: [StackPage; BANKS],
     /// By bank: what was fetched from since the bank's epoch moved.
     pub(super) fetched: [Fetched; BANKS],
 }
@@ -151,6 +171,7 @@ impl Tlb {
             large: [0; 16],
             huge: false,
             filled: false,
+            stack: [NO_STACK; BANKS],
             fetched: [NOTHING_FETCHED; BANKS],
         }
     }
@@ -213,8 +234,14 @@ impl Tlb {
         self.fetched[bank / ENTRIES].note(lin, info);
     }
 
+    /// Forgets the stacks' pages of which this holds: page and [`info`] bits.
+    fn drop_stacks(&mut self, goes: impl Fn(&StackPage) -> bool) {
+        self.stack.iter_mut().filter(|page| goes(page)).for_each(|page| *page = NO_STACK);
+    }
+
     /// Drops everything.
     pub(super) fn flush_all(&mut self) {
+        self.drop_stacks(|_| true);
         if !std::mem::take(&mut self.filled) {
             return;
         }
@@ -230,6 +257,7 @@ impl Tlb {
 
     /// Drops what is not global (a CR3 load).
     pub(super) fn flush_local(&mut self) {
+        self.drop_stacks(|page| page.info & info::GLOBAL == 0);
         if self.local.len() < LOG_LIMIT {
             for slot in self.local.drain(..) {
                 let entry = &mut self.data[usize::from(slot)];
@@ -257,6 +285,7 @@ impl Tlb {
         if self.huge || self.large[word] & bit != 0 {
             self.flush_large(lin);
         }
+        self.drop_stacks(|page| page.base == lin & PAGE_MASK);
         for bank in [0, ENTRIES] {
             let slot = Self::slot(bank, lin);
             if self.data[slot].read == lin & PAGE_MASK {
@@ -275,6 +304,7 @@ impl Tlb {
             let shift = if bits & info::HUGE != 0 { 30 } else { 21 };
             bits & info::LARGE != 0 && tag >> shift == lin >> shift
         };
+        self.drop_stacks(|page| same(page.base, page.info));
         for (slot, entry) in self.data.iter_mut().enumerate() {
             if same(entry.read, entry.info) {
                 *entry = empty(slot);
@@ -287,6 +317,7 @@ impl Tlb {
 
     /// Drops all write tags (the write epoch moved).
     pub(super) fn drop_writers(&mut self) {
+        self.drop_stacks(|_| true);
         if self.writers.len() < LOG_LIMIT {
             for slot in self.writers.drain(..) {
                 self.data[usize::from(slot)].write = no_tag(usize::from(slot));
@@ -305,6 +336,7 @@ impl Tlb {
             self.drop_writers();
             return;
         }
+        self.drop_stacks(|page| page.info & PAGE_MASK == gpa & PAGE_MASK);
         let data = &mut self.data;
         self.writers.retain(|slot| {
             let entry = &mut data[usize::from(*slot)];
