@@ -10,8 +10,8 @@ use arch::x86_64::regs::Rflags;
 use arch::x86_64::state::MpState;
 
 use super::cc::{evaluate, image, op, over};
-use super::lower::leave;
-use super::run::{page, serialise, sse_ok};
+use super::lower::{flow_jump_slot, leave};
+use super::run::{bank, page, serialise, sse_ok};
 use super::thunks::Helpers;
 use crate::block::CodeCache;
 use crate::cpu::{Cpu, Mode};
@@ -158,10 +158,16 @@ fn quiet(cpu: &Cpu) -> bool {
     !due && !odd && !cpu.flags.system_bit(Rflags::TF)
 }
 
-/// Host address of the translation of what is at `Cpu::rip`, when there is one.
+/// Host address of the translation of what is at `Cpu::rip`, when there is one; it is in the jump cache then.
 fn locate(cpu: &mut Cpu, code: &mut CodeCache) -> Option<usize> {
+    code.jit.sync(cpu);
+    let rip = cpu.rip;
+    if let Some(at) = remembered(cpu, rip) {
+        return Some(at);
+    }
     let number = translation(cpu, code)?;
     let at = code.jit.arrive(cpu, number)?;
+    code.jit.remember_jump(cpu, rip, at);
     let store = code.jit.store.as_mut()?;
     if std::mem::take(&mut store.unserialised) {
         serialise();
@@ -169,8 +175,14 @@ fn locate(cpu: &mut Cpu, code: &mut CodeCache) -> Option<usize> {
     Some(at)
 }
 
+/// What the jump cache says.
+fn remembered(cpu: &Cpu, rip: u64) -> Option<usize> {
+    let entry = cpu.jumps[bank(cpu)].get(flow_jump_slot(rip))?;
+    (entry.rip == rip).then_some(entry.code as usize)
+}
+
+/// Number of the translation of what is at `Cpu::rip`; after [`super::run::Jit::sync`].
 fn translation(cpu: &mut Cpu, code: &mut CodeCache) -> Option<u32> {
-    code.jit.sync(cpu);
     let index = code.known(cpu)?;
     code.jit.find(index, code.block(index).heat)
 }
@@ -183,7 +195,7 @@ extern "sysv64" fn indirect(cpu: *mut Cpu, target: u64) -> usize {
     code.jit.counters.searches += 1;
     cpu.rip = target;
     match locate(cpu, code) {
-        Some(at) => code.jit.remember_jump(cpu, target, at).expose_provenance(),
+        Some(_) => cpu.jumps[bank(cpu)].as_ptr().wrapping_add(flow_jump_slot(target)).expose_provenance(),
         None => 0,
     }
 }
@@ -197,6 +209,7 @@ extern "sysv64" fn unlinked(cpu: *mut Cpu, exit: u32) -> u32 {
     let Some(store) = &code.jit.store else { return 0 };
     let Some(linked) = store.exits.get(exit as usize) else { return 0 };
     cpu.rip = cpu.jx.page.wrapping_add(linked.exit.target);
+    code.jit.sync(cpu);
     let Some(number) = translation(cpu, code) else { return 0 };
     let Some(target) = code.jit.arrive(cpu, number) else { return 0 };
     let Some(store) = &mut code.jit.store else { return 0 };

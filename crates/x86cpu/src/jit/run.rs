@@ -116,14 +116,13 @@ impl Jit {
     }
 
     /// Lets an indirect branch to a translation at `rip` find it.
-    pub(super) fn remember_jump(&mut self, cpu: &mut Cpu, rip: u64, code: usize) -> *const JumpEntry {
+    pub(super) fn remember_jump(&mut self, cpu: &mut Cpu, rip: u64, code: usize) {
         let (bank, slot) = (bank(cpu), flow_jump_slot(rip));
         let entry = &mut cpu.jumps[bank][slot];
         if entry.code == 0 {
             self.jumps[bank].push(slot as u16);
         }
         *entry = JumpEntry { rip, code: code as u64 };
-        entry
     }
 
     /// The store, made at first use.
