@@ -28,6 +28,7 @@ use snapshot::PartState;
 use virtio::{MmioTransport, VirtioDevice};
 
 use crate::Error;
+use crate::counters::Questions;
 use crate::doorbells::Doorbells;
 use crate::engine;
 use crate::error::host;

@@ -32,9 +32,11 @@ const WINDOW: usize = 384;
 /// Longest instruction.
 const MAX_INSN: usize = 15;
 /// Ops kept at most (40 bytes each).
-const ARENA_OPS: usize = 1 << 19;
+const ARENA_OPS: usize = 1 << 20;
 /// Blocks and side exits kept at most.
 const MAX_BLOCKS: usize = 1 << 17;
+/// Floating-point operations of blocks and translations after which both are forgotten.
+const MAX_FP_OPS: usize = 1 << 19;
 /// Entries of the jump cache.
 const JUMPS: usize = 1 << 13;
 /// A link tag that holds as long as source and target are in one page.
@@ -111,6 +113,11 @@ pub(crate) struct Source {
 }
 
 impl Block {
+    /// [`place`] of the block, which is at `cpu.rip`.
+    pub(crate) fn place(&self, cpu: &Cpu) -> u64 {
+        place(self.page, cpu)
+    }
+
     pub(crate) fn source(&self) -> Source {
         let second = (self.page2 != NO_PAGE).then_some((self.page2, self.generation2));
         Source { page: self.page, generation: self.generation, second }
@@ -190,6 +197,11 @@ const SINGLE: u64 = 1 << 4;
 #[inline(always)]
 fn context(cpu: &Cpu) -> u64 {
     (cpu.mode as u64) | (u64::from(cpu.cpl == 3) << 3)
+}
+
+/// A physical place in a context: what is at `cpu.rip` in the page with guestmem's index `page`.
+pub(crate) fn place(page: u32, cpu: &Cpu) -> u64 {
+    (u64::from(page) << 12 | cpu.rip & 0xfff) << 5 | context(cpu)
 }
 
 /// Under which links are valid now. It changes only by instructions that end their block with
@@ -303,6 +315,9 @@ impl CodeCache {
             None => {
                 let index = self.decode(cpu, lin, gpa, fetched.page, single)?;
                 self.by_address.insert(key, index);
+                if !single && let Some(number) = self.jit.at(self.block(index).place(cpu)) {
+                    self.set_heat(index, TRANSLATED | number);
+                }
                 index
             }
         };
@@ -379,8 +394,15 @@ impl CodeCache {
         }
     }
 
-    /// Forgets everything (restore, or full).
+    /// Forgets everything (restore).
     pub(crate) fn clear(&mut self, cpu: &mut Cpu) {
+        self.recycle();
+        self.jit.flush(cpu);
+        cpu.fp_ops.clear();
+    }
+
+    /// Forgets all blocks: there is no room for more. What is translated stays.
+    fn recycle(&mut self) {
         // Without blocks there are no jumps: a fresh cache stays untouched.
         if !self.blocks.is_empty() {
             self.jumps.fill(NO_JUMP);
@@ -391,14 +413,15 @@ impl CodeCache {
         self.by_address.clear();
         self.learnt = HashMap::default();
         self.flushes += 1;
-        self.jit.flush(cpu);
-        cpu.fp_ops.clear();
     }
 
     fn decode(&mut self, cpu: &mut Cpu, lin: u64, gpa: u64, page: usize, single: bool) -> Result<u32, Trap> {
         let full = self.ops.len() + MAX_OPS > ARENA_OPS || self.sides.len() >= MAX_BLOCKS;
         if full || self.blocks.len() >= MAX_BLOCKS {
-            self.clear(cpu);
+            if cpu.fp_ops.len() > MAX_FP_OPS {
+                self.clear(cpu);
+            }
+            self.recycle();
         }
         // Epoch and generation are read before the bytes: a write in between then invalidates.
         let checked = cpu.memory.code_epoch();

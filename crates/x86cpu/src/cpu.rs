@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::flags::Flags;
 use crate::fpu::{FpInsn, Fpu};
 use crate::io_log::IoLog;
-use crate::jit::{Engine, JitCounters, JitState, Jumps, X87Image};
+use crate::jit::{Engine, JitCounters, JitState, JumpEntry, Jumps, X87Image};
 use crate::lapic::{ApicBus, Lapic};
 use crate::mmu::{Mmu, MmuCounters};
 use crate::op::REG_START;
@@ -237,6 +237,8 @@ pub struct Cpu {
     pub(crate) code: Option<Box<CodeCache>>,
     /// Where indirect branches of translated code lead.
     pub(crate) jumps: Jumps,
+    /// The last one that led where nothing is translated: its way out.
+    pub(crate) jump_miss: JumpEntry,
 }
 
 impl std::fmt::Debug for Cpu {
@@ -317,6 +319,7 @@ impl Cpu {
             fp_ops: Vec::new(),
             code: None,
             jumps: Jumps::default(),
+            jump_miss: JumpEntry::default(),
         }
     }
 

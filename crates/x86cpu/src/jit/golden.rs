@@ -18,9 +18,9 @@ const GUEST: u64 = 0x40_0100;
 const HOST: u64 = 0x8000;
 /// The place that exits are compared with at first.
 const NOWHERE: usize = 0x4000;
-const THUNKS: [&str; 13] = [
+const THUNKS: [&str; 14] = [
     "enter", "leave", "fill", "handler", "flags", "collapse", "xmm_load", "x87_load", "indirect", "unlinked",
-    "transfer", "enable", "stack",
+    "transfer", "enable", "stack", "missed",
 ];
 
 fn place() -> Place {
@@ -38,6 +38,7 @@ fn place() -> Place {
         transfer,
         enable,
         stack,
+        missed,
     ] = std::array::from_fn(|i| 0x100 * (i + 1));
     let thunks = Thunks {
         enter,
@@ -51,6 +52,7 @@ fn place() -> Place {
         indirect,
         unlinked,
         transfer,
+        missed,
         enable,
         stack: [[stack; 10]; 2],
     };

@@ -12,9 +12,11 @@ use arch::x86_64::state::MpState;
 use super::cc::{evaluate, image, op, over};
 use super::lower::{flow_jump_slot, leave};
 use super::run::{bank, page, serialise, sse_ok};
+use super::state::JumpEntry;
 use super::thunks::Helpers;
-use crate::block::CodeCache;
+use crate::block::{CodeCache, place};
 use crate::cpu::{Cpu, Mode};
+use crate::mmu::is_canonical;
 use crate::op::REG_START;
 
 /// Addresses of all of them.
@@ -183,12 +185,29 @@ fn remembered(cpu: &Cpu, rip: u64) -> Option<usize> {
 
 /// Number of the translation of what is at `Cpu::rip`; after [`super::run::Jit::sync`].
 fn translation(cpu: &mut Cpu, code: &mut CodeCache) -> Option<u32> {
-    let index = code.known(cpu)?;
-    code.jit.find(index, code.block(index).heat)
+    if let Some(index) = code.known(cpu) {
+        let block = code.block(index);
+        return code.jit.find(block.heat, block.place(cpu));
+    }
+    // Its block may be forgotten.
+    let cr2 = cpu.cr2;
+    let found = at_place(cpu, code);
+    cpu.cr2 = cr2;
+    found
+}
+
+fn at_place(cpu: &mut Cpu, code: &CodeCache) -> Option<u32> {
+    let rip = cpu.rip;
+    let page = cpu.fetch_page(rip).ok()?.page;
+    let number = code.jit.at(place(page as u32, cpu))?;
+    match code.jit.store.as_ref()?.second_page(number) {
+        Some(second) => (cpu.fetch_page((rip | 0xfff).wrapping_add(1)).ok()?.page as u32 == second).then_some(number),
+        None => Some(number),
+    }
 }
 
 /// An indirect branch goes to `target`, which is not in the jump cache. Puts it there; the address of the
-/// entry, or 0.
+/// entry, or of one that leads out. 0: the interpreter does the branch, which faults.
 extern "sysv64" fn indirect(cpu: *mut Cpu, target: u64) -> usize {
     // SAFETY: called by translated code only.
     let (cpu, code) = unsafe { parts(cpu) };
@@ -196,7 +215,13 @@ extern "sysv64" fn indirect(cpu: *mut Cpu, target: u64) -> usize {
     cpu.rip = target;
     match locate(cpu, code) {
         Some(_) => cpu.jumps[bank(cpu)].as_ptr().wrapping_add(flow_jump_slot(target)).expose_provenance(),
-        None => 0,
+        None if !is_canonical(target) => 0,
+        None => {
+            let Some(store) = &code.jit.store else { return 0 };
+            let code = store.code.base().as_ptr() as u64 + store.thunks.missed as u64;
+            cpu.jump_miss = JumpEntry { rip: target, code };
+            (&raw const cpu.jump_miss).expose_provenance()
+        }
     }
 }
 

@@ -31,15 +31,15 @@ const PAGE: u64 = 4096;
 
 /// One piece of host code.
 pub(super) struct Translation {
-    /// The interpreter's block that it is made from.
-    pub block: u32,
+    /// By [`crate::block::place`].
+    pub place: u64,
     /// Offset in the code memory.
     pub at: u32,
     pub flags_dead: bool,
     pub alive: bool,
-    /// Of the page that it begins in, and of the one that its only instruction goes on in.
+    /// Of the page that it begins in; of the one that its only instruction goes on in that page's index, too.
     slot: u32,
-    second: Option<u32>,
+    second: Option<(u32, u32)>,
     /// Exits that lead here.
     incoming: Vec<u32>,
 }
@@ -47,10 +47,10 @@ pub(super) struct Translation {
 /// What is known of a new translation.
 #[derive(Clone, Copy)]
 pub(super) struct Made {
-    pub block: u32,
-    /// By [`Store::slots`].
+    pub place: u64,
+    /// By [`Store::slot`]. Of a second page the slot and guestmem's index.
     pub slot: u32,
-    pub second: Option<u32>,
+    pub second: Option<(u32, u32)>,
     pub flags_dead: bool,
 }
 
@@ -188,22 +188,27 @@ impl Store {
     pub fn arrive(&mut self, number: u32, bank: usize, page: u64) -> usize {
         let Translation { at, slot, second, .. } = self.translations[number as usize];
         self.place(slot, bank, page);
-        if let Some(second) = second {
+        if let Some((second, _)) = second {
             self.place(second, bank, page.wrapping_add(PAGE));
         }
         at as usize
     }
 
+    /// guestmem's index of the second page that a translation is in.
+    pub fn second_page(&self, number: u32) -> Option<u32> {
+        self.translations[number as usize].second.map(|(_, page)| page)
+    }
+
     /// Takes in a translation; its code is written at [`Store::used`]. `pages`: those that it is in.
     pub fn add(&mut self, made: Made, pages: impl IntoIterator<Item = u32>, bank: usize, code: &[u8]) -> u32 {
-        let Made { block, slot, second, flags_dead } = made;
+        let Made { place, slot, second, flags_dead } = made;
         let at = self.used as u32;
         self.code.write(self.used, code);
         self.used = (self.used + code.len()).next_multiple_of(16);
         self.unserialised = true;
         let number = self.translations.len() as u32;
         let incoming = Vec::new();
-        self.translations.push(Translation { block, at, flags_dead, alive: true, slot, second, incoming });
+        self.translations.push(Translation { place, at, flags_dead, alive: true, slot, second, incoming });
         for page in pages {
             if let Some(page) = self.pages.get_mut(&key(page, bank)) {
                 page.translations.push(number);
@@ -281,10 +286,16 @@ impl Store {
     }
 
     /// Drops the translations of pages whose code generation is not what `now` says; true when there were
-    /// any.
-    pub fn revalidate(&mut self, now: impl Fn(usize) -> u32) -> bool {
-        let fresh = |key: u64, page: &Page| now((key >> 1) as usize) == page.generation;
-        let stale: Vec<u64> = self.pages.iter().filter(|(k, p)| !fresh(**k, p)).map(|(k, _)| *k).collect();
+    /// any. `only`: where else none has changed.
+    pub fn revalidate(&mut self, only: Option<&[u32]>, now: impl Fn(usize) -> u32) -> bool {
+        let stale = |key: u64, page: &Page| now((key >> 1) as usize) != page.generation;
+        let stale: Vec<u64> = match only {
+            Some(only) => {
+                let keys = only.iter().flat_map(|page| [key(*page, 0), key(*page, 1)]);
+                keys.filter(|key| self.pages.get(key).is_some_and(|page| stale(*key, page))).collect()
+            }
+            None => self.pages.iter().filter(|(key, page)| stale(**key, page)).map(|(key, _)| *key).collect(),
+        };
         for key in &stale {
             let Some(gone) = self.pages.remove(key) else { continue };
             for number in gone.translations {

@@ -58,7 +58,7 @@ mod off;
 use off as run;
 
 pub(crate) use run::Jit;
-pub(crate) use state::{JitState, Jumps, X87Image};
+pub(crate) use state::{JitState, JumpEntry, Jumps, X87Image};
 
 /// Instructions between two looks at events while translations run: at most 100 µs.
 pub(crate) const JIT_TICK: u64 = 16_384;

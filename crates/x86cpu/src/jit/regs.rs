@@ -96,6 +96,8 @@ pub(super) const fn segment_base(segment: u8) -> i32 {
         + offset_of!(Segment, base) as i32
 }
 
+pub(super) const MISSED_TARGET: i32 =
+    from_state(offset_of!(Cpu, jump_miss) + offset_of!(super::state::JumpEntry, rip));
 pub(super) const CPL: i32 = from_state(offset_of!(Cpu, cpl));
 /// RFLAGS without the arithmetic flags.
 pub(super) const SYSTEM_FLAGS: i32 = from_state(offset_of!(Cpu, flags) + offset_of!(crate::flags::Flags, system));

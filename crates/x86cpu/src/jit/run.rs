@@ -1,6 +1,8 @@
 //! The dispatcher's side: making translations, entering them, what they call, what they come back with.
 
 use std::arch::asm;
+use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
 
 use arch::x86_64::regs::{Cr0, Cr4};
 use host::CodeMemory;
@@ -13,9 +15,10 @@ use super::scan::unit;
 use super::state::{JumpEntry, clear_jump, empty_jumps, x87};
 use super::thunks;
 use super::{Engine, JIT_TICK, JitCounters, Turn};
-use crate::block::{CodeCache, NEVER, Source, TRANSLATED};
+use crate::block::{CodeCache, KeyHasher, NEVER, Source, TRANSLATED};
 use crate::cpu::{Cpu, Mode};
 use crate::decode::Decoded;
+use crate::mmu::MAX_OVERWRITTEN;
 
 /// Bytes of host code at most.
 const CODE_BYTES: usize = 32 << 20;
@@ -37,6 +40,8 @@ pub(crate) struct Jit {
     pub(super) store: Option<Store>,
     /// The host refused code memory.
     refused: bool,
+    /// Numbers of translations by [`crate::block::place`].
+    by_place: HashMap<u64, u32, BuildHasherDefault<KeyHasher>>,
     /// guestmem's code epoch at which the generations of all pages were last compared.
     code_epoch: u32,
     /// Map epochs that the jump caches and the slots of pages belong to (user, supervisor).
@@ -83,6 +88,7 @@ impl Jit {
             store.clear();
             self.counters.flushes += 1;
         }
+        self.by_place.clear();
         self.pending = None;
         (0..2).for_each(|bank| self.forget_jumps(cpu, bank));
     }
@@ -91,10 +97,13 @@ impl Jit {
     pub(super) fn sync(&mut self, cpu: &mut Cpu) {
         let now = cpu.memory.code_epoch();
         if now != self.code_epoch {
+            // Nobody else's writes have moved it when this vCPU's own say it all.
+            let own = std::mem::take(&mut cpu.mmu.overwritten);
+            let all = now.wrapping_sub(self.code_epoch) as usize == own.len() && own.len() <= MAX_OVERWRITTEN;
             self.code_epoch = now;
             let memory = &cpu.memory;
             if let Some(store) = &mut self.store
-                && store.revalidate(|page| memory.code_generation(page))
+                && store.revalidate(all.then_some(&own), |page| memory.code_generation(page))
             {
                 (0..2).for_each(|bank| self.forget_jumps(cpu, bank));
             }
@@ -138,12 +147,17 @@ impl Jit {
         self.store.as_mut()
     }
 
-    /// The translation of a block.
-    pub(super) fn find(&self, block: u32, heat: u32) -> Option<u32> {
-        let store = self.store.as_ref()?;
-        let number = heat & !TRANSLATED;
-        let known = store.translations.get(number as usize)?;
-        (heat & TRANSLATED != 0 && known.alive && known.block == block).then_some(number)
+    /// The translation of a block at a place, by what its heat says.
+    pub(super) fn find(&self, heat: u32, place: u64) -> Option<u32> {
+        let number = (heat & TRANSLATED != 0).then_some(heat & !TRANSLATED)?;
+        let known = self.store.as_ref()?.translations.get(number as usize)?;
+        (known.alive && known.place == place).then_some(number)
+    }
+
+    /// The translation of what is at a place.
+    pub(crate) fn at(&self, place: u64) -> Option<u32> {
+        let number = *self.by_place.get(&place)?;
+        self.store.as_ref()?.translations[number as usize].alive.then_some(number)
     }
 
     /// Translation `number` was found at `Cpu::rip`. Gives its host address.
@@ -153,7 +167,7 @@ impl Jit {
     }
 
     /// Translates what is at `rip` in a page that was read under a code generation.
-    fn make(&mut self, cpu: &mut Cpu, block: u32, source: Source) -> Option<u32> {
+    fn make(&mut self, cpu: &mut Cpu, place: u64, source: Source) -> Option<u32> {
         let Source { page, generation, second } = source;
         let (_, longest) = self.limits();
         let mut bytes = [0; 4096];
@@ -180,8 +194,8 @@ impl Jit {
         }
         let (bank, store) = (bank(cpu), self.store()?);
         let slot = store.slot(page, generation, bank);
-        let second_slot = second.map(|(page, generation)| store.slot(page, generation, bank));
-        let place = Place {
+        let second = second.map(|(page, generation)| (store.slot(page, generation, bank), page));
+        let at = Place {
             at: store.used,
             thunks: store.thunks,
             bank,
@@ -189,16 +203,16 @@ impl Jit {
             first_exit: store.exits.len() as u32,
             first_op: store.ops.len() as u32,
             nowhere: store.slot_offset(0),
-            second: second_slot.map(|slot| store.slot_offset(slot)),
+            second: second.map(|(slot, _)| store.slot_offset(slot)),
         };
         let flags_dead = unit.flags_dead;
-        let made = translate(unit, place);
+        let made = translate(unit, at);
         for decoded in made.ops {
             let op = adopt(cpu, decoded);
             store.ops.push(op);
         }
         store.sites.extend(made.sites);
-        let base = place.at as u32;
+        let base = at.at as u32;
         for mut e in made.exits {
             for at in [&mut e.stub, &mut e.bare, &mut e.jump, &mut e.unlinked] {
                 *at += base;
@@ -207,9 +221,9 @@ impl Jit {
             e.slot = e.slot.map(|at| at + base);
             store.add_exit(e, slot);
         }
-        let pages = std::iter::once(page).chain(second.map(|(page, _)| page));
-        let number =
-            store.add(Made { block, slot, second: second_slot, flags_dead }, pages, bank, &made.a.buf);
+        let pages = std::iter::once(page).chain(second.map(|(_, page)| page));
+        let number = store.add(Made { place, slot, second, flags_dead }, pages, bank, &made.a.buf);
+        self.by_place.insert(place, number);
         self.counters.translations += 1;
         self.counters.code_bytes += made.a.buf.len() as u64;
         Some(number)
@@ -265,12 +279,13 @@ impl Cpu {
         let room = limit.saturating_sub(self.insn_count).min(JIT_TICK + u64::from(longest));
         let budget = room.checked_sub(u64::from(longest))?;
         code.jit.sync(self);
-        let known = code.jit.find(index, block.heat);
+        let place = block.place(self);
+        let known = code.jit.find(block.heat, place);
         let number = match known {
             Some(n) => n,
             None => {
                 let long = self.mode == Mode::Long64;
-                let made = if long { code.jit.make(self, index, block.source()) } else { None };
+                let made = if long { code.jit.make(self, place, block.source()) } else { None };
                 let Some(n) = made else {
                     code.set_heat(index, NEVER);
                     return None;

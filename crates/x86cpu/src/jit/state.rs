@@ -1,10 +1,10 @@
 //! What translated code and the rest of the CPU hand to each other.
 
 /// Entries of the jump cache of one privilege.
-pub(crate) const JUMPS: usize = 2048;
+pub(crate) const JUMPS: usize = 8192;
 
 /// "Virtual address `rip` is translated at `code`."
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 #[repr(C)]
 pub(crate) struct JumpEntry {
     pub rip: u64,
@@ -12,17 +12,8 @@ pub(crate) struct JumpEntry {
     pub code: u64,
 }
 
-/// Makes a jump cache empty: each entry has an address that belongs to another slot. (An address that no
-/// instruction is at would not do: a guest may branch to any.)
-pub(crate) fn clear_jumps(bank: &mut [JumpEntry]) {
-    bank.fill(JumpEntry { rip: 0, code: 0 });
-    // The addresses 0 and 2 belong to the slots 0 and 1.
-    if let Some(first) = bank.first_mut() {
-        first.rip = 2;
-    }
-}
-
-/// Empties an entry of a jump cache.
+/// Empties an entry of a jump cache: it has an address that belongs to another slot. (An address that no instruction
+/// is at would not do: a guest may branch to any.) The addresses 0 and 2 belong to the slots 0 and 1.
 pub(crate) fn clear_jump(bank: &mut [JumpEntry], slot: u16) {
     if let Some(entry) = bank.get_mut(usize::from(slot)) {
         *entry = JumpEntry { rip: if slot == 0 { 2 } else { 0 }, code: 0 };
@@ -36,7 +27,7 @@ pub(crate) type Jumps = [Box<[JumpEntry]>; 2];
 pub(crate) fn empty_jumps() -> Jumps {
     std::array::from_fn(|_| {
         let mut bank = vec![JumpEntry { rip: 0, code: 0 }; JUMPS].into_boxed_slice();
-        clear_jumps(&mut bank);
+        clear_jump(&mut bank, 0);
         bank
     })
 }

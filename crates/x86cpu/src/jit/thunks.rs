@@ -137,6 +137,8 @@ pub(super) fn emit(helpers: &Helpers) -> (Vec<u8>, Thunks) {
     x87_load(&mut a, helpers.x87_out, t.leave);
     t.indirect = a.pos();
     indirect(&mut a, helpers.indirect, t.leave);
+    t.missed = a.pos();
+    missed(&mut a, t.leave);
     t.unlinked = a.pos();
     unlinked(&mut a, helpers.unlinked, t.leave);
     t.transfer = a.pos();
@@ -312,6 +314,15 @@ fn indirect(a: &mut Asm, function: usize, out: usize) {
     a.bind(failed);
     stack(a, 8);
     leave_for_site(a, leave::STEP, out);
+}
+
+/// Jumped to when an indirect branch is done: its target is for the dispatcher.
+fn missed(a: &mut Asm, out: usize) {
+    a.load(8, T0, field(regs::MISSED_TARGET));
+    a.store(8, T0, field(regs::RIP));
+    a.mov_imm(T1, u64::from(leave::RIP));
+    let jump = a.jmp();
+    a.bind_to(jump, out as i64);
 }
 
 /// Jumped to with an exit's number in T1: it leads nowhere yet, or the budget is used up.

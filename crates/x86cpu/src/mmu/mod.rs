@@ -74,6 +74,8 @@ pub(crate) struct Mmu {
     /// The one of the running privilege.
     pub(crate) map_epoch: u32,
     pub(crate) counters: MmuCounters,
+    /// Pages that held code when this vCPU wrote to them: as many as the code epoch moved for it, or too many to tell.
+    pub(crate) overwritten: Vec<u32>,
     /// Where other vCPUs write, too.
     shared: Option<Shared>,
 }
@@ -99,6 +101,9 @@ struct Shared {
     /// Pages that this vCPU claims.
     claims: Vec<u32>,
 }
+
+/// Pages of code that were written and are told apart.
+pub(crate) const MAX_OVERWRITTEN: usize = 64;
 
 /// Claims after which all are dropped.
 const MAX_CLAIMS: usize = 8192;
@@ -136,6 +141,7 @@ impl Mmu {
             epochs: [0; BANKS],
             map_epoch: 0,
             counters: MmuCounters::default(),
+            overwritten: Vec::new(),
             shared: peers.map(|peers| Shared { id, peers, claims: Vec::new() }),
         }
     }
@@ -260,6 +266,15 @@ impl Mmu {
                 self.memory.move_write_epoch();
             }
         }
+    }
+
+    /// A page was written; `before`: its code generation before. Whether it held code.
+    fn note_written(&mut self, page: usize, before: u32) -> bool {
+        let held = self.memory.code_generation(page) != before;
+        if held && self.overwritten.len() <= MAX_OVERWRITTEN {
+            self.overwritten.push(page as u32);
+        }
+        held
     }
 
     /// Between this and [`Mmu::leave`] the vCPU executes.

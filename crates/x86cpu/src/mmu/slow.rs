@@ -153,7 +153,7 @@ impl Cpu {
             self.mmu.claim(page);
             let generation = self.memory.code_generation(page);
             self.memory.before_write(page);
-            self.leave |= self.memory.code_generation(page) != generation;
+            self.leave |= self.mmu.note_written(page, generation);
             self.mmu.tlb.grant_write(bank, lin);
         }
     }
@@ -262,7 +262,7 @@ impl Cpu {
             self.mmu.claim(page);
             let generation = self.memory.code_generation(page);
             if self.memory.write(gpa, from).is_ok() {
-                self.leave |= self.memory.code_generation(page) != generation;
+                self.leave |= self.mmu.note_written(page, generation);
                 return Ok(());
             }
         }

@@ -100,7 +100,7 @@ pub(super) struct Tlb {
     /// Slots whose write tag was set, since write tags were last dropped.
     writers: Vec<u16>,
     /// 2 MiB regions (hashed) of which part is mapped by a large page, since the last full flush.
-    large: [u64; 16],
+    large: [u64; LARGE_WORDS],
     /// A 1 GiB page was used since then: any address may be part of it.
     huge: bool,
     /// Anything was put since the last full flush. A vCPU that is being set up is flushed many times.
@@ -116,13 +116,13 @@ pub(super) struct Tlb {
 #[derive(Clone, Copy)]
 pub(super) struct Fetched {
     small: [u64; 64],
-    large: [u64; 16],
+    large: [u64; LARGE_WORDS],
     huge: bool,
     /// Only global pages so far.
     pub(super) all_global: bool,
 }
 
-const NOTHING_FETCHED: Fetched = Fetched { small: [0; 64], large: [0; 16], huge: false, all_global: true };
+const NOTHING_FETCHED: Fetched = Fetched { small: [0; 64], large: [0; LARGE_WORDS], huge: false, all_global: true };
 
 fn small_bit(lin: u64) -> (usize, u64) {
     let page = (lin >> 12) ^ (lin >> 24);
@@ -156,9 +156,13 @@ impl Fetched {
 /// Beyond, a log is not worth keeping: everything is looked at.
 const LOG_LIMIT: usize = ENTRIES;
 
+/// Words of a filter of 2 MiB regions: half of them for each half of the addresses, since kernels use large pages and
+/// programs mostly none.
+const LARGE_WORDS: usize = 32;
+
 fn large_bit(lin: u64) -> (usize, u64) {
     let region = (lin >> 21) ^ (lin >> 31);
-    ((region >> 6) as usize & 15, 1 << (region & 63))
+    ((region >> 6) as usize & 15 | (lin >> 59) as usize & 16, 1 << (region & 63))
 }
 
 impl Tlb {
@@ -168,7 +172,7 @@ impl Tlb {
             exec: Box::new([EMPTY_EXEC; EXEC_ENTRIES * BANKS]),
             local: Vec::with_capacity(LOG_LIMIT),
             writers: Vec::with_capacity(LOG_LIMIT),
-            large: [0; 16],
+            large: [0; LARGE_WORDS],
             huge: false,
             filled: false,
             stack: [NO_STACK; BANKS],
@@ -251,7 +255,7 @@ impl Tlb {
         self.exec.fill(EMPTY_EXEC);
         self.local.clear();
         self.writers.clear();
-        self.large = [0; 16];
+        self.large = [0; LARGE_WORDS];
         self.huge = false;
     }
 

@@ -14,7 +14,7 @@ pub(in super::super) fn jump_slot(rip: u64) -> usize {
     (x >> 1) as usize
 }
 
-const JUMP_SHIFT: u8 = 11;
+const JUMP_SHIFT: u8 = 13;
 /// Twice the number of entries: a factor of 8 makes an entry's size of it.
 const JUMP_MASK: u32 = 2 * (JUMPS as u32 - 1);
 

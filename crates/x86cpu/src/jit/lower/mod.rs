@@ -120,6 +120,8 @@ pub(super) struct Thunks {
     pub indirect: usize,
     /// An exit that leads nowhere.
     pub unlinked: usize,
+    /// Where an indirect branch goes whose target is not translated.
+    pub missed: usize,
     /// A handler that ends a translation.
     pub transfer: usize,
     /// Interrupts are let in, unless one is due.
