@@ -315,7 +315,7 @@ impl CodeCache {
             None => {
                 let index = self.decode(cpu, lin, gpa, fetched.page, single)?;
                 self.by_address.insert(key, index);
-                if !single && let Some(number) = self.jit.at(self.block(index).place(cpu)) {
+                if !single && let Some(number) = self.jit.at(place(fetched.page as u32, cpu)) {
                     self.set_heat(index, TRANSLATED | number);
                 }
                 index
@@ -336,27 +336,6 @@ impl CodeCache {
         let page2 = self.block(index).page2;
         let same = page2 == NO_PAGE || cpu.fetch_page((lin | 0xfff).wrapping_add(1))?.page as u32 == page2;
         Ok(same.then_some(index))
-    }
-
-    /// As [`CodeCache::find`], but nothing is decoded: the block is there, or it is not.
-    pub(crate) fn known(&mut self, cpu: &mut Cpu) -> Option<u32> {
-        let rip = cpu.rip;
-        let tag = link_tag(cpu);
-        let slot = jump_slot(rip);
-        let (known, known_tag, block) = self.jumps[slot];
-        if known == rip && known_tag == tag && self.is_valid(cpu, block) {
-            return Some(block);
-        }
-        // A fault that is found here has not happened yet.
-        let cr2 = cpu.cr2;
-        let found = cpu.code_address(rip).and_then(|lin| {
-            let gpa = cpu.fetch_page(lin)?.gpa | (lin & 0xfff);
-            self.by_key(cpu, (gpa << 5) | context(cpu), lin)
-        });
-        cpu.cr2 = cr2;
-        let index = found.ok().flatten()?;
-        self.jumps[slot] = (rip, tag, index);
-        Some(index)
     }
 
     /// Keeps what was decoded from pages that nobody ever wrote, for [`CodeCache::fit`].

@@ -56,7 +56,17 @@ fn place() -> Place {
         enable,
         stack: [[stack; 10]; 2],
     };
-    Place { at: HOST as usize, thunks, bank: 0, first_site: 0, first_exit: 0, first_op: 0, nowhere: NOWHERE, second: None }
+    Place {
+        at: HOST as usize,
+        aside: None,
+        thunks,
+        bank: 0,
+        first_site: 0,
+        first_exit: 0,
+        first_op: 0,
+        nowhere: NOWHERE,
+        second: None,
+    }
 }
 
 /// What is at a distance from the state pointer.

@@ -185,25 +185,20 @@ fn remembered(cpu: &Cpu, rip: u64) -> Option<usize> {
 
 /// Number of the translation of what is at `Cpu::rip`; after [`super::run::Jit::sync`].
 fn translation(cpu: &mut Cpu, code: &mut CodeCache) -> Option<u32> {
-    if let Some(index) = code.known(cpu) {
-        let block = code.block(index);
-        return code.jit.find(block.heat, block.place(cpu));
-    }
-    // Its block may be forgotten.
+    // A fault that is found here has not happened yet.
     let cr2 = cpu.cr2;
-    let found = at_place(cpu, code);
+    let found = at_rip(cpu, code);
     cpu.cr2 = cr2;
     found
 }
 
-fn at_place(cpu: &mut Cpu, code: &CodeCache) -> Option<u32> {
+fn at_rip(cpu: &mut Cpu, code: &mut CodeCache) -> Option<u32> {
     let rip = cpu.rip;
     let page = cpu.fetch_page(rip).ok()?.page;
     let number = code.jit.at(place(page as u32, cpu))?;
-    match code.jit.store.as_ref()?.second_page(number) {
-        Some(second) => (cpu.fetch_page((rip | 0xfff).wrapping_add(1)).ok()?.page as u32 == second).then_some(number),
-        None => Some(number),
-    }
+    let Some(second) = code.jit.store.as_ref()?.second_page(number) else { return Some(number) };
+    let next = cpu.fetch_page((rip | 0xfff).wrapping_add(1)).ok()?.page;
+    (next as u32 == second).then_some(number)
 }
 
 /// An indirect branch goes to `target`, which is not in the jump cache. Puts it there; the address of the

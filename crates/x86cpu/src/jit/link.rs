@@ -84,6 +84,9 @@ pub(super) struct Store {
     slots_at: usize,
     first: usize,
     pub used: usize,
+    /// Where what seldom runs begins, and goes on.
+    aside_from: usize,
+    pub aside: usize,
     pub sites: Vec<Site>,
     pub exits: Vec<Linked>,
     pub ops: Vec<Op>,
@@ -106,12 +109,15 @@ impl Store {
         let slots_at = head.len().next_multiple_of(PAGE as usize);
         code.write(slots_at, &NOWHERE.to_le_bytes());
         let first = slots_at + 8 * SLOTS;
+        let aside = code.len() / 2;
         Self {
             code,
             thunks,
             slots_at,
             first,
             used: first,
+            aside_from: aside,
+            aside,
             sites: Vec::new(),
             exits: Vec::new(),
             ops: Vec::new(),
@@ -127,7 +133,7 @@ impl Store {
     /// Forgets all translations; the shared code stays.
     pub fn clear(&mut self) {
         (0..2).for_each(|bank| self.misplace(bank));
-        self.used = self.first;
+        (self.used, self.aside) = (self.first, self.aside_from);
         self.sites.clear();
         self.exits.clear();
         self.ops.clear();
@@ -137,9 +143,10 @@ impl Store {
         self.free_slots.clear();
     }
 
-    /// Whether there is no room for what two more pages need.
-    pub fn slots_are_full(&self) -> bool {
-        self.slots.len() + 2 > SLOTS && self.free_slots.len() < 2
+    /// Whether there is no room for a translation of `room` bytes in two more pages.
+    pub fn is_full(&self, room: usize) -> bool {
+        let slots = self.slots.len() + 2 > SLOTS && self.free_slots.len() < 2;
+        slots || self.used + room > self.aside_from || self.aside + room > self.code.len()
     }
 
     /// Offset of a slot in the code memory.
@@ -200,11 +207,19 @@ impl Store {
     }
 
     /// Takes in a translation; its code is written at [`Store::used`]. `pages`: those that it is in.
-    pub fn add(&mut self, made: Made, pages: impl IntoIterator<Item = u32>, bank: usize, code: &[u8]) -> u32 {
+    pub fn add(
+        &mut self,
+        made: Made,
+        pages: impl IntoIterator<Item = u32>,
+        bank: usize,
+        code: (&[u8], &[u8]),
+    ) -> u32 {
         let Made { place, slot, second, flags_dead } = made;
         let at = self.used as u32;
-        self.code.write(self.used, code);
-        self.used = (self.used + code.len()).next_multiple_of(16);
+        self.code.write(self.used, code.0);
+        self.code.write(self.aside, code.1);
+        self.used = (self.used + code.0.len()).next_multiple_of(16);
+        self.aside += code.1.len();
         self.unserialised = true;
         let number = self.translations.len() as u32;
         let incoming = Vec::new();

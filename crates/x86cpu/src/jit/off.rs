@@ -20,7 +20,7 @@ impl Jit {
 
     pub(crate) fn flush(&mut self, _: &mut Cpu) {}
 
-    pub(crate) fn at(&self, _: u64) -> Option<u32> {
+    pub(crate) fn at(&mut self, _: u64) -> Option<u32> {
         None
     }
 }

@@ -100,7 +100,8 @@ pub(super) const MISSED_TARGET: i32 =
     from_state(offset_of!(Cpu, jump_miss) + offset_of!(super::state::JumpEntry, rip));
 pub(super) const CPL: i32 = from_state(offset_of!(Cpu, cpl));
 /// RFLAGS without the arithmetic flags.
-pub(super) const SYSTEM_FLAGS: i32 = from_state(offset_of!(Cpu, flags) + offset_of!(crate::flags::Flags, system));
+pub(super) const SYSTEM_FLAGS: i32 =
+    from_state(offset_of!(Cpu, flags) + offset_of!(crate::flags::Flags, system));
 pub(super) const KERNEL_GS: i32 =
     from_state(offset_of!(Cpu, msrs) + offset_of!(arch::x86_64::state::Msrs, kernel_gs_base));
 

@@ -24,6 +24,8 @@ use crate::mmu::MAX_OVERWRITTEN;
 const CODE_BYTES: usize = 32 << 20;
 /// More than any translation takes.
 const ROOM: usize = 128 << 10;
+/// Translations that are found without a look into a large table.
+const RECENT: usize = 1 << 13;
 /// Sites, exits and handlers' ops kept at most.
 const MAX_PARTS: usize = 1 << 20;
 /// Bytes of a page.
@@ -42,6 +44,8 @@ pub(crate) struct Jit {
     refused: bool,
     /// Numbers of translations by [`crate::block::place`].
     by_place: HashMap<u64, u32, BuildHasherDefault<KeyHasher>>,
+    /// Some of them, by [`recent_slot`]; nothing before the first.
+    recent: Vec<u32>,
     /// guestmem's code epoch at which the generations of all pages were last compared.
     code_epoch: u32,
     /// Map epochs that the jump caches and the slots of pages belong to (user, supervisor).
@@ -51,6 +55,11 @@ pub(crate) struct Jit {
     /// The exit that was taken last, when it led nowhere yet.
     pending: Option<Pending>,
     pub(super) counters: JitCounters,
+}
+
+fn recent_slot(place: u64) -> usize {
+    // Context in the lowest bits, then the offset in the page.
+    (place >> 5 ^ place >> 17) as usize & (RECENT - 1)
 }
 
 /// An exit that was taken by code of a privilege, and its target.
@@ -141,6 +150,7 @@ impl Jit {
                 self.refused = true;
                 return None;
             };
+            self.recent = vec![0; RECENT];
             let (head, thunks) = thunks::emit(&helpers());
             self.store = Some(Store::new(code, &head, thunks));
         }
@@ -155,9 +165,18 @@ impl Jit {
     }
 
     /// The translation of what is at a place.
-    pub(crate) fn at(&self, place: u64) -> Option<u32> {
-        let number = *self.by_place.get(&place)?;
-        self.store.as_ref()?.translations[number as usize].alive.then_some(number)
+    pub(crate) fn at(&mut self, place: u64) -> Option<u32> {
+        let store = self.store.as_ref()?;
+        let good = |number: u32| {
+            store.translations.get(number as usize).is_some_and(|known| known.alive && known.place == place)
+        };
+        let recent = self.recent.get_mut(recent_slot(place))?;
+        if good(*recent) {
+            return Some(*recent);
+        }
+        let number = self.by_place.get(&place).copied().filter(|number| good(*number))?;
+        *recent = number;
+        Some(number)
     }
 
     /// Translation `number` was found at `Cpu::rip`. Gives its host address.
@@ -185,9 +204,7 @@ impl Jit {
         }
         let unit = unit(&bytes, beyond, cpu.rip & (PAGE - 1), usize::from(longest))?;
         let full = self.store().is_some_and(|s| {
-            s.used + ROOM > s.code.len()
-                || s.sites.len().max(s.exits.len()).max(s.ops.len()) > MAX_PARTS
-                || s.slots_are_full()
+            s.is_full(ROOM) || s.sites.len().max(s.exits.len()).max(s.ops.len()) > MAX_PARTS
         });
         if full {
             self.flush(cpu);
@@ -197,6 +214,7 @@ impl Jit {
         let second = second.map(|(page, generation)| (store.slot(page, generation, bank), page));
         let at = Place {
             at: store.used,
+            aside: Some(store.aside),
             thunks: store.thunks,
             bank,
             first_site: store.sites.len() as u32,
@@ -214,6 +232,7 @@ impl Jit {
         store.sites.extend(made.sites);
         let base = at.at as u32;
         for mut e in made.exits {
+            // All of them are in the first piece.
             for at in [&mut e.stub, &mut e.bare, &mut e.jump, &mut e.unlinked] {
                 *at += base;
             }
@@ -222,7 +241,7 @@ impl Jit {
             store.add_exit(e, slot);
         }
         let pages = std::iter::once(page).chain(second.map(|(_, page)| page));
-        let number = store.add(Made { place, slot, second, flags_dead }, pages, bank, &made.a.buf);
+        let number = store.add(Made { place, slot, second, flags_dead }, pages, bank, made.a.pieces());
         self.by_place.insert(place, number);
         self.counters.translations += 1;
         self.counters.code_bytes += made.a.buf.len() as u64;

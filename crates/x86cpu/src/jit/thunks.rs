@@ -145,7 +145,9 @@ pub(super) fn emit(helpers: &Helpers) -> (Vec<u8>, Thunks) {
     transfer(&mut a, helpers.transfer, bare);
     t.enable = a.pos();
     fill(&mut a, helpers.enable, t.leave);
-    for (bank, size, write) in (0..2).flat_map(|b| [1, 2, 4, 8, 16].map(|s| [(b, s, false), (b, s, true)])).flatten() {
+    for (bank, size, write) in
+        (0..2).flat_map(|b| [1, 2, 4, 8, 16].map(|s| [(b, s, false), (b, s, true)])).flatten()
+    {
         if let Some(number) = thunk_number(size, write) {
             t.stack[bank][number] = a.pos();
             stack_page(&mut a, stack_fields(bank), size, write, t.fill);
@@ -196,7 +198,7 @@ fn fill(a: &mut Asm, function: usize, out: usize) {
     a.bind(failed);
     stack(a, 8);
     let jump = a.jmp();
-    a.bind_to(jump, out as i64);
+    a.bind_to(jump, out);
 }
 
 /// Called with a linear address in T0 and the site in T1. Comes back with the host's address in T0 and a flag that says
@@ -238,7 +240,7 @@ fn stack_page(a: &mut Asm, page: StackFields, size: u8, write: bool, fill: usize
     }
     a.load(8, T1, field(regs::SITE));
     let jump = a.jmp();
-    a.bind_to(jump, fill as i64);
+    a.bind_to(jump, fill);
 }
 
 /// Called with the site in T1.
@@ -257,7 +259,7 @@ fn handler(a: &mut Asm, function: usize, bare: usize) {
     a.load(4, T1, Rm::Reg(RAX));
     stack(a, 8);
     let jump = a.jmp();
-    a.bind_to(jump, bare as i64);
+    a.bind_to(jump, bare);
 }
 
 /// Jumped to with the site in T1, whose instruction ends its translation. Goes on in another one.
@@ -276,7 +278,7 @@ fn transfer(a: &mut Asm, function: usize, bare: usize) {
     a.bind(leaves);
     a.load(4, T1, Rm::Reg(RAX));
     let jump = a.jmp();
-    a.bind_to(jump, bare as i64);
+    a.bind_to(jump, bare);
 }
 
 fn jump_to_target(a: &mut Asm) {
@@ -292,7 +294,7 @@ fn leave_for_site(a: &mut Asm, how: u32, out: usize) {
         a.alu_imm(4, 1, Rm::Reg(T1), how as i32);
     }
     let jump = a.jmp();
-    a.bind_to(jump, out as i64);
+    a.bind_to(jump, out);
 }
 
 /// Called with the linear address of a branch's target in T0 and the site in T1. Comes back with the
@@ -322,7 +324,7 @@ fn missed(a: &mut Asm, out: usize) {
     a.store(8, T0, field(regs::RIP));
     a.mov_imm(T1, u64::from(leave::RIP));
     let jump = a.jmp();
-    a.bind_to(jump, out as i64);
+    a.bind_to(jump, out);
 }
 
 /// Jumped to with an exit's number in T1: it leads nowhere yet, or the budget is used up.
@@ -361,7 +363,7 @@ fn x87_load(a: &mut Asm, function: usize, out: usize) {
     a.bind(no);
     stack(a, 8);
     let jump = a.jmp();
-    a.bind_to(jump, out as i64);
+    a.bind_to(jump, out);
 }
 
 /// Evaluates the flags; with `host`, leaves them in the host's.
@@ -411,5 +413,5 @@ fn xmm_load(a: &mut Asm, out: usize) {
     a.bind(no);
     stack(a, 8);
     let jump = a.jmp();
-    a.bind_to(jump, out as i64);
+    a.bind_to(jump, out);
 }

@@ -24,7 +24,7 @@ use super::{PAGE_MASK, PAGE_SHIFT};
 pub(super) const ENTRIES: usize = 4096;
 /// User and supervisor.
 pub(super) const BANKS: usize = 2;
-const EXEC_ENTRIES: usize = 256;
+const EXEC_ENTRIES: usize = 1024;
 /// A tag that no fetch has.
 const NO_TAG: u64 = u64::MAX;
 
@@ -97,6 +97,8 @@ pub(super) struct Tlb {
     exec: Box<[ExecEntry; EXEC_ENTRIES * BANKS]>,
     /// Slots filled with entries that are not global, since the last flush.
     local: Vec<u16>,
+    /// The same for fetches.
+    local_exec: Vec<u16>,
     /// Slots whose write tag was set, since write tags were last dropped.
     writers: Vec<u16>,
     /// 2 MiB regions (hashed) of which part is mapped by a large page, since the last full flush.
@@ -122,7 +124,8 @@ pub(super) struct Fetched {
     pub(super) all_global: bool,
 }
 
-const NOTHING_FETCHED: Fetched = Fetched { small: [0; 64], large: [0; LARGE_WORDS], huge: false, all_global: true };
+const NOTHING_FETCHED: Fetched =
+    Fetched { small: [0; 64], large: [0; LARGE_WORDS], huge: false, all_global: true };
 
 fn small_bit(lin: u64) -> (usize, u64) {
     let page = (lin >> 12) ^ (lin >> 24);
@@ -171,6 +174,7 @@ impl Tlb {
             data: Table::new(),
             exec: Box::new([EMPTY_EXEC; EXEC_ENTRIES * BANKS]),
             local: Vec::with_capacity(LOG_LIMIT),
+            local_exec: Vec::with_capacity(EXEC_ENTRIES),
             writers: Vec::with_capacity(LOG_LIMIT),
             large: [0; LARGE_WORDS],
             huge: false,
@@ -189,7 +193,7 @@ impl Tlb {
     #[inline(always)]
     fn exec_slot(bank: usize, lin: u64) -> usize {
         let page = lin >> PAGE_SHIFT;
-        bank / ENTRIES * EXEC_ENTRIES + ((page ^ (page >> 8)) as usize & (EXEC_ENTRIES - 1))
+        bank / ENTRIES * EXEC_ENTRIES + ((page ^ (page >> 10)) as usize & (EXEC_ENTRIES - 1))
     }
 
     /// Puts a translation for data; without a write tag.
@@ -233,7 +237,11 @@ impl Tlb {
 
     pub(super) fn fill_exec(&mut self, bank: usize, lin: u64, info: u64) {
         self.filled = true;
-        self.exec[Self::exec_slot(bank, lin)] = ExecEntry { tag: lin & PAGE_MASK, info };
+        let slot = Self::exec_slot(bank, lin);
+        self.exec[slot] = ExecEntry { tag: lin & PAGE_MASK, info };
+        if info & info::GLOBAL == 0 && self.local_exec.len() < EXEC_ENTRIES {
+            self.local_exec.push(slot as u16);
+        }
         self.note_large(lin, info);
         self.fetched[bank / ENTRIES].note(lin, info);
     }
@@ -254,6 +262,7 @@ impl Tlb {
         }
         self.exec.fill(EMPTY_EXEC);
         self.local.clear();
+        self.local_exec.clear();
         self.writers.clear();
         self.large = [0; LARGE_WORDS];
         self.huge = false;
@@ -277,8 +286,16 @@ impl Tlb {
                 }
             }
         }
-        for entry in self.exec.iter_mut().filter(|e| e.info & info::GLOBAL == 0) {
-            *entry = EMPTY_EXEC;
+        if self.local_exec.len() < EXEC_ENTRIES {
+            for slot in self.local_exec.drain(..) {
+                let entry = &mut self.exec[usize::from(slot)];
+                if entry.info & info::GLOBAL == 0 {
+                    *entry = EMPTY_EXEC;
+                }
+            }
+        } else {
+            self.local_exec.clear();
+            self.exec.iter_mut().filter(|e| e.info & info::GLOBAL == 0).for_each(|entry| *entry = EMPTY_EXEC);
         }
     }
 

@@ -135,6 +135,8 @@ pub(super) struct Thunks {
 pub(super) struct Place {
     /// Offset in the code memory.
     pub at: usize,
+    /// The same of what seldom runs; `None`: behind the rest.
+    pub aside: Option<usize>,
     pub thunks: Thunks,
     /// Privilege of the code (0: user).
     pub bank: usize,
@@ -301,7 +303,7 @@ impl Gen {
     }
 
     fn lead_to(&mut self, jump: Jump, thunk: usize) {
-        self.a.bind_to(jump, thunk as i64 - self.place.at as i64);
+        self.a.bind_to_place(jump, thunk as i64 - self.place.at as i64);
     }
 
     /// The place before the current instruction.
@@ -517,7 +519,7 @@ impl Gen {
             jump
         };
         let unlinked = self.a.pos() as u32;
-        self.a.bind_to(jump, if mine { 0 } else { i64::from(unlinked) });
+        self.a.bind_to(jump, if mine { 0 } else { unlinked as usize });
         let number = self.place.first_exit + exit as u32;
         self.a.mov_imm(T1, u64::from(number));
         let out = self.a.jmp();
@@ -526,50 +528,59 @@ impl Gen {
         (e.stub, e.bare, e.jump, e.unlinked, e.slot) = (stub, bare, jump.0 as u32, unlinked, slot);
     }
 
-    /// Everything that stands behind the main path.
+    /// Everything that stands behind the main path: exits, and aside what seldom runs.
     fn finish(&mut self) {
-        for stub in std::mem::take(&mut self.stubs) {
-            match stub {
-                Stub::Fill { from, again, tag, site } => {
-                    self.a.bind(from);
-                    self.a.alu(8, 0, T0, Rm::Mem(Mem::at(T1, tag)));
-                    self.a.mov_imm(T1, u64::from(self.place.first_site + site));
-                    let call = self.a.call();
-                    self.lead_to(call, self.place.thunks.fill);
-                    let back = self.a.jmp();
-                    self.a.bind_to(back, again as i64);
-                }
-                Stub::Stack { from, again, back, number, site } => {
-                    self.a.bind(from);
-                    self.stack_stub(again, back, number, site);
-                }
-                Stub::Leave { from, site, how } => {
-                    self.a.bind(from);
-                    let code = (self.place.first_site + site) << leave::BITS | how;
-                    self.a.mov_imm(T1, u64::from(code));
-                    let out = self.a.jmp();
-                    self.lead_to(out, self.place.thunks.leave);
-                }
-                Stub::Search { from, site, back } => {
-                    self.a.bind(from);
-                    self.a.mov_imm(T1, u64::from(self.place.first_site + site));
-                    let call = self.a.call();
-                    self.lead_to(call, self.place.thunks.indirect);
-                    let jump = self.a.jmp();
-                    self.a.bind_to(jump, back as i64);
-                }
-                Stub::Collapse { from, back } => {
-                    self.a.bind(from);
-                    let call = self.a.call();
-                    self.lead_to(call, self.place.thunks.collapse);
-                    let jump = self.a.jmp();
-                    self.a.bind_to(jump, back as i64);
-                }
-                Stub::Exit { from, exit } => {
-                    self.a.bind(from);
-                    self.exit_here(exit);
-                    self.exits[exit].branch = Some(from.0 as u32);
-                }
+        let is_exit = |stub: &Stub| matches!(stub, Stub::Exit { .. });
+        let (exits, others): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.stubs).into_iter().partition(is_exit);
+        exits.into_iter().for_each(|stub| self.stub(stub));
+        if let Some(aside) = self.place.aside {
+            self.a.split_here(aside as i64 - self.place.at as i64);
+        }
+        others.into_iter().for_each(|stub| self.stub(stub));
+    }
+
+    fn stub(&mut self, stub: Stub) {
+        match stub {
+            Stub::Fill { from, again, tag, site } => {
+                self.a.bind(from);
+                self.a.alu(8, 0, T0, Rm::Mem(Mem::at(T1, tag)));
+                self.a.mov_imm(T1, u64::from(self.place.first_site + site));
+                let call = self.a.call();
+                self.lead_to(call, self.place.thunks.fill);
+                let back = self.a.jmp();
+                self.a.bind_to(back, again);
+            }
+            Stub::Stack { from, again, back, number, site } => {
+                self.a.bind(from);
+                self.stack_stub(again, back, number, site);
+            }
+            Stub::Leave { from, site, how } => {
+                self.a.bind(from);
+                let code = (self.place.first_site + site) << leave::BITS | how;
+                self.a.mov_imm(T1, u64::from(code));
+                let out = self.a.jmp();
+                self.lead_to(out, self.place.thunks.leave);
+            }
+            Stub::Search { from, site, back } => {
+                self.a.bind(from);
+                self.a.mov_imm(T1, u64::from(self.place.first_site + site));
+                let call = self.a.call();
+                self.lead_to(call, self.place.thunks.indirect);
+                let jump = self.a.jmp();
+                self.a.bind_to(jump, back);
+            }
+            Stub::Collapse { from, back } => {
+                self.a.bind(from);
+                let call = self.a.call();
+                self.lead_to(call, self.place.thunks.collapse);
+                let jump = self.a.jmp();
+                self.a.bind_to(jump, back);
+            }
+            Stub::Exit { from, exit } => {
+                self.a.bind(from);
+                self.exit_here(exit);
+                self.exits[exit].branch = Some(from.0 as u32);
             }
         }
     }

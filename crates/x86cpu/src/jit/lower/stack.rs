@@ -56,8 +56,8 @@ impl Gen {
         let call = self.a.call();
         self.lead_to(call, self.place.thunks.stack[self.place.bank][number]);
         let retry = self.a.jcc(cc::E);
-        self.a.bind_to(retry, again as i64);
+        self.a.bind_to(retry, again);
         let found = self.a.jmp();
-        self.a.bind_to(found, back as i64);
+        self.a.bind_to(found, back);
     }
 }

@@ -40,7 +40,8 @@ impl Gen {
     }
 
     pub(super) fn swapgs(&mut self) {
-        let (gs, other) = (field(regs::segment_base(arch::x86_64::regs::seg::GS as u8)), field(regs::KERNEL_GS));
+        let (gs, other) =
+            (field(regs::segment_base(arch::x86_64::regs::seg::GS as u8)), field(regs::KERNEL_GS));
         self.only_at_level_0();
         self.a.load(8, T0, gs);
         self.a.load(8, T1, other);
