@@ -17,7 +17,7 @@ use instance::{
     Door, Frozen, Instance, Media, Neighbours, Phase, SnapshotTarget, StartReport, Template, Vmm, VmmOptions,
     Waking,
 };
-use machine::EngineChoice;
+use machine::{EngineChoice, Watch};
 use serde::{Deserialize, Serialize};
 use store::{Dirs, Pin, Store};
 
