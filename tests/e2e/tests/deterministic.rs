@@ -56,7 +56,8 @@ fn interpreter_and_translated_code_go_in_lockstep() {
     assert!(text(&output.stdout).contains("signal"), "{}", text(&output.stdout));
     let last = err.lines().last().unwrap_or_default();
     let equal = last.strip_suffix(" pieces and the state at the end are equal");
-    let pieces: u64 = equal.and_then(|l| l.strip_prefix("smolvm: ")?.parse().ok()).unwrap_or_else(|| panic!("{err}"));
+    let pieces: u64 =
+        equal.and_then(|l| l.strip_prefix("smolvm: ")?.parse().ok()).unwrap_or_else(|| panic!("{err}"));
     assert!(pieces > 1000, "{err}");
     // The run is the deterministic one.
     let alone = home.run(&["run", "--deterministic", "--", "sh", "-c", MIXED]);

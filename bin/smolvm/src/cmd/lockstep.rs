@@ -62,7 +62,11 @@ impl Reference {
     pub fn finish(mut self, digest: &str) -> Result<()> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let rest = seen.from.read(&mut [0])?;
-        ensure!(rest == 0, "translated code came to its end after {} pieces, the interpreter goes on", seen.equal);
+        ensure!(
+            rest == 0,
+            "translated code came to its end after {} pieces, the interpreter goes on",
+            seen.equal
+        );
         let mut said = String::new();
         if let Some(stderr) = &mut self.child.stderr {
             stderr.read_to_string(&mut said)?;
@@ -71,7 +75,9 @@ impl Reference {
         let other = said.lines().rev().find_map(|line| line.strip_prefix("smolvm: state "));
         let other = other.with_context(|| format!("the interpreter's run failed: {}", said.trim()))?;
         if other != digest {
-            bail!("registers were equal all the time, the machines are not: {digest} translated, {other} interpreted");
+            bail!(
+                "registers were equal all the time, the machines are not: {digest} translated, {other} interpreted"
+            );
         }
         tell!("smolvm: {} pieces and the state at the end are equal", seen.equal);
         Ok(())
@@ -89,7 +95,10 @@ impl Seen {
     fn compare(&mut self, look: &Look<'_>) -> Result<(), String> {
         let from = self.last.get(look.vcpu as usize).copied().unwrap_or(0);
         let other = receive(&mut self.from).map_err(|e| {
-            format!("the interpreter's run ended after {} equal pieces ({e}), translated code goes on", self.equal)
+            format!(
+                "the interpreter's run ended after {} equal pieces ({e}), translated code goes on",
+                self.equal
+            )
         })?;
         let (vcpu, instructions, state) = &other;
         if (*vcpu, *instructions) == (look.vcpu, look.instructions) && state == look.state {
@@ -123,8 +132,8 @@ fn differences(other: &Record, look: &Look<'_>) -> String {
     line("vCPU", u64::from(*vcpu), u64::from(look.vcpu));
     line("instructions", *instructions, look.instructions);
     const NAMES: [&str; 16] = [
-        "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
-        "r15",
+        "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13",
+        "r14", "r15",
     ];
     NAMES.iter().zip(old.gpr.iter().zip(new.gpr)).for_each(|(name, (a, b))| line(name, *a, b));
     line("rip", old.rip, new.rip);

@@ -25,7 +25,7 @@
 //! Code memory is bounded; when it is full everything is dropped. It does not exist before the first
 //! translation. On hosts that are not x86-64 there is none: `off` says so.
 
-#![allow(unsafe_code)] // Entering generated code, and coming back from it: `run` only.
+#![allow(unsafe_code)] // Entering generated code and coming back from it (`run`, `helpers`); zeroed tables (`state`).
 
 mod state;
 
