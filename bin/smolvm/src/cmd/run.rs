@@ -81,7 +81,8 @@ pub fn run(run: &Run, global: &Global) -> Result<u8> {
         Ok(())
     };
     let undo = (!kept).then_some(undo);
-    let result = foreground(&instance, &media, &plan, bound, run, undo, reference, records);
+    let result =
+        foreground(&instance, &media, &plan, bound, run, After { discarded: undo, reference }, records);
     // Frozen or stopped by name meanwhile: it is wanted. A named one whose start failed is not.
     let phase = instance.record().map(|r| r.phase);
     let wanted = matches!(phase, Ok(Phase::Frozen | Phase::Stopped));
@@ -258,14 +259,21 @@ fn record(instance: &Instance, run: &Run, what: &What, pin: &Pin, plan: &Plan, k
     vmm::write_plan(instance, plan)
 }
 
+/// What the end of a run in the foreground is for.
+struct After {
+    /// The instance goes with it.
+    discarded: Option<Undo>,
+    /// Another run that must have ended in the same state.
+    reference: Option<Reference>,
+}
+
 fn foreground(
     instance: &Arc<Instance>,
     media: &Media,
     plan: &Plan,
     bound: Vec<instance::forward::Bound>,
     run: &Run,
-    discarded: Option<Undo>,
-    reference: Option<Reference>,
+    after: After,
     record: impl FnOnce() -> Result<()>,
 ) -> Result<u8> {
     let limit =
@@ -299,10 +307,10 @@ fn foreground(
         let instructions = machine.instructions().unwrap_or_default();
         let state = format!("{} after {instructions} instructions", machine.state_digest()?);
         tell!("smolvm: state {state}");
-        reference.map_or(Ok(()), |reference| reference.finish(&state))?;
+        after.reference.map_or(Ok(()), |reference| reference.finish(&state))?;
     }
     if vmm.machine().outcome().is_none() {
-        if discarded.is_none() {
+        if after.discarded.is_none() {
             vmm.stop(10_000, Some(&instance.saved()))?;
             instance.update(|r| (r.phase, r.exit_code) = (Phase::Stopped, Some(code)))?;
         } else if !vmm.volumes().is_empty() {
