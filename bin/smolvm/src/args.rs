@@ -286,6 +286,13 @@ pub struct Run {
     /// seeds and date, no input but the command line. Prints the state's digest at the end
     #[arg(long, conflicts_with_all = ["detach", "name", "cold", "publish", "net", "allow_host", "allow_cidr", "dns", "interactive", "tty"])]
     pub deterministic: bool,
+    /// Run it deterministically twice at once, translated and interpreted, and compare the CPUs' states all the time:
+    /// for finding mistakes of the translator. As slow as the interpreter
+    #[arg(long, conflicts_with_all = ["detach", "name", "cold", "publish", "net", "allow_host", "allow_cidr", "dns", "interactive", "tty"])]
+    pub lockstep: bool,
+    /// The interpreter's half of --lockstep: states go to the socket that is standard input
+    #[arg(long, hide = true, conflicts_with = "lockstep")]
+    pub states_to_stdin: bool,
     #[command(flatten)]
     pub keep: Keep,
     #[command(flatten)]

@@ -17,7 +17,7 @@ use instance::{
     Door, Frozen, Instance, Media, Neighbours, Phase, SnapshotTarget, StartReport, Template, Vmm, VmmOptions,
     Waking,
 };
-use machine::EngineChoice;
+use machine::{EngineChoice, Watch};
 use serde::{Deserialize, Serialize};
 use store::{Dirs, Pin, Store};
 
@@ -79,6 +79,9 @@ pub struct Plan {
     /// Every run is the same.
     #[serde(default)]
     pub repeatable: bool,
+    /// Who looks at a repeatable run.
+    #[serde(skip)]
+    pub watch: Option<Watch>,
     /// What to do when the service ends.
     #[serde(default)]
     pub restart: Policy,
@@ -111,6 +114,7 @@ impl Plan {
             command: None,
             no_service: false,
             repeatable: false,
+            watch: None,
             restart: Policy::No,
             health: None,
             networks: Vec::new(),
@@ -224,6 +228,7 @@ pub fn vmm_options(plan: &Plan, scratch_dir: PathBuf, kernel_log: Option<PathBuf
         gate: None,
         net: plan.net.clone(),
         repeatable: plan.repeatable,
+        watch: plan.watch.clone(),
         peers: None,
         folders: mounts::folders(&plan.mounts),
         volumes: Vec::new(),
@@ -485,6 +490,10 @@ impl Control {
             Request::Usage => {
                 let usage = self.vmm.machine().usage();
                 Ok((serde_json::to_value(usage).unwrap_or_default(), None))
+            }
+            Request::Engine => {
+                let figures = self.vmm.machine().engine_figures().map_err(instance::Error::from)?;
+                Ok((serde_json::to_value(figures).unwrap_or_default(), None))
             }
         }
     }

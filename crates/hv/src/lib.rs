@@ -9,6 +9,7 @@ mod exit;
 mod partition;
 mod stops;
 mod vcpu;
+mod watch;
 
 pub use arch::x86_64::cpuid::CpuidLeaf;
 pub use arch::x86_64::state::VcpuState;
@@ -17,3 +18,4 @@ pub use exit::Exit;
 pub use partition::{ClockState, EngineKind, Msi, Partition, PartitionConfig};
 pub use stops::Stops;
 pub use vcpu::{Counters, Kick, Learnt, Vcpu};
+pub use watch::{Look, See, Watch};

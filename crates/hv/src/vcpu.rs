@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use guestmem::GuestMemory;
 
-use crate::{Error, Exit, Stops, VcpuState};
+use crate::{Error, Exit, Stops, VcpuState, Watch};
 
 /// What an engine found out about the code in a machine's memory while it ran: for machines that are brought back from
 /// the same files, so that they need not find it out again. What is inside is the engine's own.
@@ -20,13 +20,16 @@ pub trait Kick: Send + Sync {
     fn kick(&self);
 }
 
-/// What an engine counted for one vCPU.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What an engine counted for one vCPU since it was made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Guest instructions retired, exact on engines that count them.
     pub instructions: Option<u64>,
     /// Times `run` returned.
     pub exits: u64,
+    /// What else the engine counts, by names of its own: words of lower case, joined by underscores, always the same
+    /// ones in the same order.
+    pub details: Vec<(&'static str, u64)>,
 }
 
 /// One vCPU, owned by one thread.
@@ -60,6 +63,9 @@ pub trait Vcpu: Send {
     fn kicker(&self) -> Arc<dyn Kick>;
 
     fn counters(&self) -> Counters;
+
+    /// Lets somebody look at it from its next piece on, where runs are repeatable; elsewhere nothing comes of it.
+    fn watch(&mut self, _watch: Watch) {}
 
     /// Takes what the engine has learnt; the vCPU stands still, in memory that was brought back from files. `None`
     /// where an engine learns nothing.

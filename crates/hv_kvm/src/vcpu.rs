@@ -404,7 +404,8 @@ impl Vcpu for KvmVcpu {
     }
 
     fn counters(&self) -> Counters {
-        Counters { instructions: None, exits: self.exits }
+        let assists = self.shared.assists.load(Ordering::Relaxed);
+        Counters { instructions: None, exits: self.exits, details: vec![("assists_of_machine", assists)] }
     }
 }
 

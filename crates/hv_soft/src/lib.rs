@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod baton;
+mod counters;
 mod partition;
 mod rounds;
 mod vcpu;

@@ -6,10 +6,11 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use guestmem::GuestMemory;
-use hv::{Counters, Error, Exit, Kick, Learnt, Stops, Vcpu, VcpuState};
-use x86cpu::{Cpu, PollFlag, Stop};
+use hv::{Counters, Error, Exit, Kick, Learnt, Look, Stops, Vcpu, VcpuState, Watch};
+use x86cpu::{Cpu, Engine, PollFlag, Stop};
 
 use crate::baton::{Baton, Order};
+use crate::counters::{Exits, counters};
 use crate::partition::{ENGINE, Shared};
 use crate::rounds::{PIECE, Rounds, TURN};
 
@@ -34,7 +35,8 @@ pub(crate) struct SoftVcpu {
     turn_left: u64,
     /// A debugger's: while there are any, it looks after each instruction.
     stops: Option<Stops>,
-    exits: u64,
+    exits: Exits,
+    watch: Option<Watch>,
 }
 
 struct SoftKick {
@@ -78,7 +80,8 @@ impl SoftVcpu {
             fresh: false,
             turn_left: 0,
             stops: None,
-            exits: 0,
+            exits: Exits::default(),
+            watch: None,
         }
     }
 
@@ -122,6 +125,7 @@ impl SoftVcpu {
                 // It waits in a loop for another vCPU, which may wait for this host CPU.
                 Some(Stop::Budget) => std::thread::yield_now(),
                 Some(Stop::Halt) => {
+                    self.exits.halts += 1;
                     let begun = Instant::now();
                     seat.sleep(self.until_timer());
                     if begun.elapsed() >= REST {
@@ -178,6 +182,12 @@ impl SoftVcpu {
         let done = self.cpu.instructions() - before;
         Rounds::executed(clock, done);
         self.turn_left = self.turn_left.saturating_sub(done);
+        if let Some(watch) = &self.watch {
+            let look = Look { vcpu: self.id, instructions: self.cpu.instructions(), state: &self.cpu.save() };
+            if let Err(why) = (watch.see)(&look) {
+                return Some(Stop::Unsupported(why));
+            }
+        }
         match stop {
             // Less than it may: it waits in a loop for another one.
             Some(Stop::Budget) => {
@@ -212,7 +222,7 @@ impl SoftVcpu {
     }
 
     fn exit(&mut self, stop: Stop) -> Exit<'_> {
-        self.exits += 1;
+        self.exits.count(&stop);
         let mut slot = |size: u8, value: u64| {
             self.data = value.to_le_bytes();
             usize::from(size)
@@ -289,7 +299,14 @@ impl Vcpu for SoftVcpu {
     }
 
     fn counters(&self) -> Counters {
-        Counters { instructions: Some(self.cpu.instructions()), exits: self.exits }
+        counters(&self.cpu.counters(), &self.exits)
+    }
+
+    fn watch(&mut self, watch: Watch) {
+        if watch.plainly {
+            self.cpu.set_engine(Engine::Interpreter);
+        }
+        self.watch = Some(watch);
     }
 
     fn take_learnt(&mut self) -> Option<Box<dyn Learnt>> {

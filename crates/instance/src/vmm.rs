@@ -11,7 +11,7 @@ use agent_protocol::{
 };
 use artifact::{Digest, MachineFile, MachineFileWriter};
 use disk::Disk;
-use machine::{EngineChoice, Machine, MachineConfig, Outcome};
+use machine::{EngineChoice, Machine, MachineConfig, Outcome, Watch};
 use serde::Serialize;
 use snapshot::SnapshotInfo;
 use spec::{MachineSpec, ReadyCheck};
@@ -55,6 +55,8 @@ pub struct VmmOptions {
     pub net: NetOptions,
     /// See [`MachineConfig::repeatable`]; of a machine that is resumed, which then gets fixed times and seeds.
     pub repeatable: bool,
+    /// Who looks at its vCPUs; of a machine that is resumed and whose runs are repeatable.
+    pub watch: Option<Watch>,
     /// Other machines that it reaches by name.
     pub peers: Option<Arc<dyn netstack::Directory>>,
     /// Folders of this host that it may use.
@@ -208,6 +210,9 @@ impl Vmm {
         // After the gate: it holds the present time.
         let client = vmm.send_restored(reason, generation)?;
         before(&vmm)?;
+        if let Some(watch) = &vmm.options.watch {
+            vmm.machine.watch(watch);
+        }
         vmm.machine.resume();
         Ok((vmm, Waking { client, begun, first_instruction_us: us(begun) }))
     }

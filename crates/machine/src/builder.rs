@@ -28,6 +28,7 @@ use snapshot::PartState;
 use virtio::{MmioTransport, VirtioDevice};
 
 use crate::Error;
+use crate::counters::Questions;
 use crate::doorbells::Doorbells;
 use crate::engine;
 use crate::error::host;
@@ -200,6 +201,7 @@ pub(crate) fn build(
         control,
         ended: Box::new(move || streams.close()),
         first_run_ns: OnceLock::new(),
+        questions: Questions::default(),
     };
     let vcpus = (0..config.vcpus).map(|id| partition.create_vcpu(id)).collect::<Result<_, _>>()?;
     Ok(Machine::assemble(Assembly {

@@ -40,6 +40,8 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    #[error("vCPU {0} did not look up from a device for seconds; try again")]
+    Busy(usize),
     #[error("the machine has ended ({0}); nothing can be saved")]
     Ended(String),
 }

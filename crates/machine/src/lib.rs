@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod builder;
+mod counters;
 mod debug;
 mod doorbells;
 mod engine;
@@ -21,12 +22,13 @@ mod usage;
 mod vcpu_thread;
 
 pub use builder::VOLUME_SLOTS;
+pub use counters::{EngineFigures, VcpuFigures};
 pub use engine::{EngineChoice, EngineReport, KvmReport, choose, kvm_report, remember_kvm_in};
 pub use error::Error;
 pub use examine::{Examined, Verdict, examine, verdict};
 pub use host::memory_bytes as host_memory;
 pub use hostfs::{Folder, MAX_FOLDERS, Placed};
-pub use hv::EngineKind;
+pub use hv::{EngineKind, Look, VcpuState, Watch};
 pub use lifecycle::Outcome;
 pub use machine::{COMMAND_LINE, Machine, MachineConfig, Sink};
 pub use restore::Template;

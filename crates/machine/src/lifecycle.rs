@@ -169,6 +169,13 @@ impl Control {
         self.kick();
     }
 
+    /// Makes a vCPU's thread look up.
+    pub(crate) fn kick_vcpu(&self, vcpu: usize) {
+        if let Some(kicker) = lock(&self.kickers).get(vcpu) {
+            kicker.kick();
+        }
+    }
+
     fn kick(&self) {
         for kicker in lock(&self.kickers).iter() {
             kicker.kick();

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use bus::{Bus, lock};
 use hv::{Exit, Vcpu};
 
+use crate::counters::Questions;
 use crate::lifecycle::{Control, Outcome};
 
 /// What every vCPU thread shares.
@@ -21,6 +22,8 @@ pub(crate) struct World {
     /// CLOCK_MONOTONIC in nanoseconds when the first vCPU was about to execute its first
     /// instruction: what a resume is measured by.
     pub(crate) first_run_ns: OnceLock<u64>,
+    /// What is asked of vCPUs that run.
+    pub(crate) questions: Questions,
 }
 
 impl World {
@@ -58,7 +61,7 @@ fn step(world: &World, id: usize, vcpu: &mut dyn Vcpu) -> Result<(), Outcome> {
         Exit::MmioRead { gpa, data } => world.mmio.read(gpa, data),
         Exit::MmioWrite { gpa, data } => world.mmio.write(gpa, data),
         Exit::IoapicEoi { vector } => (world.eoi)(vector),
-        Exit::Kicked => {}
+        Exit::Kicked => world.questions.answer(id, vcpu),
         Exit::Debug => world.control.stop(id),
         Exit::Shutdown => return Err(Outcome::TripleFault),
         Exit::Failed { reason } => return Err(Outcome::Failed(reason)),

@@ -32,9 +32,11 @@ const WINDOW: usize = 384;
 /// Longest instruction.
 const MAX_INSN: usize = 15;
 /// Ops kept at most (40 bytes each).
-const ARENA_OPS: usize = 1 << 19;
+const ARENA_OPS: usize = 1 << 20;
 /// Blocks and side exits kept at most.
 const MAX_BLOCKS: usize = 1 << 17;
+/// Floating-point operations of blocks and translations after which both are forgotten.
+const MAX_FP_OPS: usize = 1 << 19;
 /// Entries of the jump cache.
 const JUMPS: usize = 1 << 13;
 /// A link tag that holds as long as source and target are in one page.
@@ -111,6 +113,11 @@ pub(crate) struct Source {
 }
 
 impl Block {
+    /// [`place`] of the block, which is at `cpu.rip`.
+    pub(crate) fn place(&self, cpu: &Cpu) -> u64 {
+        place(self.page, cpu)
+    }
+
     pub(crate) fn source(&self) -> Source {
         let second = (self.page2 != NO_PAGE).then_some((self.page2, self.generation2));
         Source { page: self.page, generation: self.generation, second }
@@ -119,8 +126,9 @@ impl Block {
 
 const _: () = assert!(size_of::<Block>() == 64 && size_of::<Op>() == 40);
 
+/// A hash of numbers.
 #[derive(Default)]
-struct KeyHasher(u64);
+pub(crate) struct KeyHasher(u64);
 
 impl Hasher for KeyHasher {
     fn finish(&self) -> u64 {
@@ -130,6 +138,9 @@ impl Hasher for KeyHasher {
         for b in bytes {
             self.write_u64(u64::from(*b));
         }
+    }
+    fn write_u32(&mut self, v: u32) {
+        self.write_u64(u64::from(v));
     }
     fn write_u64(&mut self, v: u64) {
         let x = (self.0 ^ v).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -155,7 +166,9 @@ pub(crate) struct CodeCache {
     jumps: Vec<Jump>,
     pub(crate) jit: Jit,
     /// Times everything was dropped: an index from before is meaningless after.
-    flushes: u64,
+    pub(crate) flushes: u64,
+    /// Blocks that were decoded, and their instructions.
+    pub(crate) decoded: (u64, u64),
 }
 
 impl Default for CodeCache {
@@ -172,6 +185,7 @@ impl Default for CodeCache {
             jumps: vec![NO_JUMP; JUMPS],
             jit: Jit::default(),
             flushes: 0,
+            decoded: (0, 0),
         }
     }
 }
@@ -183,6 +197,11 @@ const SINGLE: u64 = 1 << 4;
 #[inline(always)]
 fn context(cpu: &Cpu) -> u64 {
     (cpu.mode as u64) | (u64::from(cpu.cpl == 3) << 3)
+}
+
+/// A physical place in a context: what is at `cpu.rip` in the page with guestmem's index `page`.
+pub(crate) fn place(page: u32, cpu: &Cpu) -> u64 {
+    (u64::from(page) << 12 | cpu.rip & 0xfff) << 5 | context(cpu)
 }
 
 /// Under which links are valid now. It changes only by instructions that end their block with
@@ -296,6 +315,9 @@ impl CodeCache {
             None => {
                 let index = self.decode(cpu, lin, gpa, fetched.page, single)?;
                 self.by_address.insert(key, index);
+                if !single && let Some(number) = self.jit.at(place(fetched.page as u32, cpu)) {
+                    self.set_heat(index, TRANSLATED | number);
+                }
                 index
             }
         };
@@ -314,27 +336,6 @@ impl CodeCache {
         let page2 = self.block(index).page2;
         let same = page2 == NO_PAGE || cpu.fetch_page((lin | 0xfff).wrapping_add(1))?.page as u32 == page2;
         Ok(same.then_some(index))
-    }
-
-    /// As [`CodeCache::find`], but nothing is decoded: the block is there, or it is not.
-    pub(crate) fn known(&mut self, cpu: &mut Cpu) -> Option<u32> {
-        let rip = cpu.rip;
-        let tag = link_tag(cpu);
-        let slot = jump_slot(rip);
-        let (known, known_tag, block) = self.jumps[slot];
-        if known == rip && known_tag == tag && self.is_valid(cpu, block) {
-            return Some(block);
-        }
-        // A fault that is found here has not happened yet.
-        let cr2 = cpu.cr2;
-        let found = cpu.code_address(rip).and_then(|lin| {
-            let gpa = cpu.fetch_page(lin)?.gpa | (lin & 0xfff);
-            self.by_key(cpu, (gpa << 5) | context(cpu), lin)
-        });
-        cpu.cr2 = cr2;
-        let index = found.ok().flatten()?;
-        self.jumps[slot] = (rip, tag, index);
-        Some(index)
     }
 
     /// Keeps what was decoded from pages that nobody ever wrote, for [`CodeCache::fit`].
@@ -372,8 +373,15 @@ impl CodeCache {
         }
     }
 
-    /// Forgets everything (restore, or full).
+    /// Forgets everything (restore).
     pub(crate) fn clear(&mut self, cpu: &mut Cpu) {
+        self.recycle();
+        self.jit.flush(cpu);
+        cpu.fp_ops.clear();
+    }
+
+    /// Forgets all blocks: there is no room for more. What is translated stays.
+    fn recycle(&mut self) {
         // Without blocks there are no jumps: a fresh cache stays untouched.
         if !self.blocks.is_empty() {
             self.jumps.fill(NO_JUMP);
@@ -384,14 +392,15 @@ impl CodeCache {
         self.by_address.clear();
         self.learnt = HashMap::default();
         self.flushes += 1;
-        self.jit.flush(cpu);
-        cpu.fp_ops.clear();
     }
 
     fn decode(&mut self, cpu: &mut Cpu, lin: u64, gpa: u64, page: usize, single: bool) -> Result<u32, Trap> {
         let full = self.ops.len() + MAX_OPS > ARENA_OPS || self.sides.len() >= MAX_BLOCKS;
         if full || self.blocks.len() >= MAX_BLOCKS {
-            self.clear(cpu);
+            if cpu.fp_ops.len() > MAX_FP_OPS {
+                self.clear(cpu);
+            }
+            self.recycle();
         }
         // Epoch and generation are read before the bytes: a write in between then invalidates.
         let checked = cpu.memory.code_epoch();
@@ -436,6 +445,7 @@ impl CodeCache {
         if block.len == 0 {
             self.decode_crossing(cpu, lin, window, &mut block)?;
         }
+        self.decoded = (self.decoded.0 + 1, self.decoded.1 + u64::from(block.insns));
         self.blocks.push(block);
         Ok((self.blocks.len() - 1) as u32)
     }

@@ -15,9 +15,9 @@ use crate::clock::Clock;
 use crate::flags::Flags;
 use crate::fpu::{FpInsn, Fpu};
 use crate::io_log::IoLog;
-use crate::jit::{Engine, JitCounters, JitState, Jumps, X87Image};
+use crate::jit::{Engine, JitCounters, JitState, JumpEntry, Jumps, X87Image};
 use crate::lapic::{ApicBus, Lapic};
-use crate::mmu::Mmu;
+use crate::mmu::{Mmu, MmuCounters};
 use crate::op::REG_START;
 
 /// Why [`Cpu::run`] returned.
@@ -145,6 +145,19 @@ impl PollFlag {
     }
 }
 
+/// What a vCPU did since it was made. All of it is counted off the usual path.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuCounters {
+    /// Instructions that retired.
+    pub instructions: u64,
+    pub translated: JitCounters,
+    pub paging: MmuCounters,
+    /// Blocks decoded for the interpreter, and their instructions.
+    pub decoded: (u64, u64),
+    /// Times that all decoded code was dropped.
+    pub drops: u64,
+}
+
 /// What a new vCPU needs.
 #[derive(Clone)]
 pub struct CpuConfig {
@@ -224,6 +237,8 @@ pub struct Cpu {
     pub(crate) code: Option<Box<CodeCache>>,
     /// Where indirect branches of translated code lead.
     pub(crate) jumps: Jumps,
+    /// The last one that led where nothing is translated: its way out.
+    pub(crate) jump_miss: JumpEntry,
 }
 
 impl std::fmt::Debug for Cpu {
@@ -304,6 +319,7 @@ impl Cpu {
             fp_ops: Vec::new(),
             code: None,
             jumps: Jumps::default(),
+            jump_miss: JumpEntry::default(),
         }
     }
 
@@ -326,6 +342,18 @@ impl Cpu {
     /// What translated code did so far.
     pub fn jit_counters(&self) -> JitCounters {
         self.code.as_ref().map_or_else(JitCounters::default, |code| code.jit.counters())
+    }
+
+    /// What it did so far.
+    pub fn counters(&self) -> CpuCounters {
+        let code = self.code.as_ref();
+        CpuCounters {
+            instructions: self.insn_count,
+            translated: self.jit_counters(),
+            paging: self.mmu.counters,
+            decoded: code.map_or((0, 0), |code| code.decoded),
+            drops: code.map_or(0, |code| code.flushes),
+        }
     }
 
     /// The flag that interrupts [`Cpu::run`].

@@ -35,8 +35,9 @@ mod state;
 mod step;
 mod sys;
 
-pub use cpu::{Cpu, CpuConfig, PollFlag, Stop};
+pub use cpu::{Cpu, CpuConfig, CpuCounters, PollFlag, Stop};
 pub use jit::{Engine, JitCounters};
 pub use learnt::Learnt;
+pub use mmu::MmuCounters;
 pub use state::BadState;
 pub use step::{StepOutcome, Stepper};

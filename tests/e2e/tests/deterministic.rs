@@ -42,6 +42,28 @@ fn output_that_nobody_reads_at_once_changes_nothing() {
     assert_eq!(run(&home, &[], much), first);
 }
 
+/// Signals, floating point, processes, patterns, a disk: each piece of it interpreted and translated.
+const MIXED: &str = "(sleep 0.01; kill -USR1 $$) & trap 'echo signal' USR1; awk 'BEGIN { for (i = 0; i < 20000; i++) \
+                     s += sqrt(i) / 3; print s }'; seq 3000 | sort -r | sed 's/1/one/g' | md5sum; \
+                     head -c 300000 /dev/urandom | gzip | gunzip | cksum; wait; exit 3";
+
+#[test]
+fn interpreter_and_translated_code_go_in_lockstep() {
+    let home = Home::new("soft");
+    let output = home.run(&["run", "--lockstep", "--", "sh", "-c", MIXED]);
+    let err = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{err}");
+    assert!(text(&output.stdout).contains("signal"), "{}", text(&output.stdout));
+    let last = err.lines().last().unwrap_or_default();
+    let equal = last.strip_suffix(" pieces and the state at the end are equal");
+    let pieces: u64 =
+        equal.and_then(|l| l.strip_prefix("smolvm: ")?.parse().ok()).unwrap_or_else(|| panic!("{err}"));
+    assert!(pieces > 1000, "{err}");
+    // The run is the deterministic one.
+    let alone = home.run(&["run", "--deterministic", "--", "sh", "-c", MIXED]);
+    assert_eq!(alone.stdout, output.stdout);
+}
+
 #[test]
 fn what_cannot_be_repeated_is_refused() {
     let home = Home::new("soft");
@@ -50,4 +72,5 @@ fn what_cannot_be_repeated_is_refused() {
     let err = home.fails(&["run", "--deterministic", "--engine", "kvm", "--", "true"], 125);
     assert!(err.contains("use soft"), "{err}");
     home.fails(&["run", "--deterministic", "-d", "--", "true"], 125);
+    home.fails(&["run", "--lockstep", "--net", "--", "true"], 125);
 }

@@ -77,6 +77,35 @@ fn what_a_machine_uses_is_shown_and_what_its_guest_frees_comes_back() {
 }
 
 #[test]
+fn what_an_engine_does_is_shown() {
+    for engine in engines() {
+        let home = Home::new(engine);
+        home.ok(&["run", "-d", "--name", "m"]);
+        let look = || -> Value {
+            let said = home.ok(&["stats", "--engine", "--once", "--interval", "100ms", "--json", "m"]);
+            serde_json::from_str::<Value>(&said).expect("JSON")[0].clone()
+        };
+        let before = look();
+        assert_eq!((before["engine"].as_str(), before["name"].as_str()), (Some(engine), Some("m")));
+        let work = "i=0; while [ $i -lt 20000 ]; do i=$((i + 1)); done";
+        home.ok(&["exec", "m", "sh", "-c", work]);
+        let after = look();
+        let grown = |name: &str| number(&after["vcpus"][0], name) - number(&before["vcpus"][0], name);
+        assert!(grown("exits") > 0, "{before}\n{after}");
+        if engine == "soft" {
+            let all = grown("instructions");
+            assert!(all > 1_000_000 && grown("translated_instructions") > all / 2, "{before}\n{after}");
+            assert_eq!(all, grown("translated_instructions") + grown("interpreted_instructions"));
+            assert!(grown("translations") > 0 && grown("page_walks") > 0 && grown("cr3_loads") > 0);
+        }
+        let table = home.ok(&["stats", "--engine", "--once", "--interval", "10ms"]);
+        assert!(table.starts_with(&format!("m: engine {engine}, 1 vCPU")), "{table}");
+        assert!(table.contains("A SECOND") && table.contains("\nexits "), "{table}");
+        home.ok(&["rm", "-f", "m"]);
+    }
+}
+
+#[test]
 fn a_run_is_measured_and_its_size_proposed() {
     let home = Home::new("soft");
     home.ok(&["run", "-d", "--name", "m"]);

@@ -103,12 +103,15 @@ fn connect(machine: &Machine) -> Result<std::os::unix::net::UnixStream> {
     }
 }
 
-/// Counters are exact while nothing runs.
+/// Counters are exact while nothing runs. All of them go into the contender's log.
 fn count(machine: &Machine) -> u64 {
     if machine.pause().is_err() {
         return 0;
     }
     let count = machine.instructions().unwrap_or(0);
+    if let Ok(figures) = machine.engine_figures() {
+        eprintln!("{figures:?}");
+    }
     machine.resume();
     count
 }

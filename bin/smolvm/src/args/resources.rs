@@ -10,7 +10,8 @@ use super::EngineArgs;
 #[command(after_help = "Examples:
   smolvm stats                        all that run, every second
   smolvm stats --once search          once
-  smolvm stats --once --json")]
+  smolvm stats --once --json
+  smolvm stats --engine search        what its engine does")]
 pub struct Stats {
     /// Machines; all that run when absent
     pub names: Vec<String>,
@@ -20,6 +21,9 @@ pub struct Stats {
     /// Time between two looks
     #[arg(long, value_name = "SPAN", default_value = "1s")]
     pub interval: String,
+    /// What the engine counted instead: instructions, translations, TLB misses, exits by kind
+    #[arg(long)]
+    pub engine: bool,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -14,6 +14,7 @@ mod exec;
 mod files;
 mod fork;
 mod inspect;
+mod lockstep;
 mod logs;
 mod net;
 mod ps;

@@ -16,7 +16,8 @@ use spec::MachineSpec;
 use store::{Pin, Store};
 
 use crate::args::{Global, Run};
-use crate::cmd::{WATCHING, silent, vmm};
+use crate::cmd::lockstep::Reference;
+use crate::cmd::{WATCHING, lockstep, silent, vmm};
 use crate::interrupt::{self, Undo};
 use crate::launch::keeper;
 use crate::launch::{self, Defaults, Exec, Home, Mode, Plan, Running};
@@ -36,7 +37,12 @@ pub fn run(run: &Run, global: &Global) -> Result<u8> {
     let home = Home::open()?;
     let (what, argv) = resolve::split(&run.words, run.no_what, &home)?;
     let pin = pin(&what, run, global, &home)?;
-    let plan = plan(run, &argv, &what, &pin, &home.store)?;
+    let mut plan = plan(run, &argv, &what, &pin, &home.store)?;
+    let reference = run.lockstep.then(Reference::start).transpose()?;
+    plan.watch = match &reference {
+        Some(reference) => Some(reference.watch()),
+        None => run.states_to_stdin.then(lockstep::send_to_stdin).transpose()?,
+    };
     let media = launch::media(&plan, &home.store, pin)?;
     trace::point("file");
     tell_engine(&plan, global);
@@ -75,7 +81,8 @@ pub fn run(run: &Run, global: &Global) -> Result<u8> {
         Ok(())
     };
     let undo = (!kept).then_some(undo);
-    let result = foreground(&instance, &media, &plan, bound, run, undo, records);
+    let result =
+        foreground(&instance, &media, &plan, bound, run, After { discarded: undo, reference }, records);
     // Frozen or stopped by name meanwhile: it is wanted. A named one whose start failed is not.
     let phase = instance.record().map(|r| r.phase);
     let wanted = matches!(phase, Ok(Phase::Frozen | Phase::Stopped));
@@ -179,7 +186,7 @@ fn plan(run: &Run, argv: &[String], what: &What, pin: &Pin, store: &Store) -> Re
         plan.command = Some(resolve::exec(&run.process, &words)?);
         plan.no_service = image.is_some();
     }
-    if run.deterministic {
+    if run.deterministic || run.lockstep || run.states_to_stdin {
         deterministic(&mut plan)?;
     }
     Ok(plan)
@@ -252,13 +259,21 @@ fn record(instance: &Instance, run: &Run, what: &What, pin: &Pin, plan: &Plan, k
     vmm::write_plan(instance, plan)
 }
 
+/// What the end of a run in the foreground is for.
+struct After {
+    /// The instance goes with it.
+    discarded: Option<Undo>,
+    /// Another run that must have ended in the same state.
+    reference: Option<Reference>,
+}
+
 fn foreground(
     instance: &Arc<Instance>,
     media: &Media,
     plan: &Plan,
     bound: Vec<instance::forward::Bound>,
     run: &Run,
-    discarded: Option<Undo>,
+    after: After,
     record: impl FnOnce() -> Result<()>,
 ) -> Result<u8> {
     let limit =
@@ -290,10 +305,12 @@ fn foreground(
         vmm.machine().wait(None);
         let machine = vmm.machine();
         let instructions = machine.instructions().unwrap_or_default();
-        tell!("smolvm: state {} after {instructions} instructions", machine.state_digest()?);
+        let state = format!("{} after {instructions} instructions", machine.state_digest()?);
+        tell!("smolvm: state {state}");
+        after.reference.map_or(Ok(()), |reference| reference.finish(&state))?;
     }
     if vmm.machine().outcome().is_none() {
-        if discarded.is_none() {
+        if after.discarded.is_none() {
             vmm.stop(10_000, Some(&instance.saved()))?;
             instance.update(|r| (r.phase, r.exit_code) = (Phase::Stopped, Some(code)))?;
         } else if !vmm.volumes().is_empty() {

@@ -1,5 +1,7 @@
 //! `stats`: what machines use, from their processes on this host and from the agents inside.
 
+mod engine;
+
 use std::collections::HashMap;
 use std::io::IsTerminal;
 use std::thread;
@@ -88,6 +90,9 @@ pub fn stats(stats: &Stats, global: &Global, home: &Home) -> Result<u8> {
     // A machine that is named must be there at first; later it may end.
     for name in &stats.names {
         Instance::open(&home.dirs, name)?.require_running()?;
+    }
+    if stats.engine {
+        return engine::stats(stats, interval.0, global, home);
     }
     let mut earlier = look(stats, home)?;
     loop {

@@ -43,6 +43,8 @@ pub enum Request {
     Drift,
     /// What it costs this host ([`machine::Usage`]).
     Usage,
+    /// What its engine counted ([`machine::EngineFigures`]).
+    Engine,
 }
 
 /// The VMM's answer.

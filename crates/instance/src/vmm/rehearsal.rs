@@ -66,6 +66,7 @@ impl Media {
             gate: None,
             net,
             peers: None,
+            watch: None,
             folders: Vec::new(),
             volumes: Vec::new(),
         };

@@ -44,9 +44,12 @@ pub(super) const P66: u8 = 0x66;
 #[must_use]
 pub(super) struct Jump(pub usize);
 
+/// Code in two pieces, the second of which will stand elsewhere: distances count that from [`Asm::split_here`] on.
 #[derive(Default)]
 pub(super) struct Asm {
     pub buf: Vec<u8>,
+    /// Where the second piece begins, and how much farther away than behind the first it will stand.
+    split: Option<(usize, i64)>,
 }
 
 impl Asm {
@@ -209,6 +212,14 @@ impl Asm {
         self.sized(size, operation << 3, reg, rm);
     }
 
+    /// `cmp reg, [rip + …]` of 8 bytes: what is bound is the place that it is compared with.
+    pub fn cmp_with_place(&mut self, reg: u8) -> Jump {
+        self.byte(0x48 | (reg >> 3) << 2);
+        self.bytes(&[0x3b, (reg & 7) << 3 | 5]);
+        self.imm32(0);
+        Jump(self.pos() - 4)
+    }
+
     pub fn lea(&mut self, reg: u8, m: Mem) {
         self.op(NONE, true, false, &[0x8d], reg, Rm::Mem(m));
     }
@@ -231,15 +242,37 @@ impl Asm {
         Jump(self.pos() - 4)
     }
 
-    /// The jump leads to `target`, a position in the buffer (or relative to it: what is emitted before
-    /// has negative positions).
-    pub fn bind_to(&mut self, jump: Jump, target: i64) {
-        let rel = (target - (jump.0 as i64 + 4)) as i32;
+    /// What is emitted from here on will stand at `place`, a distance from where the buffer will.
+    pub fn split_here(&mut self, place: i64) {
+        self.split = Some((self.pos(), place - self.pos() as i64));
+    }
+
+    /// Both pieces.
+    pub fn pieces(&self) -> (&[u8], &[u8]) {
+        self.buf.split_at(self.split.map_or(self.buf.len(), |(at, _)| at))
+    }
+
+    /// Where a position in the buffer will be, from where the buffer will.
+    pub fn place_of(&self, pos: usize) -> i64 {
+        match self.split {
+            Some((at, by)) if pos >= at => pos as i64 + by,
+            _ => pos as i64,
+        }
+    }
+
+    /// The jump leads to `place`, a distance from where the buffer will stand.
+    pub fn bind_to_place(&mut self, jump: Jump, place: i64) {
+        let rel = (place - self.place_of(jump.0) - 4) as i32;
         self.buf[jump.0..jump.0 + 4].copy_from_slice(&rel.to_le_bytes());
+    }
+
+    /// The jump leads to a position in the buffer.
+    pub fn bind_to(&mut self, jump: Jump, pos: usize) {
+        self.bind_to_place(jump, self.place_of(pos));
     }
 
     /// The jump leads here.
     pub fn bind(&mut self, jump: Jump) {
-        self.bind_to(jump, self.pos() as i64);
+        self.bind_to(jump, self.pos());
     }
 }

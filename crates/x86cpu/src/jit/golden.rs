@@ -16,14 +16,30 @@ const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/jit/golden.txt");
 /// Where the guest's code stands, and the host's.
 const GUEST: u64 = 0x40_0100;
 const HOST: u64 = 0x8000;
-const THUNKS: [&str; 11] = [
+/// The place that exits are compared with at first.
+const NOWHERE: usize = 0x4000;
+const THUNKS: [&str; 14] = [
     "enter", "leave", "fill", "handler", "flags", "collapse", "xmm_load", "x87_load", "indirect", "unlinked",
-    "transfer",
+    "transfer", "enable", "stack", "missed",
 ];
 
 fn place() -> Place {
-    let [enter, leave, fill, handler, flags, collapse, xmm_load, x87_load, indirect, unlinked, transfer] =
-        std::array::from_fn(|i| 0x100 * (i + 1));
+    let [
+        enter,
+        leave,
+        fill,
+        handler,
+        flags,
+        collapse,
+        xmm_load,
+        x87_load,
+        indirect,
+        unlinked,
+        transfer,
+        enable,
+        stack,
+        missed,
+    ] = std::array::from_fn(|i| 0x100 * (i + 1));
     let thunks = Thunks {
         enter,
         leave,
@@ -36,8 +52,21 @@ fn place() -> Place {
         indirect,
         unlinked,
         transfer,
+        missed,
+        enable,
+        stack: [[stack; 10]; 2],
     };
-    Place { at: HOST as usize, thunks, first_site: 0, first_exit: 0, first_op: 0, epoch: None }
+    Place {
+        at: HOST as usize,
+        aside: None,
+        thunks,
+        bank: 0,
+        first_site: 0,
+        first_exit: 0,
+        first_op: 0,
+        nowhere: NOWHERE,
+        second: None,
+    }
 }
 
 /// What is at a distance from the state pointer.
@@ -57,7 +86,7 @@ fn field(disp: i32) -> String {
         (regs::LIN, "lin"),
         (regs::TLB, "tlb"),
         (regs::JUMPS, "jumps"),
-        (regs::MAP_EPOCH, "map_epoch"),
+        (regs::PAGE, "page"),
     ];
     match NAMED.iter().find(|(at, _)| *at == disp) {
         Some((_, name)) => (*name).into(),
@@ -69,6 +98,9 @@ fn field(disp: i32) -> String {
 
 fn memory(insn: &Instruction) -> String {
     let (base, index, disp) = (insn.memory_base(), insn.memory_index(), insn.memory_displacement64() as i64);
+    if insn.is_ip_rel_memory_operand() {
+        return "[nowhere]".into();
+    }
     if base == Register::RBP && index == Register::None {
         return format!("[{}]", field(disp as i32));
     }
@@ -113,7 +145,7 @@ fn form(hex: &str) -> String {
     let mut page = [0; 4096];
     let at = (GUEST & 0xfff) as usize;
     page[at..at + bytes.len()].copy_from_slice(&bytes);
-    let unit = unit(&page, None, GUEST, guest.len()).expect("something to translate");
+    let unit = unit(&page, None, GUEST & 0xfff, guest.len()).expect("something to translate");
     let host = translate(unit, place()).a.buf;
     let mut text = format!("> {hex}\n");
     guest.iter().for_each(|i| writeln!(text, "; {}", instruction(i)).expect("text"));

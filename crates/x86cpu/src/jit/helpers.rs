@@ -10,11 +10,13 @@ use arch::x86_64::regs::Rflags;
 use arch::x86_64::state::MpState;
 
 use super::cc::{evaluate, image, op, over};
-use super::lower::leave;
-use super::run::{serialise, sse_ok};
+use super::lower::{flow_jump_slot, leave};
+use super::run::{bank, page, serialise, sse_ok};
+use super::state::JumpEntry;
 use super::thunks::Helpers;
-use crate::block::CodeCache;
+use crate::block::{CodeCache, place};
 use crate::cpu::{Cpu, Mode};
+use crate::mmu::is_canonical;
 use crate::op::REG_START;
 
 /// Addresses of all of them.
@@ -27,6 +29,7 @@ pub(super) fn helpers() -> Helpers {
         unlinked: unlinked as *const () as usize,
         transfer: transfer as *const () as usize,
         x87_out: x87_out as *const () as usize,
+        enable: enable as *const () as usize,
     }
 }
 
@@ -46,6 +49,7 @@ unsafe fn parts<'a>(cpu: *mut Cpu) -> (&'a mut Cpu, &'a mut CodeCache) {
 extern "sysv64" fn fill(cpu: *mut Cpu, lin: u64, number: u32) -> u32 {
     // SAFETY: called by translated code only.
     let (cpu, code) = unsafe { parts(cpu) };
+    code.jit.counters.misses += 1;
     let sites = code.jit.store.as_ref().map_or(&[][..], |s| &s.sites);
     let again = sites.get(number as usize).is_some_and(|s| cpu.open_page(lin, s.size, s.write));
     if again { 0 } else { number << leave::BITS | leave::STEP }
@@ -69,8 +73,9 @@ fn run_handler(cpu: &mut Cpu, code: &CodeCache, number: u32) -> Ran {
     let Some(op) = store.ops.get(site.op as usize) else { return Ran::Not };
     site.desc.settle(cpu);
     evaluate(cpu);
-    cpu.gpr[usize::from(REG_START)] = site.rip;
-    cpu.rip = site.rip.wrapping_add(u64::from(op.len));
+    let rip = cpu.jx.page.wrapping_add(site.rip);
+    cpu.gpr[usize::from(REG_START)] = rip;
+    cpu.rip = rip.wrapping_add(u64::from(op.len));
     cpu.leave = false;
     if (op.run)(cpu, op).is_err() {
         // Nothing has changed, or a string instruction is at an element: the interpreter finds it so.
@@ -85,6 +90,7 @@ fn run_handler(cpu: &mut Cpu, code: &CodeCache, number: u32) -> Ran {
 extern "sysv64" fn handler(cpu: *mut Cpu, number: u32) -> u32 {
     // SAFETY: called by translated code only.
     let (cpu, code) = unsafe { parts(cpu) };
+    code.jit.counters.handlers += 1;
     let how = match run_handler(cpu, code, number) {
         Ran::On if !cpu.attention => {
             cpu.point_to_bank();
@@ -101,6 +107,7 @@ extern "sysv64" fn handler(cpu: *mut Cpu, number: u32) -> u32 {
 extern "sysv64" fn transfer(cpu: *mut Cpu, number: u32) -> u32 {
     // SAFETY: called by translated code only.
     let (cpu, code) = unsafe { parts(cpu) };
+    code.jit.counters.handlers += 1;
     let how = match run_handler(cpu, code, number) {
         Ran::On => {
             // Before code that others may have written is looked at.
@@ -111,7 +118,7 @@ extern "sysv64" fn transfer(cpu: *mut Cpu, number: u32) -> u32 {
                 && cpu.jx.budget > i64::from(site.done)
             {
                 cpu.jx.budget -= i64::from(site.done) + 1;
-                cpu.jx.target = target as u64;
+                (cpu.jx.target, cpu.jx.page) = (target as u64, page(cpu.rip));
                 // The instruction behind STI comes at once: nothing looks for events before it.
                 (cpu.attention, cpu.events.sti_shadow) = (false, false);
                 (cpu.jx.op, cpu.jx.over) = (op::IN_FLAGS, over::NONE);
@@ -124,6 +131,18 @@ extern "sysv64" fn transfer(cpu: *mut Cpu, number: u32) -> u32 {
         Ran::Not => leave::STEP,
     };
     number << leave::BITS | how
+}
+
+/// STI where IF is clear: 0 when it is set now and nothing waited for it, else how to leave.
+extern "sysv64" fn enable(cpu: *mut Cpu, _: u64, number: u32) -> u32 {
+    // SAFETY: called by translated code only.
+    let (cpu, _) = unsafe { parts(cpu) };
+    cpu.flags.set_system_bit(Rflags::IF, true);
+    if quiet(cpu) {
+        return 0;
+    }
+    cpu.flags.set_system_bit(Rflags::IF, false);
+    number << leave::BITS | leave::STEP
 }
 
 /// Whether a look at events would find none that is due.
@@ -141,32 +160,63 @@ fn quiet(cpu: &Cpu) -> bool {
     !due && !odd && !cpu.flags.system_bit(Rflags::TF)
 }
 
-/// Host address of the translation of what is at `Cpu::rip`, when there is one.
+/// Host address of the translation of what is at `Cpu::rip`, when there is one; it is in the jump cache then.
 fn locate(cpu: &mut Cpu, code: &mut CodeCache) -> Option<usize> {
+    code.jit.sync(cpu);
+    let rip = cpu.rip;
+    if let Some(at) = remembered(cpu, rip) {
+        return Some(at);
+    }
     let number = translation(cpu, code)?;
+    let at = code.jit.arrive(cpu, number)?;
+    code.jit.remember_jump(cpu, rip, at);
     let store = code.jit.store.as_mut()?;
-    store.confirm(number, cpu.jx.map_epoch);
     if std::mem::take(&mut store.unserialised) {
         serialise();
     }
-    Some(store.code.base().as_ptr() as usize + store.translations[number as usize].at as usize)
+    Some(at)
 }
 
+/// What the jump cache says.
+fn remembered(cpu: &Cpu, rip: u64) -> Option<usize> {
+    let entry = cpu.jumps[bank(cpu)].get(flow_jump_slot(rip))?;
+    (entry.rip == rip).then_some(entry.code as usize)
+}
+
+/// Number of the translation of what is at `Cpu::rip`; after [`super::run::Jit::sync`].
 fn translation(cpu: &mut Cpu, code: &mut CodeCache) -> Option<u32> {
-    code.jit.sync(cpu);
-    let index = code.known(cpu)?;
-    code.jit.find(index, code.block(index).heat, cpu.rip)
+    // A fault that is found here has not happened yet.
+    let cr2 = cpu.cr2;
+    let found = at_rip(cpu, code);
+    cpu.cr2 = cr2;
+    found
+}
+
+fn at_rip(cpu: &mut Cpu, code: &mut CodeCache) -> Option<u32> {
+    let rip = cpu.rip;
+    let page = cpu.fetch_page(rip).ok()?.page;
+    let number = code.jit.at(place(page as u32, cpu))?;
+    let Some(second) = code.jit.store.as_ref()?.second_page(number) else { return Some(number) };
+    let next = cpu.fetch_page((rip | 0xfff).wrapping_add(1)).ok()?.page;
+    (next as u32 == second).then_some(number)
 }
 
 /// An indirect branch goes to `target`, which is not in the jump cache. Puts it there; the address of the
-/// entry, or 0.
+/// entry, or of one that leads out. 0: the interpreter does the branch, which faults.
 extern "sysv64" fn indirect(cpu: *mut Cpu, target: u64) -> usize {
     // SAFETY: called by translated code only.
     let (cpu, code) = unsafe { parts(cpu) };
+    code.jit.counters.searches += 1;
     cpu.rip = target;
     match locate(cpu, code) {
-        Some(at) => cpu.remember_jump(target, at).expose_provenance(),
-        None => 0,
+        Some(_) => cpu.jumps[bank(cpu)].as_ptr().wrapping_add(flow_jump_slot(target)).expose_provenance(),
+        None if !is_canonical(target) => 0,
+        None => {
+            let Some(store) = &code.jit.store else { return 0 };
+            let code = store.code.base().as_ptr() as u64 + store.thunks.missed as u64;
+            cpu.jump_miss = JumpEntry { rip: target, code };
+            (&raw const cpu.jump_miss).expose_provenance()
+        }
     }
 }
 
@@ -175,16 +225,19 @@ extern "sysv64" fn indirect(cpu: *mut Cpu, target: u64) -> usize {
 extern "sysv64" fn unlinked(cpu: *mut Cpu, exit: u32) -> u32 {
     // SAFETY: called by translated code only.
     let (cpu, code) = unsafe { parts(cpu) };
+    code.jit.counters.unlinked += 1;
     let Some(store) = &code.jit.store else { return 0 };
     let Some(linked) = store.exits.get(exit as usize) else { return 0 };
-    cpu.rip = linked.exit.target;
+    cpu.rip = cpu.jx.page.wrapping_add(linked.exit.target);
+    code.jit.sync(cpu);
     let Some(number) = translation(cpu, code) else { return 0 };
+    let Some(target) = code.jit.arrive(cpu, number) else { return 0 };
     let Some(store) = &mut code.jit.store else { return 0 };
-    store.link(exit, number, cpu.jx.map_epoch);
-    store.confirm(number, cpu.jx.map_epoch);
-    store.unserialised = false;
-    serialise();
-    cpu.jx.target = store.code.base().as_ptr() as u64 + u64::from(store.translations[number as usize].at);
+    store.link(exit, number);
+    if std::mem::take(&mut store.unserialised) {
+        serialise();
+    }
+    (cpu.jx.target, cpu.jx.page) = (target as u64, page(cpu.rip));
     1
 }
 

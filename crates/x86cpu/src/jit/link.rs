@@ -1,66 +1,102 @@
 //! Translations as data: where they are, how they hang together, when they are void.
+//!
+//! Problem: a translation is of bytes at a physical place, and the same bytes are mapped at another address in every
+//! process. What links translations must hold where they are mapped now, and must not be made anew at every switch of
+//! address spaces.
+//!
+//! Strategy: a translation knows no address but that of its page, which it finds in [`JitState`]. Each page of each
+//! privilege has a *slot*: the address that it has been found at since addresses last changed, or [`NOWHERE`]. An exit
+//! to another page computes the address that it leads to and compares it with the slot of the page that it was linked
+//! to; a mismatch asks. So after a switch each page is looked for once, and no code is patched.
+//!
+//! Invariants: a slot says an address only while that address is translated to its page for its privilege; a link
+//! inside a page is between translations of one page.
+//!
+//! [`JitState`]: super::JitState
 
 use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
 
 use host::CodeMemory;
 
 use super::lower::{Exit, Site, Thunks};
+use crate::block::KeyHasher;
 use crate::op::Op;
+
+/// Slots; the first one always says [`NOWHERE`].
+const SLOTS: usize = 1 << 14;
+/// No page begins there.
+const NOWHERE: u64 = 1;
+const PAGE: u64 = 4096;
 
 /// One piece of host code.
 pub(super) struct Translation {
-    pub rip: u64,
-    /// The interpreter's block that begins there.
-    pub block: u32,
+    /// By [`crate::block::place`].
+    pub place: u64,
     /// Offset in the code memory.
     pub at: u32,
     pub flags_dead: bool,
     pub alive: bool,
-    /// Where the map epoch is that its entry asks for.
-    epoch: Option<u32>,
+    /// Of the page that it begins in; of the one that its only instruction goes on in that page's index, too.
+    slot: u32,
+    second: Option<(u32, u32)>,
     /// Exits that lead here.
     incoming: Vec<u32>,
 }
 
 /// What is known of a new translation.
+#[derive(Clone, Copy)]
 pub(super) struct Made {
-    pub rip: u64,
-    pub block: u32,
-    /// guestmem's page index, and its code generation when it was read.
-    pub page: u32,
-    pub generation: u32,
-    /// The same of the second page that it is in.
+    pub place: u64,
+    /// By [`Store::slot`]. Of a second page the slot and guestmem's index.
+    pub slot: u32,
     pub second: Option<(u32, u32)>,
-    /// Offset in its code of the map epoch that its entry asks for.
-    pub epoch: Option<u32>,
     pub flags_dead: bool,
 }
 
 /// An exit and what it is linked to.
 pub(super) struct Linked {
     pub exit: Exit,
+    /// Of the page that its translation begins in.
+    slot: u32,
     to: Option<u32>,
     /// What stood where the stores of the flags are jumped over.
     replaced: [u8; 2],
 }
 
-/// Translations of one page.
+/// A page that translations of one privilege begin or go on in, by [`key`].
 struct Page {
     generation: u32,
     translations: Vec<u32>,
+    slot: u32,
+}
+
+/// guestmem's page index and the privilege (0: user).
+fn key(page: u32, bank: usize) -> u64 {
+    u64::from(page) << 1 | bank as u64
 }
 
 /// Everything that lives as long as the code memory is not recycled.
 pub(super) struct Store {
     pub code: CodeMemory,
     pub thunks: Thunks,
-    /// Bytes in use.
+    /// Offsets in the code memory: of the slots, of the first translation, of what is free.
+    slots_at: usize,
+    first: usize,
     pub used: usize,
+    /// Where what seldom runs begins, and goes on.
+    aside_from: usize,
+    pub aside: usize,
     pub sites: Vec<Site>,
     pub exits: Vec<Linked>,
     pub ops: Vec<Op>,
     pub translations: Vec<Translation>,
-    pages: HashMap<u32, Page>,
+    pages: HashMap<u64, Page, BuildHasherDefault<KeyHasher>>,
+    /// What the slots say.
+    slots: Vec<u64>,
+    free_slots: Vec<u32>,
+    /// By privilege: slots that say something.
+    placed: [Vec<u32>; 2],
     /// Code was written since it was last run.
     pub unserialised: bool,
 }
@@ -69,57 +105,136 @@ impl Store {
     /// `head`: what stands at the beginning of the code memory.
     pub fn new(mut code: CodeMemory, head: &[u8], thunks: Thunks) -> Self {
         code.write(0, head);
+        // Not in a page with code: they are written all the time.
+        let slots_at = head.len().next_multiple_of(PAGE as usize);
+        code.write(slots_at, &NOWHERE.to_le_bytes());
+        let first = slots_at + 8 * SLOTS;
+        let aside = code.len() / 2;
         Self {
             code,
             thunks,
-            used: head.len().next_multiple_of(64),
+            slots_at,
+            first,
+            used: first,
+            aside_from: aside,
+            aside,
             sites: Vec::new(),
             exits: Vec::new(),
             ops: Vec::new(),
             translations: Vec::new(),
-            pages: HashMap::new(),
+            pages: HashMap::default(),
+            slots: vec![NOWHERE],
+            free_slots: Vec::new(),
+            placed: Default::default(),
             unserialised: true,
         }
     }
 
     /// Forgets all translations; the shared code stays.
-    pub fn clear(&mut self, head: usize) {
-        self.used = head.next_multiple_of(64);
+    pub fn clear(&mut self) {
+        (0..2).for_each(|bank| self.misplace(bank));
+        (self.used, self.aside) = (self.first, self.aside_from);
         self.sites.clear();
         self.exits.clear();
         self.ops.clear();
         self.translations.clear();
         self.pages.clear();
+        self.slots.truncate(1);
+        self.free_slots.clear();
     }
 
-    /// Takes in a translation; its code is written at [`Store::used`].
-    pub fn add(&mut self, made: Made, code: &[u8]) -> u32 {
-        let Made { rip, block, page, generation, second, epoch, flags_dead } = made;
+    /// Whether there is no room for a translation of `room` bytes in two more pages.
+    pub fn is_full(&self, room: usize) -> bool {
+        let slots = self.slots.len() + 2 > SLOTS && self.free_slots.len() < 2;
+        slots || self.used + room > self.aside_from || self.aside + room > self.code.len()
+    }
+
+    /// Offset of a slot in the code memory.
+    pub fn slot_offset(&self, slot: u32) -> usize {
+        self.slots_at + 8 * slot as usize
+    }
+
+    /// The slot of a page, whose bytes were read under this generation.
+    pub fn slot(&mut self, page: u32, generation: u32, bank: usize) -> u32 {
+        let Self { pages, slots, free_slots, code, slots_at, .. } = self;
+        let made = pages.entry(key(page, bank)).or_insert_with(|| {
+            let slot = free_slots.pop().unwrap_or_else(|| {
+                slots.push(NOWHERE);
+                code.write(*slots_at + 8 * (slots.len() - 1), &NOWHERE.to_le_bytes());
+                slots.len() as u32 - 1
+            });
+            Page { generation, translations: Vec::new(), slot }
+        });
+        made.slot
+    }
+
+    /// A slot says where its page is from here on.
+    fn place(&mut self, slot: u32, bank: usize, address: u64) {
+        let known = &mut self.slots[slot as usize];
+        if *known == address {
+            return;
+        }
+        if *known == NOWHERE {
+            self.placed[bank].push(slot);
+        }
+        *known = address;
+        self.code.write(self.slots_at + 8 * slot as usize, &address.to_le_bytes());
+    }
+
+    /// Addresses of one privilege have changed: nobody knows any more where its pages are.
+    pub fn misplace(&mut self, bank: usize) {
+        let mut placed = std::mem::take(&mut self.placed[bank]);
+        for slot in placed.drain(..) {
+            self.slots[slot as usize] = NOWHERE;
+            self.code.write(self.slots_at + 8 * slot as usize, &NOWHERE.to_le_bytes());
+        }
+        self.placed[bank] = placed;
+    }
+
+    /// A translation was found in the page at this linear address. Gives its place in the code memory.
+    pub fn arrive(&mut self, number: u32, bank: usize, page: u64) -> usize {
+        let Translation { at, slot, second, .. } = self.translations[number as usize];
+        self.place(slot, bank, page);
+        if let Some((second, _)) = second {
+            self.place(second, bank, page.wrapping_add(PAGE));
+        }
+        at as usize
+    }
+
+    /// guestmem's index of the second page that a translation is in.
+    pub fn second_page(&self, number: u32) -> Option<u32> {
+        self.translations[number as usize].second.map(|(_, page)| page)
+    }
+
+    /// Takes in a translation; its code is written at [`Store::used`]. `pages`: those that it is in.
+    pub fn add(
+        &mut self,
+        made: Made,
+        pages: impl IntoIterator<Item = u32>,
+        bank: usize,
+        code: (&[u8], &[u8]),
+    ) -> u32 {
+        let Made { place, slot, second, flags_dead } = made;
         let at = self.used as u32;
-        self.code.write(self.used, code);
-        self.used = (self.used + code.len()).next_multiple_of(16);
+        self.code.write(self.used, code.0);
+        self.code.write(self.aside, code.1);
+        self.used = (self.used + code.0.len()).next_multiple_of(16);
+        self.aside += code.1.len();
         self.unserialised = true;
         let number = self.translations.len() as u32;
-        let epoch = epoch.map(|place| at + place);
         let incoming = Vec::new();
-        self.translations.push(Translation { rip, block, at, flags_dead, alive: true, epoch, incoming });
-        for (page, generation) in [Some((page, generation)), second].into_iter().flatten() {
-            let entry = self.pages.entry(page).or_insert(Page { generation, translations: Vec::new() });
-            entry.translations.push(number);
+        self.translations.push(Translation { place, at, flags_dead, alive: true, slot, second, incoming });
+        for page in pages {
+            if let Some(page) = self.pages.get_mut(&key(page, bank)) {
+                page.translations.push(number);
+            }
         }
         number
     }
 
-    /// The dispatcher has found the translation's pages mapped as they were, under this map epoch.
-    pub fn confirm(&mut self, number: u32, epoch: u32) {
-        if let Some(place) = self.translations[number as usize].epoch {
-            self.code.write(place as usize, &epoch.to_le_bytes());
-            self.unserialised = true;
-        }
-    }
-
-    pub fn add_exit(&mut self, exit: Exit) {
-        self.exits.push(Linked { exit, to: None, replaced: [0; 2] });
+    /// An exit of the translation that is added next, which begins in the page of `slot`.
+    pub fn add_exit(&mut self, exit: Exit, slot: u32) {
+        self.exits.push(Linked { exit, slot, to: None, replaced: [0; 2] });
     }
 
     fn patch(&mut self, at: u32, target: u32) {
@@ -128,19 +243,29 @@ impl Store {
         self.unserialised = true;
     }
 
-    /// Lets an exit lead to a translation, while the map epoch is `epoch`. `bytes`: the two at the start
-    /// of the exit's stub.
-    pub fn link(&mut self, exit: u32, to: u32, epoch: u32) {
+    /// Lets an exit lead to the translation of its target.
+    pub fn link(&mut self, exit: u32, to: u32) {
+        let from = &self.exits[exit as usize];
+        let inside = from.exit.slot.is_none();
+        if from.to == Some(to) || from.exit.is_far {
+            return;
+        }
+        // Inside a page nothing is compared: both must really be in it.
+        let slot = from.slot;
+        let good = |t: &Translation| t.alive && (!inside || t.slot == slot);
+        if !self.translations.get(to as usize).is_some_and(good) {
+            return;
+        }
         self.unlink(exit);
-        let Some(target) = self.translations.get_mut(to as usize).filter(|t| t.alive) else { return };
+        let target = &mut self.translations[to as usize];
         target.incoming.push(exit);
-        let (at, dead) = (target.at, target.flags_dead);
+        let (at, dead, slot) = (target.at, target.flags_dead, target.slot);
         let linked = &mut self.exits[exit as usize];
         linked.to = Some(to);
         let e = linked.exit.clone();
         self.patch(e.jump, at);
-        if let Some(place) = e.epoch {
-            self.code.write(place as usize, &epoch.to_le_bytes());
+        if let Some(place) = e.slot {
+            self.patch(place, self.slot_offset(slot) as u32);
         }
         if !dead {
             return;
@@ -165,6 +290,9 @@ impl Store {
         let e = linked.exit.clone();
         let old = std::mem::take(&mut linked.replaced);
         self.patch(e.jump, e.unlinked);
+        if let Some(place) = e.slot {
+            self.patch(place, self.slot_offset(0) as u32);
+        }
         if let Some(branch) = e.branch {
             self.patch(branch, e.stub);
         } else if old != [0; 2] {
@@ -173,12 +301,18 @@ impl Store {
     }
 
     /// Drops the translations of pages whose code generation is not what `now` says; true when there were
-    /// any.
-    pub fn revalidate(&mut self, now: impl Fn(usize) -> u32) -> bool {
-        let stale: Vec<u32> =
-            self.pages.iter().filter(|(p, s)| now(**p as usize) != s.generation).map(|(p, _)| *p).collect();
-        for page in &stale {
-            let Some(gone) = self.pages.remove(page) else { continue };
+    /// any. `only`: where else none has changed.
+    pub fn revalidate(&mut self, only: Option<&[u32]>, now: impl Fn(usize) -> u32) -> bool {
+        let stale = |key: u64, page: &Page| now((key >> 1) as usize) != page.generation;
+        let stale: Vec<u64> = match only {
+            Some(only) => {
+                let keys = only.iter().flat_map(|page| [key(*page, 0), key(*page, 1)]);
+                keys.filter(|key| self.pages.get(key).is_some_and(|page| stale(*key, page))).collect()
+            }
+            None => self.pages.iter().filter(|(key, page)| stale(**key, page)).map(|(key, _)| *key).collect(),
+        };
+        for key in &stale {
+            let Some(gone) = self.pages.remove(key) else { continue };
             for number in gone.translations {
                 let t = &mut self.translations[number as usize];
                 t.alive = false;
@@ -188,6 +322,10 @@ impl Store {
                     }
                 }
             }
+            let bank = (key & 1) as usize;
+            self.place(gone.slot, bank, NOWHERE);
+            self.placed[bank].retain(|slot| *slot != gone.slot);
+            self.free_slots.push(gone.slot);
         }
         !stale.is_empty()
     }

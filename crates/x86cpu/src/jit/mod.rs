@@ -25,7 +25,7 @@
 //! Code memory is bounded; when it is full everything is dropped. It does not exist before the first
 //! translation. On hosts that are not x86-64 there is none: `off` says so.
 
-#![allow(unsafe_code)] // Entering generated code, and coming back from it: `run` only.
+#![allow(unsafe_code)] // Entering generated code and coming back from it (`run`, `helpers`); zeroed tables (`state`).
 
 mod state;
 
@@ -58,7 +58,7 @@ mod off;
 use off as run;
 
 pub(crate) use run::Jit;
-pub(crate) use state::{JitState, Jumps, X87Image};
+pub(crate) use state::{JitState, JumpEntry, Jumps, X87Image};
 
 /// Instructions between two looks at events while translations run: at most 100 µs.
 pub(crate) const JIT_TICK: u64 = 16_384;
@@ -93,6 +93,14 @@ pub struct JitCounters {
     pub code_bytes: u64,
     /// Times that the code memory was full.
     pub flushes: u64,
+    /// Calls of the interpreter's handlers from translations.
+    pub handlers: u64,
+    /// Look-ups of addresses in translations that missed the TLB.
+    pub misses: u64,
+    /// Indirect branches whose target was not in the jump cache.
+    pub searches: u64,
+    /// Exits of translations that led nowhere, or whose link did not hold any more.
+    pub unlinked: u64,
 }
 
 /// What is next after translations have run.

@@ -19,6 +19,10 @@ impl Jit {
     }
 
     pub(crate) fn flush(&mut self, _: &mut Cpu) {}
+
+    pub(crate) fn at(&mut self, _: u64) -> Option<u32> {
+        None
+    }
 }
 
 impl Cpu {

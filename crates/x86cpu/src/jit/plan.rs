@@ -65,8 +65,14 @@ pub(super) enum Plan {
     /// CBW family, CWD family.
     Widen,
     Sign,
+    Cli,
+    Sti,
+    Swapgs,
+    Pushf,
     Jmp,
     Jcc(u8),
+    /// A conditional branch back to the start: the translation goes on where it is taken.
+    Loop(u8),
     Call,
     Ret,
     JmpIndirect,
@@ -118,7 +124,7 @@ impl Plan {
     pub fn reads_flags(self, insn: &Instruction) -> u8 {
         match self {
             Plan::Alu(alu::ADC | alu::SBB) => bit::CF,
-            Plan::Jcc(cc) | Plan::Setcc(cc) | Plan::Cmov(cc) => looks_at(cc),
+            Plan::Jcc(cc) | Plan::Loop(cc) | Plan::Setcc(cc) | Plan::Cmov(cc) => looks_at(cc),
             Plan::X87 => x87::condition(insn.mnemonic()).map_or(bit::NONE, looks_at),
             _ => bit::NONE,
         }
@@ -156,7 +162,8 @@ impl Plan {
     pub fn may_fault(self, insn: &Instruction) -> bool {
         match self {
             Plan::Nop | Plan::Lea => false,
-            Plan::Push | Plan::Pop | Plan::Leave | Plan::Call | Plan::Ret => true,
+            Plan::Push | Plan::Pop | Plan::Leave | Plan::Call | Plan::Ret | Plan::Pushf => true,
+            Plan::Cli | Plan::Sti | Plan::Swapgs => true,
             Plan::JmpIndirect | Plan::CallIndirect | Plan::X87 => true,
             Plan::Div { .. } | Plan::Handler | Plan::HandlerEnd | Plan::Stop => true,
             _ => has_memory(insn),
@@ -173,6 +180,7 @@ impl Plan {
         let op0 = || register_bit(insn, 0);
         match self {
             Plan::Nop | Plan::Fence | Plan::Jmp | Plan::Jcc(_) | Plan::JmpIndirect | Plan::Stop => 0,
+            Plan::Loop(_) | Plan::Cli | Plan::Sti | Plan::Swapgs => 0,
             Plan::Alu(alu::CMP | alu::TEST) => 0,
             Plan::Alu(_) | Plan::Unary(_) | Plan::Mov | Plan::Extend { .. } | Plan::Lea => op0(),
             Plan::Shift(_) | Plan::Imul | Plan::Setcc(_) | Plan::Cmov(_) | Plan::Bt(_) => op0(),
@@ -184,7 +192,7 @@ impl Plan {
             Plan::CmpxchgPair => 0b101,
             Plan::X87 => u16::from(insn.mnemonic() == M::Fnstsw),
             Plan::Mul { .. } | Plan::Div { .. } | Plan::Widen | Plan::Sign => 0b101,
-            Plan::Push | Plan::Call | Plan::Ret | Plan::CallIndirect => 1 << 4,
+            Plan::Push | Plan::Pushf | Plan::Call | Plan::Ret | Plan::CallIndirect => 1 << 4,
             Plan::Pop => 1 << 4 | op0(),
             Plan::Leave => 1 << 4 | 1 << 5,
             Plan::Sse => op0() | 1 << 1,
@@ -418,6 +426,10 @@ fn moves(insn: &Instruction) -> Option<Plan> {
         M::Prefetchnta | M::Prefetcht0 | M::Prefetcht1 | M::Prefetcht2 | M::Clflush => Plan::Nop,
         M::Lfence | M::Sfence => Plan::Nop,
         M::Mfence => Plan::Fence,
+        M::Cli => Plan::Cli,
+        M::Sti => Plan::Sti,
+        M::Swapgs => Plan::Swapgs,
+        M::Pushfq => Plan::Pushf,
         _ => {
             let cc = condition(insn)?;
             match (insn.op_count(), insn.op_kind(0)) {

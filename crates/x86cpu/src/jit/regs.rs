@@ -10,6 +10,7 @@ use std::mem::offset_of;
 use super::asm::{Mem, Rm};
 use super::state::JitState;
 use crate::cpu::Cpu;
+use crate::mmu::StackPage;
 
 /// The state pointer.
 pub(super) const STATE: u8 = 5;
@@ -79,10 +80,10 @@ pub(super) const TLB: i32 = jx(offset_of!(JitState, tlb));
 pub(super) const JUMPS: i32 = jx(offset_of!(JitState, jumps));
 pub(super) const SITE: i32 = jx(offset_of!(JitState, site));
 pub(super) const TARGET: i32 = jx(offset_of!(JitState, target));
+pub(super) const PAGE: i32 = jx(offset_of!(JitState, page));
 pub(super) const X87: i32 = jx(offset_of!(JitState, x87));
 pub(super) const X87_OK: i32 = jx(offset_of!(JitState, x87_ok));
 pub(super) const X87_IMAGE: i32 = from_state(offset_of!(Cpu, x87_image));
-pub(super) const MAP_EPOCH: i32 = jx(offset_of!(JitState, map_epoch));
 pub(super) const RIP: i32 = from_state(offset_of!(Cpu, rip));
 pub(super) const XMM: i32 = from_state(offset_of!(Cpu, fpu) + offset_of!(crate::fpu::Fpu, xmm));
 pub(super) const MXCSR: i32 = from_state(offset_of!(Cpu, fpu) + offset_of!(crate::fpu::Fpu, mxcsr));
@@ -93,6 +94,37 @@ pub(super) const fn segment_base(segment: u8) -> i32 {
     from_state(offset_of!(Cpu, seg))
         + segment as i32 * size_of::<Segment>() as i32
         + offset_of!(Segment, base) as i32
+}
+
+pub(super) const MISSED_TARGET: i32 =
+    from_state(offset_of!(Cpu, jump_miss) + offset_of!(super::state::JumpEntry, rip));
+pub(super) const CPL: i32 = from_state(offset_of!(Cpu, cpl));
+/// RFLAGS without the arithmetic flags.
+pub(super) const SYSTEM_FLAGS: i32 =
+    from_state(offset_of!(Cpu, flags) + offset_of!(crate::flags::Flags, system));
+pub(super) const KERNEL_GS: i32 =
+    from_state(offset_of!(Cpu, msrs) + offset_of!(arch::x86_64::state::Msrs, kernel_gs_base));
+
+/// Distances of what is remembered of the stack's page.
+#[derive(Clone, Copy)]
+pub(super) struct StackFields {
+    pub base: i32,
+    pub host: i32,
+    pub limit8: i32,
+    pub limit16: i32,
+    pub info: i32,
+}
+
+/// Those of one privilege (0: user).
+pub(super) const fn stack_fields(bank: usize) -> StackFields {
+    let at = offset_of!(Cpu, mmu) + crate::mmu::STACK_PAGES + bank * size_of::<StackPage>();
+    StackFields {
+        base: from_state(at + offset_of!(StackPage, base)),
+        host: from_state(at + offset_of!(StackPage, host)),
+        limit8: from_state(at + offset_of!(StackPage, limit8)),
+        limit16: from_state(at + offset_of!(StackPage, limit16)),
+        info: from_state(at + offset_of!(StackPage, info)),
+    }
 }
 
 /// Where `Cpu` begins, from the state pointer.

@@ -2,6 +2,7 @@
 
 use std::arch::asm;
 use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
 
 use arch::x86_64::regs::{Cr0, Cr4};
 use host::CodeMemory;
@@ -11,19 +12,24 @@ use super::helpers::helpers;
 use super::link::{Made, Store};
 use super::lower::{Place, flow_jump_slot, leave, translate};
 use super::scan::unit;
-use super::state::{JumpEntry, clear_jumps, empty_jumps, x87};
+use super::state::{JumpEntry, clear_jump, empty_jumps, x87};
 use super::thunks;
 use super::{Engine, JIT_TICK, JitCounters, Turn};
-use crate::block::{CodeCache, NEVER, Source, TRANSLATED};
+use crate::block::{CodeCache, KeyHasher, NEVER, Source, TRANSLATED};
 use crate::cpu::{Cpu, Mode};
 use crate::decode::Decoded;
+use crate::mmu::MAX_OVERWRITTEN;
 
 /// Bytes of host code at most.
 const CODE_BYTES: usize = 32 << 20;
 /// More than any translation takes.
 const ROOM: usize = 128 << 10;
+/// Translations that are found without a look into a large table.
+const RECENT: usize = 1 << 13;
 /// Sites, exits and handlers' ops kept at most.
 const MAX_PARTS: usize = 1 << 20;
+/// Bytes of a page.
+const PAGE: u64 = 4096;
 /// All SSE exceptions masked.
 const MXCSR_MASKS: u32 = 0x1f80;
 /// MXCSR of Rust code.
@@ -34,19 +40,33 @@ const MXCSR_DEFAULT: u32 = 0x1f80;
 pub(crate) struct Jit {
     engine: Engine,
     pub(super) store: Option<Store>,
-    /// Bytes that all translations share, at the start of the code memory.
-    head: usize,
     /// The host refused code memory.
     refused: bool,
-    /// By block and virtual address.
-    by_place: HashMap<(u32, u64), u32>,
+    /// Numbers of translations by [`crate::block::place`].
+    by_place: HashMap<u64, u32, BuildHasherDefault<KeyHasher>>,
+    /// Some of them, by [`recent_slot`]; nothing before the first.
+    recent: Vec<u32>,
     /// guestmem's code epoch at which the generations of all pages were last compared.
     code_epoch: u32,
-    /// Map epochs that the jump caches belong to (user, supervisor).
+    /// Map epochs that the jump caches and the slots of pages belong to (user, supervisor).
     map_epochs: [u32; 2],
-    /// The exit that was taken last, when it led nowhere yet, and its target.
-    pending: Option<(u32, u64)>,
-    counters: JitCounters,
+    /// Entries of the jump caches that are in use.
+    jumps: [Vec<u16>; 2],
+    /// The exit that was taken last, when it led nowhere yet.
+    pending: Option<Pending>,
+    pub(super) counters: JitCounters,
+}
+
+fn recent_slot(place: u64) -> usize {
+    // Context in the lowest bits, then the offset in the page.
+    (place >> 5 ^ place >> 17) as usize & (RECENT - 1)
+}
+
+/// An exit that was taken by code of a privilege, and its target.
+struct Pending {
+    exit: u32,
+    target: u64,
+    bank: usize,
 }
 
 impl Jit {
@@ -74,33 +94,53 @@ impl Jit {
         if let Some(store) = &mut self.store
             && !store.translations.is_empty()
         {
-            store.clear(self.head);
+            store.clear();
             self.counters.flushes += 1;
         }
         self.by_place.clear();
         self.pending = None;
-        forget_jumps(cpu);
+        (0..2).for_each(|bank| self.forget_jumps(cpu, bank));
     }
 
     /// Brings what depends on others' writes and on paging up to date.
     pub(super) fn sync(&mut self, cpu: &mut Cpu) {
         let now = cpu.memory.code_epoch();
         if now != self.code_epoch {
+            // Nobody else's writes have moved it when this vCPU's own say it all.
+            let own = std::mem::take(&mut cpu.mmu.overwritten);
+            let all = now.wrapping_sub(self.code_epoch) as usize == own.len() && own.len() <= MAX_OVERWRITTEN;
             self.code_epoch = now;
             let memory = &cpu.memory;
             if let Some(store) = &mut self.store
-                && store.revalidate(|page| memory.code_generation(page))
+                && store.revalidate(all.then_some(&own), |page| memory.code_generation(page))
             {
-                forget_jumps(cpu);
+                (0..2).for_each(|bank| self.forget_jumps(cpu, bank));
             }
         }
         let bank = bank(cpu);
         let map = cpu.mmu.map_epoch;
         if map != self.map_epochs[bank] {
             self.map_epochs[bank] = map;
-            clear_jumps(&mut cpu.jumps[bank]);
+            self.forget_jumps(cpu, bank);
+            if let Some(store) = &mut self.store {
+                store.misplace(bank);
+            }
         }
-        cpu.jx.map_epoch = map;
+    }
+
+    fn forget_jumps(&mut self, cpu: &mut Cpu, bank: usize) {
+        let entries = &mut cpu.jumps[bank];
+        self.jumps[bank].drain(..).for_each(|slot| clear_jump(entries, slot));
+    }
+
+    /// Lets an indirect branch to a translation at `rip` find it.
+    pub(super) fn remember_jump(&mut self, cpu: &mut Cpu, rip: u64, code: usize) {
+        let (bank, slot) = (bank(cpu), flow_jump_slot(rip));
+        let entry = &mut cpu.jumps[bank][slot];
+        if entry.code == 0 {
+            self.jumps[bank].push(slot as u16);
+        }
+        *entry = JumpEntry { rip, code: code as u64 };
     }
 
     /// The store, made at first use.
@@ -110,30 +150,45 @@ impl Jit {
                 self.refused = true;
                 return None;
             };
+            self.recent = vec![0; RECENT];
             let (head, thunks) = thunks::emit(&helpers());
-            self.head = head.len();
             self.store = Some(Store::new(code, &head, thunks));
         }
         self.store.as_mut()
     }
 
-    pub(super) fn find(&self, block: u32, heat: u32, rip: u64) -> Option<u32> {
+    /// The translation of a block at a place, by what its heat says.
+    pub(super) fn find(&self, heat: u32, place: u64) -> Option<u32> {
+        let number = (heat & TRANSLATED != 0).then_some(heat & !TRANSLATED)?;
+        let known = self.store.as_ref()?.translations.get(number as usize)?;
+        (known.alive && known.place == place).then_some(number)
+    }
+
+    /// The translation of what is at a place.
+    pub(crate) fn at(&mut self, place: u64) -> Option<u32> {
         let store = self.store.as_ref()?;
-        let good = |n: u32| {
-            store.translations.get(n as usize).is_some_and(|t| t.alive && t.rip == rip && t.block == block)
+        let good = |number: u32| {
+            store.translations.get(number as usize).is_some_and(|known| known.alive && known.place == place)
         };
-        let guess = heat & !TRANSLATED;
-        if heat & TRANSLATED != 0 && good(guess) {
-            return Some(guess);
+        let recent = self.recent.get_mut(recent_slot(place))?;
+        if good(*recent) {
+            return Some(*recent);
         }
-        self.by_place.get(&(block, rip)).copied().filter(|n| good(*n))
+        let number = self.by_place.get(&place).copied().filter(|number| good(*number))?;
+        *recent = number;
+        Some(number)
+    }
+
+    /// Translation `number` was found at `Cpu::rip`. Gives its host address.
+    pub(super) fn arrive(&mut self, cpu: &mut Cpu, number: u32) -> Option<usize> {
+        let store = self.store.as_mut()?;
+        Some(store.code.base().as_ptr() as usize + store.arrive(number, bank(cpu), page(cpu.rip)))
     }
 
     /// Translates what is at `rip` in a page that was read under a code generation.
-    fn make(&mut self, cpu: &mut Cpu, block: u32, source: Source) -> Option<u32> {
+    fn make(&mut self, cpu: &mut Cpu, place: u64, source: Source) -> Option<u32> {
         let Source { page, generation, second } = source;
         let (_, longest) = self.limits();
-        let rip = cpu.rip;
         let mut bytes = [0; 4096];
         cpu.memory.read_page(page as usize, &mut bytes);
         let mut beyond = None;
@@ -147,43 +202,49 @@ impl Jit {
         if !same((page, generation)) || !second.is_none_or(same) {
             return None;
         }
-        let unit = unit(&bytes, beyond, rip, usize::from(longest))?;
+        let unit = unit(&bytes, beyond, cpu.rip & (PAGE - 1), usize::from(longest))?;
         let full = self.store().is_some_and(|s| {
-            s.used + ROOM > s.code.len() || s.sites.len().max(s.exits.len()).max(s.ops.len()) > MAX_PARTS
+            s.is_full(ROOM) || s.sites.len().max(s.exits.len()).max(s.ops.len()) > MAX_PARTS
         });
         if full {
             self.flush(cpu);
         }
-        let store = self.store()?;
-        let place = Place {
+        let (bank, store) = (bank(cpu), self.store()?);
+        let slot = store.slot(page, generation, bank);
+        let second = second.map(|(page, generation)| (store.slot(page, generation, bank), page));
+        let at = Place {
             at: store.used,
+            aside: Some(store.aside),
             thunks: store.thunks,
+            bank,
             first_site: store.sites.len() as u32,
             first_exit: store.exits.len() as u32,
             first_op: store.ops.len() as u32,
-            epoch: second.map(|_| cpu.mmu.map_epoch),
+            nowhere: store.slot_offset(0),
+            second: second.map(|(slot, _)| store.slot_offset(slot)),
         };
         let flags_dead = unit.flags_dead;
-        let made = translate(unit, place);
+        let made = translate(unit, at);
         for decoded in made.ops {
             let op = adopt(cpu, decoded);
             store.ops.push(op);
         }
         store.sites.extend(made.sites);
-        let base = place.at as u32;
+        let base = at.at as u32;
         for mut e in made.exits {
+            // All of them are in the first piece.
             for at in [&mut e.stub, &mut e.bare, &mut e.jump, &mut e.unlinked] {
                 *at += base;
             }
             e.branch = e.branch.map(|at| at + base);
-            e.epoch = e.epoch.map(|at| at + base);
-            store.add_exit(e);
+            e.slot = e.slot.map(|at| at + base);
+            store.add_exit(e, slot);
         }
-        let number = store
-            .add(Made { rip, block, page, generation, second, epoch: made.epoch, flags_dead }, &made.a.buf);
+        let pages = std::iter::once(page).chain(second.map(|(_, page)| page));
+        let number = store.add(Made { place, slot, second, flags_dead }, pages, bank, made.a.pieces());
+        self.by_place.insert(place, number);
         self.counters.translations += 1;
         self.counters.code_bytes += made.a.buf.len() as u64;
-        self.by_place.insert((block, rip), number);
         Some(number)
     }
 }
@@ -198,8 +259,9 @@ fn adopt(cpu: &mut Cpu, decoded: Decoded) -> crate::op::Op {
     op
 }
 
-fn forget_jumps(cpu: &mut Cpu) {
-    cpu.jumps.iter_mut().for_each(|bank| clear_jumps(bank));
+/// The page of an address.
+pub(super) fn page(address: u64) -> u64 {
+    address & !(PAGE - 1)
 }
 
 pub(super) fn bank(cpu: &Cpu) -> usize {
@@ -236,12 +298,13 @@ impl Cpu {
         let room = limit.saturating_sub(self.insn_count).min(JIT_TICK + u64::from(longest));
         let budget = room.checked_sub(u64::from(longest))?;
         code.jit.sync(self);
-        let known = code.jit.find(index, block.heat, self.rip);
+        let place = block.place(self);
+        let known = code.jit.find(block.heat, place);
         let number = match known {
             Some(n) => n,
             None => {
                 let long = self.mode == Mode::Long64;
-                let made = if long { code.jit.make(self, index, block.source()) } else { None };
+                let made = if long { code.jit.make(self, place, block.source()) } else { None };
                 let Some(n) = made else {
                     code.set_heat(index, NEVER);
                     return None;
@@ -253,13 +316,6 @@ impl Cpu {
         self.enter(code, number, budget as i64)
     }
 
-    /// Lets an indirect branch to a translation at `rip` find it.
-    pub(super) fn remember_jump(&mut self, rip: u64, code: usize) -> *const JumpEntry {
-        let entry = &mut self.jumps[bank(self)][flow_jump_slot(rip)];
-        *entry = JumpEntry { rip, code: code as u64 };
-        entry
-    }
-
     /// What translated code finds in [`super::JitState`] follows the running privilege.
     pub(super) fn point_to_bank(&mut self) {
         self.jx.tlb = self.mmu.tlb_bank();
@@ -269,37 +325,37 @@ impl Cpu {
     }
 
     fn enter(&mut self, code: &mut CodeCache, number: u32, budget: i64) -> Option<Turn> {
-        let pending = code.jit.pending.take();
-        let store = code.jit.store.as_mut()?;
-        if let Some((exit, target)) = pending
-            && target == self.rip
-            && (exit as usize) < store.exits.len()
-        {
-            store.link(exit, number, self.jx.map_epoch);
-        }
-        store.confirm(number, self.jx.map_epoch);
-        let at = store.translations[number as usize].at as usize;
-        let base = store.code.base().as_ptr() as usize;
         if self.jumps[0].is_empty() {
             self.jumps = empty_jumps();
         }
-        self.remember_jump(self.rip, base + at);
+        let at = code.jit.arrive(self, number)?;
+        let pending = code.jit.pending.take();
+        let store = code.jit.store.as_mut()?;
+        if let Some(Pending { exit, target, bank: then }) = pending
+            && (target, then) == (self.rip, bank(self))
+            && (exit as usize) < store.exits.len()
+        {
+            store.link(exit, number);
+        }
+        let base = store.code.base().as_ptr() as usize;
+        self.jx.page = page(self.rip);
         if std::mem::take(&mut store.unserialised) {
             serialise();
         }
+        let gate = base + store.thunks.enter;
+        code.jit.remember_jump(self, self.rip, at);
         self.mmu_sync();
         self.point_to_bank();
         self.jx.budget = budget;
         (self.jx.op, self.jx.over, self.jx.live) = (op::IN_FLAGS, over::NONE, 0);
         self.jx.host_mxcsr = MXCSR_DEFAULT;
-        let gate = base + store.thunks.enter;
         self.jx.code = (&raw mut *code).expose_provenance();
         // SAFETY: the thunk is a function of this type (thunks::emit), the code memory lives in `code.jit`,
         // and the translation keeps to its module's first invariant. `self` and `code` are lent to it: Rust
         // does not touch them before it returns, but through the pointers that it is given.
         let left = unsafe {
             let gate: extern "sysv64" fn(*mut Cpu, usize) -> u32 = std::mem::transmute(gate);
-            gate(&raw mut *self, base + at)
+            gate(&raw mut *self, at)
         };
         self.x87_home();
         // (A helper may have counted what came before it.)
@@ -328,9 +384,9 @@ impl Cpu {
             leave::EXIT => {
                 let exit = &store.exits[number].exit;
                 exit.desc.settle(self);
-                self.rip = exit.target;
+                self.rip = self.jx.page.wrapping_add(exit.target);
                 if self.jx.budget >= 0 {
-                    jit.pending = Some((number as u32, exit.target));
+                    jit.pending = Some(Pending { exit: number as u32, target: self.rip, bank: bank(self) });
                 }
             }
             leave::RIP => {}
@@ -342,7 +398,7 @@ impl Cpu {
                     done += 1;
                 } else {
                     site.desc.settle(self);
-                    self.rip = site.rip;
+                    self.rip = self.jx.page.wrapping_add(site.rip);
                     turn = match kind {
                         leave::AGAIN => Turn::Next,
                         leave::INTERPRET => Turn::Block,

@@ -1,7 +1,8 @@
 //! The instructions of a translation, and which of their flags anybody may ever see.
 //!
 //! A translation goes over conditional branches that are not taken (each a side exit) and along jumps
-//! inside the page; it never leaves its page.
+//! inside the page; it never leaves its page. A loop back to its start is taken to be one: as many rounds as there is
+//! room for stand one behind the other.
 
 use iced_x86::{Decoder, DecoderError, Instruction};
 
@@ -27,9 +28,9 @@ pub(super) struct Item {
     pub keep: bool,
 }
 
-/// A run of instructions that is entered at its start.
+/// A run of instructions that is entered at its start. Addresses are relative to the page that it is in.
 pub(super) struct Unit {
-    pub rip: u64,
+    pub start: u64,
     pub items: Vec<Item>,
     /// Where it goes on behind the last item; `None`: the last item says.
     pub next: Option<u64>,
@@ -38,14 +39,13 @@ pub(super) struct Unit {
     pub uses_sse: bool,
 }
 
-/// Reads the instructions at `rip` in the page with these bytes; at most `longest`. `beyond`: the first
+/// Reads the instructions at offset `start` in the page with these bytes; at most `longest`. `beyond`: the first
 /// bytes of the page after it, where the first instruction goes on in it: then that is all.
-pub(super) fn unit(page: &[u8; PAGE], beyond: Option<[u8; 15]>, rip: u64, longest: usize) -> Option<Unit> {
-    let base = rip & !(PAGE as u64 - 1);
-    let mut unit = Unit { rip, items: Vec::new(), next: None, flags_dead: false, uses_sse: false };
-    let (mut at, mut sides) = (rip, 0);
+pub(super) fn unit(page: &[u8; PAGE], beyond: Option<[u8; 15]>, start: u64, longest: usize) -> Option<Unit> {
+    let mut unit = Unit { start, items: Vec::new(), next: None, flags_dead: false, uses_sse: false };
+    let (mut at, mut sides, mut round) = (start, 0, None);
     if let Some(beyond) = beyond {
-        let first = crossing(page, &beyond, rip)?;
+        let first = crossing(page, &beyond, start)?;
         at = first.insn.next_ip();
         unit.uses_sse = first.plan == Plan::Sse;
         unit.next = match first.plan {
@@ -60,11 +60,10 @@ pub(super) fn unit(page: &[u8; PAGE], beyond: Option<[u8; 15]>, rip: u64, longes
     }
     loop {
         unit.next = Some(at);
-        if at & !(PAGE as u64 - 1) != base || unit.items.len() >= longest {
+        if at >= PAGE as u64 || unit.items.len() >= longest {
             break;
         }
-        let offset = (at - base) as usize;
-        let Some(item) = decode(&page[offset..], at) else { break };
+        let Some(item) = decode(&page[at as usize..], at) else { break };
         let (insn, plan) = (item.insn, item.plan);
         if plan == Plan::Stop {
             break;
@@ -76,14 +75,23 @@ pub(super) fn unit(page: &[u8; PAGE], beyond: Option<[u8; 15]>, rip: u64, longes
             Plan::Jmp => {
                 at = insn.near_branch_target();
                 let seen = unit.items.iter().any(|i| i.insn.ip() == at);
-                if seen || at & !(PAGE as u64 - 1) != base {
+                if seen || at >= PAGE as u64 {
                     unit.next = Some(at);
                     break;
                 }
             }
-            Plan::Jcc(_) => {
+            Plan::Jcc(cc) => {
                 sides += 1;
-                if sides >= MAX_SIDES {
+                if is_loop(&unit) {
+                    let last = unit.items.len() - 1;
+                    unit.items[last].plan = Plan::Loop(cc);
+                    at = start;
+                    let round = *round.get_or_insert(last + 1);
+                    if unit.items.len() + round > longest || sides >= MAX_SIDES {
+                        unit.next = Some(at);
+                        break;
+                    }
+                } else if sides >= MAX_SIDES {
                     unit.next = Some(at);
                     break;
                 }
@@ -102,15 +110,22 @@ pub(super) fn unit(page: &[u8; PAGE], beyond: Option<[u8; 15]>, rip: u64, longes
     Some(unit)
 }
 
+/// Whether the last item, a conditional branch, closes a loop from the start that goes round more than once, as a rule.
+/// One with LOCK in it tries until it succeeds, which is at once.
+fn is_loop(unit: &Unit) -> bool {
+    let back = unit.items.last().is_some_and(|item| item.insn.near_branch_target() == unit.start);
+    back && !unit.items.iter().any(|item| item.insn.has_lock_prefix())
+}
+
 /// The instruction at the end of a page that goes on in the next.
-fn crossing(page: &[u8; PAGE], beyond: &[u8; 15], rip: u64) -> Option<Item> {
-    let head = &page[(rip & (PAGE as u64 - 1)) as usize..];
+fn crossing(page: &[u8; PAGE], beyond: &[u8; 15], start: u64) -> Option<Item> {
+    let head = page.get(start as usize..)?;
     if head.len() >= 15 {
         return None;
     }
     let mut bytes = head.to_vec();
     bytes.extend(beyond);
-    decode(&bytes, rip)
+    decode(&bytes, start)
 }
 
 fn decode(bytes: &[u8], ip: u64) -> Option<Item> {
@@ -145,7 +160,7 @@ fn observers(unit: &Unit, from: usize, given: u8) -> (bool, u16) {
     for item in &unit.items[from..] {
         let (plan, insn) = (item.plan, &item.insn);
         let effect = plan.effect(insn);
-        let exit = matches!(plan, Plan::Jcc(_));
+        let exit = matches!(plan, Plan::Jcc(_) | Plan::Loop(_));
         let wanted = plan.reads_flags(insn);
         let reads = wanted != bit::NONE && (clobbered || has_memory(insn) || wanted & !given != 0);
         if exit || reads || plan.may_fault(insn) || effect == Effect::Partial {

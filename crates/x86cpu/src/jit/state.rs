@@ -1,10 +1,10 @@
 //! What translated code and the rest of the CPU hand to each other.
 
 /// Entries of the jump cache of one privilege.
-pub(crate) const JUMPS: usize = 2048;
+pub(crate) const JUMPS: usize = 8192;
 
 /// "Virtual address `rip` is translated at `code`."
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 #[repr(C)]
 pub(crate) struct JumpEntry {
     pub rip: u64,
@@ -12,13 +12,11 @@ pub(crate) struct JumpEntry {
     pub code: u64,
 }
 
-/// Makes a jump cache empty: each entry has an address that belongs to another slot. (An address that no
-/// instruction is at would not do: a guest may branch to any.)
-pub(crate) fn clear_jumps(bank: &mut [JumpEntry]) {
-    bank.fill(JumpEntry { rip: 0, code: 0 });
-    // The addresses 0 and 2 belong to the slots 0 and 1.
-    if let Some(first) = bank.first_mut() {
-        first.rip = 2;
+/// Empties an entry of a jump cache: it has an address that belongs to another slot. (An address that no instruction
+/// is at would not do: a guest may branch to any.) The addresses 0 and 2 belong to the slots 0 and 1.
+pub(crate) fn clear_jump(bank: &mut [JumpEntry], slot: u16) {
+    if let Some(entry) = bank.get_mut(usize::from(slot)) {
+        *entry = JumpEntry { rip: if slot == 0 { 2 } else { 0 }, code: 0 };
     }
 }
 
@@ -28,8 +26,10 @@ pub(crate) type Jumps = [Box<[JumpEntry]>; 2];
 
 pub(crate) fn empty_jumps() -> Jumps {
     std::array::from_fn(|_| {
-        let mut bank = vec![JumpEntry { rip: 0, code: 0 }; JUMPS].into_boxed_slice();
-        clear_jumps(&mut bank);
+        // Fresh memory that nobody touched: only what is used becomes resident.
+        // SAFETY: an entry is two integers, of which zero is a value.
+        let mut bank = unsafe { Box::<[JumpEntry]>::new_zeroed_slice(JUMPS).assume_init() };
+        clear_jump(&mut bank, 0);
         bank
     })
 }
@@ -58,13 +58,12 @@ pub(crate) struct JitState {
     pub host_mxcsr: u32,
     /// A value that has to survive a TLB look-up.
     pub tmp: u64,
-    /// The one of the running privilege.
-    pub map_epoch: u32,
+    pad: u32,
     /// Where the guest's x87 registers are, by [`x87`].
     pub x87: u8,
     /// They may be in the host's: the x87 is enabled and all its exceptions are masked.
     pub x87_ok: u8,
-    pad: u16,
+    pad2: u16,
     /// Address of the running `CodeCache`, for the helpers.
     pub code: usize,
     pub tmp2: u64,
@@ -78,7 +77,8 @@ pub(crate) struct JitState {
     pub site: u64,
     /// Host address of the translation that a helper has found.
     pub target: u64,
-    spare: u64,
+    /// Linear address of the page that the running translation begins in: its own addresses are relative to it.
+    pub page: u64,
 }
 
 /// Where the guest's x87 state is.

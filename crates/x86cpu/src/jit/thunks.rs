@@ -4,9 +4,11 @@
 
 use super::asm::{Asm, Mem, Rm, cc};
 use super::cc::op;
+use super::lower::stack::thunk_number;
 use super::lower::{Thunks, leave};
-use super::regs::{self, CALLER_SAVED, CPU, PAIRS, STATE, T0, T1, field, home};
+use super::regs::{self, CALLER_SAVED, CPU, PAIRS, STATE, StackFields, T0, T1, field, home, stack_fields};
 use super::state::x87;
+use crate::ops::alu::{ADD, AND, CMP, SUB};
 
 const RAX: u8 = 0;
 const RDX: u8 = 2;
@@ -25,6 +27,7 @@ pub(super) struct Helpers {
     pub unlinked: usize,
     pub transfer: usize,
     pub x87_out: usize,
+    pub enable: usize,
 }
 
 fn push(a: &mut Asm, r: u8, opcode: u8) {
@@ -134,10 +137,22 @@ pub(super) fn emit(helpers: &Helpers) -> (Vec<u8>, Thunks) {
     x87_load(&mut a, helpers.x87_out, t.leave);
     t.indirect = a.pos();
     indirect(&mut a, helpers.indirect, t.leave);
+    t.missed = a.pos();
+    missed(&mut a, t.leave);
     t.unlinked = a.pos();
     unlinked(&mut a, helpers.unlinked, t.leave);
     t.transfer = a.pos();
     transfer(&mut a, helpers.transfer, bare);
+    t.enable = a.pos();
+    fill(&mut a, helpers.enable, t.leave);
+    for (bank, size, write) in
+        (0..2).flat_map(|b| [1, 2, 4, 8, 16].map(|s| [(b, s, false), (b, s, true)])).flatten()
+    {
+        if let Some(number) = thunk_number(size, write) {
+            t.stack[bank][number] = a.pos();
+            stack_page(&mut a, stack_fields(bank), size, write, t.fill);
+        }
+    }
     (a.buf, t)
 }
 
@@ -183,7 +198,49 @@ fn fill(a: &mut Asm, function: usize, out: usize) {
     a.bind(failed);
     stack(a, 8);
     let jump = a.jmp();
-    a.bind_to(jump, out as i64);
+    a.bind_to(jump, out);
+}
+
+/// Called with a linear address in T0 and the site in T1. Comes back with the host's address in T0 and a flag that says
+/// so, or with the same address and the other flag (ZF): then trying again will find it.
+fn stack_page(a: &mut Asm, page: StackFields, size: u8, write: bool, fill: usize) {
+    let (read, written, host, info) = crate::mmu::TLB_FIELDS;
+    let (shift, entries) = crate::mmu::TLB_SHAPE;
+    let entry = |offset: usize| Rm::Mem(Mem::at(T1, offset as i32));
+    let last = 4096 - i32::from(size);
+    a.store(8, T1, field(regs::SITE));
+    a.mov(T1, T0);
+    a.group(8, 0xc1, 5, Rm::Reg(T1));
+    a.byte(12 - shift);
+    a.alu_imm(4, AND, Rm::Reg(T1), ((entries - 1) << shift) as i32);
+    a.alu(8, ADD, T1, field(regs::TLB));
+    a.alu(8, SUB, T0, entry(written));
+    a.alu_imm(8, CMP, Rm::Reg(T0), last);
+    let other = a.jcc(cc::A);
+    a.store(8, T0, field(regs::LIN));
+    for (from, to) in [(written, page.base), (host, page.host), (info, page.info)] {
+        a.load(8, T0, entry(from));
+        a.store(8, T0, field(to));
+    }
+    a.store_imm(8, field(page.limit8), 4096 - 7);
+    a.store_imm(8, field(page.limit16), 4096 - 15);
+    a.load(8, T0, field(regs::LIN));
+    a.alu(8, ADD, T0, field(page.host));
+    a.byte(0xc3);
+    a.bind(other);
+    a.alu(8, ADD, T0, entry(written));
+    if !write {
+        a.alu(8, SUB, T0, entry(read));
+        a.alu_imm(8, CMP, Rm::Reg(T0), last);
+        let miss = a.jcc(cc::A);
+        a.alu(8, ADD, T0, entry(host));
+        a.byte(0xc3);
+        a.bind(miss);
+        a.alu(8, ADD, T0, entry(read));
+    }
+    a.load(8, T1, field(regs::SITE));
+    let jump = a.jmp();
+    a.bind_to(jump, fill);
 }
 
 /// Called with the site in T1.
@@ -202,7 +259,7 @@ fn handler(a: &mut Asm, function: usize, bare: usize) {
     a.load(4, T1, Rm::Reg(RAX));
     stack(a, 8);
     let jump = a.jmp();
-    a.bind_to(jump, bare as i64);
+    a.bind_to(jump, bare);
 }
 
 /// Jumped to with the site in T1, whose instruction ends its translation. Goes on in another one.
@@ -214,13 +271,14 @@ fn transfer(a: &mut Asm, function: usize, bare: usize) {
     call_aligned(a, function);
     a.sized(4, 0x84, RAX, Rm::Reg(RAX));
     let leaves = a.jcc(cc::NE);
-    load_xmm(a);
+    // Kernels use no SSE: who does loads it.
+    a.store_imm(1, field(regs::LIVE), 0);
     reload(a, &PAIRS);
     jump_to_target(a);
     a.bind(leaves);
     a.load(4, T1, Rm::Reg(RAX));
     let jump = a.jmp();
-    a.bind_to(jump, bare as i64);
+    a.bind_to(jump, bare);
 }
 
 fn jump_to_target(a: &mut Asm) {
@@ -236,7 +294,7 @@ fn leave_for_site(a: &mut Asm, how: u32, out: usize) {
         a.alu_imm(4, 1, Rm::Reg(T1), how as i32);
     }
     let jump = a.jmp();
-    a.bind_to(jump, out as i64);
+    a.bind_to(jump, out);
 }
 
 /// Called with the linear address of a branch's target in T0 and the site in T1. Comes back with the
@@ -258,6 +316,15 @@ fn indirect(a: &mut Asm, function: usize, out: usize) {
     a.bind(failed);
     stack(a, 8);
     leave_for_site(a, leave::STEP, out);
+}
+
+/// Jumped to when an indirect branch is done: its target is for the dispatcher.
+fn missed(a: &mut Asm, out: usize) {
+    a.load(8, T0, field(regs::MISSED_TARGET));
+    a.store(8, T0, field(regs::RIP));
+    a.mov_imm(T1, u64::from(leave::RIP));
+    let jump = a.jmp();
+    a.bind_to(jump, out);
 }
 
 /// Jumped to with an exit's number in T1: it leads nowhere yet, or the budget is used up.
@@ -296,7 +363,7 @@ fn x87_load(a: &mut Asm, function: usize, out: usize) {
     a.bind(no);
     stack(a, 8);
     let jump = a.jmp();
-    a.bind_to(jump, out as i64);
+    a.bind_to(jump, out);
 }
 
 /// Evaluates the flags; with `host`, leaves them in the host's.
@@ -319,7 +386,6 @@ fn flags(a: &mut Asm, function: usize, host: bool) {
 
 /// The usual descriptions, without Rust: their operation is done again.
 fn usual_flags(a: &mut Asm) {
-    const CMP: u8 = 7;
     let usual: [(u8, u8); 4] = [(op::CMP, 8), (op::CMP, 4), (op::LOGIC, 8), (op::LOGIC, 4)];
     for (operation, size) in usual {
         // Nothing over it: the byte above is zero.
@@ -347,5 +413,5 @@ fn xmm_load(a: &mut Asm, out: usize) {
     a.bind(no);
     stack(a, 8);
     let jump = a.jmp();
-    a.bind_to(jump, out as i64);
+    a.bind_to(jump, out);
 }

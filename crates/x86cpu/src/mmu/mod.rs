@@ -25,6 +25,7 @@ use std::sync::Arc;
 use arch::x86_64::regs::{Cr0, Cr4, Efer};
 use guestmem::GuestMemory;
 
+pub(crate) use self::tlb::StackPage;
 use self::tlb::{BANKS, ENTRIES, Entry, Tlb};
 pub(crate) use self::walk::Intent;
 use crate::peers::Peers;
@@ -72,8 +73,25 @@ pub(crate) struct Mmu {
     epochs: [u32; BANKS],
     /// The one of the running privilege.
     pub(crate) map_epoch: u32,
+    pub(crate) counters: MmuCounters,
+    /// Pages that held code when this vCPU wrote to them: as many as the code epoch moved for it, or too many to tell.
+    pub(crate) overwritten: Vec<u32>,
     /// Where other vCPUs write, too.
     shared: Option<Shared>,
+}
+
+/// What an MMU did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MmuCounters {
+    /// Walks of the page tables, for data and for code.
+    pub walks: u64,
+    /// Loads of CR3.
+    pub switches: u64,
+    /// Times that all translations were dropped, and that one was (INVLPG).
+    pub flushes: u64,
+    pub page_flushes: u64,
+    /// Times that remembered jumps became void, with one of the above.
+    pub epochs: u64,
 }
 
 /// Guest memory is written by others, too (see [`crate::peers`]).
@@ -83,6 +101,9 @@ struct Shared {
     /// Pages that this vCPU claims.
     claims: Vec<u32>,
 }
+
+/// Pages of code that were written and are told apart.
+pub(crate) const MAX_OVERWRITTEN: usize = 64;
 
 /// Claims after which all are dropped.
 const MAX_CLAIMS: usize = 8192;
@@ -96,9 +117,12 @@ impl std::fmt::Debug for Mmu {
 /// log2 of a TLB entry's size and the number of entries of a privilege's bank, for translated code.
 pub(crate) const TLB_SHAPE: (u8, u32) = (size_of::<Entry>().trailing_zeros() as u8, ENTRIES as u32);
 
-/// Offsets in a TLB entry of the read tag, the write tag and the host page.
-pub(crate) const TLB_FIELDS: (usize, usize, usize) =
-    (offset_of!(Entry, read), offset_of!(Entry, write), offset_of!(Entry, host));
+/// Offsets in a TLB entry of the read tag, the write tag, the host page and the rest.
+pub(crate) const TLB_FIELDS: (usize, usize, usize, usize) =
+    (offset_of!(Entry, read), offset_of!(Entry, write), offset_of!(Entry, host), offset_of!(Entry, info));
+
+/// Offset in an [`Mmu`] of the stack's pages, user and supervisor.
+pub(crate) const STACK_PAGES: usize = offset_of!(Mmu, tlb) + offset_of!(Tlb, stack);
 
 /// Whether bits 63:47 are all equal (SDM vol. 1, 3.3.7.1).
 #[inline]
@@ -116,6 +140,8 @@ impl Mmu {
             write_epoch: memory.write_epoch(),
             epochs: [0; BANKS],
             map_epoch: 0,
+            counters: MmuCounters::default(),
+            overwritten: Vec::new(),
             shared: peers.map(|peers| Shared { id, peers, claims: Vec::new() }),
         }
     }
@@ -150,6 +176,7 @@ impl Mmu {
 
     /// Remembered jumps of a bank's privilege are void.
     fn move_epoch(&mut self, bank: usize) {
+        self.counters.epochs += 1;
         self.epochs[bank] = self.epochs[bank].wrapping_add(1);
         self.tlb.fetched[bank].clear();
         self.map_epoch = self.epochs[self.bank / ENTRIES];
@@ -168,6 +195,7 @@ impl Mmu {
 
     /// Loads CR3; what is not global is forgotten.
     pub(crate) fn set_cr3(&mut self, cr3: u64) {
+        self.counters.switches += 1;
         self.paging.cr3 = cr3;
         self.tlb.flush_local();
         for bank in 0..BANKS {
@@ -179,12 +207,14 @@ impl Mmu {
 
     /// Forgets every translation.
     pub(crate) fn flush_all(&mut self) {
+        self.counters.flushes += 1;
         self.tlb.flush_all();
         (0..BANKS).for_each(|bank| self.move_epoch(bank));
     }
 
     /// Forgets the translation of one address (INVLPG).
     pub(crate) fn flush_page(&mut self, lin: u64) {
+        self.counters.page_flushes += 1;
         self.tlb.flush_page(lin);
         for bank in 0..BANKS {
             if self.tlb.fetched[bank].may_hold(lin) {
@@ -236,6 +266,15 @@ impl Mmu {
                 self.memory.move_write_epoch();
             }
         }
+    }
+
+    /// A page was written; `before`: its code generation before. Whether it held code.
+    fn note_written(&mut self, page: usize, before: u32) -> bool {
+        let held = self.memory.code_generation(page) != before;
+        if held && self.overwritten.len() <= MAX_OVERWRITTEN {
+            self.overwritten.push(page as u32);
+        }
+        held
     }
 
     /// Between this and [`Mmu::leave`] the vCPU executes.

@@ -21,6 +21,7 @@ impl Mmu {
         if entry.read == lin & PAGE_MASK && (intent == Intent::Read || entry.info & info::WRITABLE != 0) {
             return Ok((entry.info & PAGE_MASK) | (lin & !PAGE_MASK));
         }
+        self.counters.walks += 1;
         let info = self.walk(lin, intent, user)?;
         self.fill(bank, lin, info);
         Ok((info & PAGE_MASK) | (lin & !PAGE_MASK))
@@ -41,6 +42,7 @@ impl Mmu {
         if let Some(info) = self.tlb.exec(bank, lin) {
             return Ok(info);
         }
+        self.counters.walks += 1;
         let info = self.walk(lin, Intent::Fetch, user)?;
         self.tlb.fill_exec(bank, lin, info);
         Ok(info)
@@ -151,7 +153,7 @@ impl Cpu {
             self.mmu.claim(page);
             let generation = self.memory.code_generation(page);
             self.memory.before_write(page);
-            self.leave |= self.memory.code_generation(page) != generation;
+            self.leave |= self.mmu.note_written(page, generation);
             self.mmu.tlb.grant_write(bank, lin);
         }
     }
@@ -260,7 +262,7 @@ impl Cpu {
             self.mmu.claim(page);
             let generation = self.memory.code_generation(page);
             if self.memory.write(gpa, from).is_ok() {
-                self.leave |= self.memory.code_generation(page) != generation;
+                self.leave |= self.mmu.note_written(page, generation);
                 return Ok(());
             }
         }

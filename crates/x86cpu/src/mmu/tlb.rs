@@ -24,7 +24,7 @@ use super::{PAGE_MASK, PAGE_SHIFT};
 pub(super) const ENTRIES: usize = 4096;
 /// User and supervisor.
 pub(super) const BANKS: usize = 2;
-const EXEC_ENTRIES: usize = 256;
+const EXEC_ENTRIES: usize = 1024;
 /// A tag that no fetch has.
 const NO_TAG: u64 = u64::MAX;
 
@@ -64,6 +64,24 @@ pub(super) const fn empty(slot: usize) -> Entry {
     Entry { read: no_tag(slot), write: no_tag(slot), host: 0, info: 0 }
 }
 
+/// The page that a stack was last in: a copy of an entry with a write tag, which goes when that tag would go. The
+/// limits are what an offset in the page must be below, for accesses of at most 8 and 16 bytes; 0: there is none.
+/// Translated code reads and writes it.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct StackPage {
+    /// Linear.
+    pub(crate) base: u64,
+    /// Host address.
+    pub(crate) host: u64,
+    pub(crate) limit8: u64,
+    pub(crate) limit16: u64,
+    /// As in an entry.
+    pub(crate) info: u64,
+}
+
+const NO_STACK: StackPage = StackPage { base: 0, host: 0, limit8: 0, limit16: 0, info: 0 };
+
 /// One translation for instruction fetch.
 #[derive(Clone, Copy)]
 struct ExecEntry {
@@ -79,14 +97,18 @@ pub(super) struct Tlb {
     exec: Box<[ExecEntry; EXEC_ENTRIES * BANKS]>,
     /// Slots filled with entries that are not global, since the last flush.
     local: Vec<u16>,
+    /// The same for fetches.
+    local_exec: Vec<u16>,
     /// Slots whose write tag was set, since write tags were last dropped.
     writers: Vec<u16>,
     /// 2 MiB regions (hashed) of which part is mapped by a large page, since the last full flush.
-    large: [u64; 16],
+    large: [u64; LARGE_WORDS],
     /// A 1 GiB page was used since then: any address may be part of it.
     huge: bool,
     /// Anything was put since the last full flush. A vCPU that is being set up is flushed many times.
     filled: bool,
+    /// By bank.
+    pub(super) stack: [StackPage; BANKS],
     /// By bank: what was fetched from since the bank's epoch moved.
     pub(super) fetched: [Fetched; BANKS],
 }
@@ -96,13 +118,14 @@ pub(super) struct Tlb {
 #[derive(Clone, Copy)]
 pub(super) struct Fetched {
     small: [u64; 64],
-    large: [u64; 16],
+    large: [u64; LARGE_WORDS],
     huge: bool,
     /// Only global pages so far.
     pub(super) all_global: bool,
 }
 
-const NOTHING_FETCHED: Fetched = Fetched { small: [0; 64], large: [0; 16], huge: false, all_global: true };
+const NOTHING_FETCHED: Fetched =
+    Fetched { small: [0; 64], large: [0; LARGE_WORDS], huge: false, all_global: true };
 
 fn small_bit(lin: u64) -> (usize, u64) {
     let page = (lin >> 12) ^ (lin >> 24);
@@ -136,9 +159,13 @@ impl Fetched {
 /// Beyond, a log is not worth keeping: everything is looked at.
 const LOG_LIMIT: usize = ENTRIES;
 
+/// Words of a filter of 2 MiB regions: half of them for each half of the addresses, since kernels use large pages and
+/// programs mostly none.
+const LARGE_WORDS: usize = 32;
+
 fn large_bit(lin: u64) -> (usize, u64) {
     let region = (lin >> 21) ^ (lin >> 31);
-    ((region >> 6) as usize & 15, 1 << (region & 63))
+    ((region >> 6) as usize & 15 | (lin >> 59) as usize & 16, 1 << (region & 63))
 }
 
 impl Tlb {
@@ -147,10 +174,12 @@ impl Tlb {
             data: Table::new(),
             exec: Box::new([EMPTY_EXEC; EXEC_ENTRIES * BANKS]),
             local: Vec::with_capacity(LOG_LIMIT),
+            local_exec: Vec::with_capacity(EXEC_ENTRIES),
             writers: Vec::with_capacity(LOG_LIMIT),
-            large: [0; 16],
+            large: [0; LARGE_WORDS],
             huge: false,
             filled: false,
+            stack: [NO_STACK; BANKS],
             fetched: [NOTHING_FETCHED; BANKS],
         }
     }
@@ -164,7 +193,7 @@ impl Tlb {
     #[inline(always)]
     fn exec_slot(bank: usize, lin: u64) -> usize {
         let page = lin >> PAGE_SHIFT;
-        bank / ENTRIES * EXEC_ENTRIES + ((page ^ (page >> 8)) as usize & (EXEC_ENTRIES - 1))
+        bank / ENTRIES * EXEC_ENTRIES + ((page ^ (page >> 10)) as usize & (EXEC_ENTRIES - 1))
     }
 
     /// Puts a translation for data; without a write tag.
@@ -208,13 +237,23 @@ impl Tlb {
 
     pub(super) fn fill_exec(&mut self, bank: usize, lin: u64, info: u64) {
         self.filled = true;
-        self.exec[Self::exec_slot(bank, lin)] = ExecEntry { tag: lin & PAGE_MASK, info };
+        let slot = Self::exec_slot(bank, lin);
+        self.exec[slot] = ExecEntry { tag: lin & PAGE_MASK, info };
+        if info & info::GLOBAL == 0 && self.local_exec.len() < EXEC_ENTRIES {
+            self.local_exec.push(slot as u16);
+        }
         self.note_large(lin, info);
         self.fetched[bank / ENTRIES].note(lin, info);
     }
 
+    /// Forgets the stacks' pages of which this holds: page and [`info`] bits.
+    fn drop_stacks(&mut self, goes: impl Fn(&StackPage) -> bool) {
+        self.stack.iter_mut().filter(|page| goes(page)).for_each(|page| *page = NO_STACK);
+    }
+
     /// Drops everything.
     pub(super) fn flush_all(&mut self) {
+        self.drop_stacks(|_| true);
         if !std::mem::take(&mut self.filled) {
             return;
         }
@@ -223,13 +262,15 @@ impl Tlb {
         }
         self.exec.fill(EMPTY_EXEC);
         self.local.clear();
+        self.local_exec.clear();
         self.writers.clear();
-        self.large = [0; 16];
+        self.large = [0; LARGE_WORDS];
         self.huge = false;
     }
 
     /// Drops what is not global (a CR3 load).
     pub(super) fn flush_local(&mut self) {
+        self.drop_stacks(|page| page.info & info::GLOBAL == 0);
         if self.local.len() < LOG_LIMIT {
             for slot in self.local.drain(..) {
                 let entry = &mut self.data[usize::from(slot)];
@@ -245,8 +286,16 @@ impl Tlb {
                 }
             }
         }
-        for entry in self.exec.iter_mut().filter(|e| e.info & info::GLOBAL == 0) {
-            *entry = EMPTY_EXEC;
+        if self.local_exec.len() < EXEC_ENTRIES {
+            for slot in self.local_exec.drain(..) {
+                let entry = &mut self.exec[usize::from(slot)];
+                if entry.info & info::GLOBAL == 0 {
+                    *entry = EMPTY_EXEC;
+                }
+            }
+        } else {
+            self.local_exec.clear();
+            self.exec.iter_mut().filter(|e| e.info & info::GLOBAL == 0).for_each(|entry| *entry = EMPTY_EXEC);
         }
     }
 
@@ -257,6 +306,7 @@ impl Tlb {
         if self.huge || self.large[word] & bit != 0 {
             self.flush_large(lin);
         }
+        self.drop_stacks(|page| page.base == lin & PAGE_MASK);
         for bank in [0, ENTRIES] {
             let slot = Self::slot(bank, lin);
             if self.data[slot].read == lin & PAGE_MASK {
@@ -275,6 +325,7 @@ impl Tlb {
             let shift = if bits & info::HUGE != 0 { 30 } else { 21 };
             bits & info::LARGE != 0 && tag >> shift == lin >> shift
         };
+        self.drop_stacks(|page| same(page.base, page.info));
         for (slot, entry) in self.data.iter_mut().enumerate() {
             if same(entry.read, entry.info) {
                 *entry = empty(slot);
@@ -287,6 +338,7 @@ impl Tlb {
 
     /// Drops all write tags (the write epoch moved).
     pub(super) fn drop_writers(&mut self) {
+        self.drop_stacks(|_| true);
         if self.writers.len() < LOG_LIMIT {
             for slot in self.writers.drain(..) {
                 self.data[usize::from(slot)].write = no_tag(usize::from(slot));
@@ -305,6 +357,7 @@ impl Tlb {
             self.drop_writers();
             return;
         }
+        self.drop_stacks(|page| page.info & PAGE_MASK == gpa & PAGE_MASK);
         let data = &mut self.data;
         self.writers.retain(|slot| {
             let entry = &mut data[usize::from(*slot)];

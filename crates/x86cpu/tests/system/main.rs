@@ -4,6 +4,7 @@ mod apic;
 mod interrupts;
 mod machine;
 mod paging;
+mod places;
 mod saving;
 mod smp;
 mod strings;

@@ -14,18 +14,19 @@ pub(in super::super) fn jump_slot(rip: u64) -> usize {
     (x >> 1) as usize
 }
 
-const JUMP_SHIFT: u8 = 11;
+const JUMP_SHIFT: u8 = 13;
 /// Twice the number of entries: a factor of 8 makes an entry's size of it.
 const JUMP_MASK: u32 = 2 * (JUMPS as u32 - 1);
 
 const _: () = assert!(size_of::<JumpEntry>() == 16);
 
 impl Gen {
-    pub(super) fn jcc(&mut self, item: &Item, cc: u8) {
+    /// On condition `cc` it goes on at `target`.
+    pub(super) fn jcc(&mut self, cc: u8, target: u64) {
         self.want_flags(cc);
         let from = self.a.jcc(cc);
         self.done += 1;
-        let exit = self.new_exit(item.insn.near_branch_target());
+        let exit = self.new_exit(target);
         self.stubs.push(Stub::Exit { from, exit });
     }
 
@@ -39,20 +40,14 @@ impl Gen {
     }
 
     fn store_return(&mut self, item: &Item, m: Rm) {
-        let next = item.insn.next_ip();
-        match i32::try_from(next as i64) {
-            Ok(v) => self.a.store_imm(8, m, v),
-            Err(_) => {
-                self.a.mov_imm(T1, next);
-                self.a.store(8, T1, m);
-            }
-        }
+        self.own_address(T1, item.insn.next_ip());
+        self.a.store(8, T1, m);
     }
 
     pub(super) fn ret(&mut self, item: &Item) {
         let extra = if item.insn.op_count() > 0 { item.insn.immediate(0) as i32 } else { 0 };
         self.a.mov(T0, regs::SP);
-        let m = Rm::Mem(self.lookup(8, false, false));
+        let m = Rm::Mem(self.stack_lookup(8, false, false));
         self.a.load(8, T0, m);
         self.leave_for_t0(8 + extra, None);
     }
@@ -89,15 +84,9 @@ impl Gen {
         self.a.store(8, T1, field(regs::LIN));
         self.a.load(8, T1, field(TMP2));
         let m = Rm::Mem(Mem::at(T1, 0));
-        let next = item.insn.next_ip();
-        match i32::try_from(next as i64) {
-            Ok(v) => self.a.store_imm(8, m, v),
-            Err(_) => {
-                self.a.mov_imm(T0, next);
-                self.a.store(8, T0, m);
-                self.a.load(8, T0, field(TMP));
-            }
-        }
+        self.own_address(T0, item.insn.next_ip());
+        self.a.store(8, T0, m);
+        self.a.load(8, T0, field(TMP));
         self.a.load(8, T1, field(regs::LIN));
     }
 
@@ -130,6 +119,8 @@ impl Gen {
         }
         self.a.alu_imm(8, 5, field(regs::BUDGET), i32::from(self.done) + 1);
         let out = self.a.jcc(cc::S);
+        self.a.alu_imm(8, 4, Rm::Reg(T0), -4096);
+        self.a.store(8, T0, field(regs::PAGE));
         // jmp [entry + 8]
         self.a.op(0, false, false, &[0xff], 4, entry(8));
         self.a.bind(out);

@@ -12,6 +12,8 @@ mod high;
 mod moves;
 mod rare;
 pub(super) mod sse;
+pub(super) mod stack;
+mod system;
 pub(super) mod x87;
 
 pub(super) use flow::jump_slot as flow_jump_slot;
@@ -29,7 +31,7 @@ use crate::op::SEG_FLAT;
 /// A place where a translation may be left in the middle of its instructions.
 #[derive(Clone, Debug)]
 pub(crate) struct Site {
-    /// The instruction that has not been done.
+    /// The instruction that has not been done, relative to [`super::JitState`]'s page.
     pub rip: u64,
     /// Instructions done before it.
     pub done: u16,
@@ -44,6 +46,7 @@ pub(crate) struct Site {
 /// A place where a translation goes on in another.
 #[derive(Clone, Debug)]
 pub(crate) struct Exit {
+    /// Relative to [`super::JitState`]'s page.
     pub target: u64,
     pub done: u16,
     pub desc: Desc,
@@ -56,9 +59,10 @@ pub(crate) struct Exit {
     pub unlinked: u32,
     /// Position of the displacement of the branch that leads to the stub.
     pub branch: Option<u32>,
-    /// Position of the map epoch under which the link holds, where source and target are in
-    /// different pages.
-    pub epoch: Option<u32>,
+    /// Position of the displacement of the slot that must say where it leads to, where that is another page.
+    pub slot: Option<u32>,
+    /// It leads farther than can be computed here: it is never linked.
+    pub is_far: bool,
 }
 
 /// Code that stands behind the translation's main path.
@@ -81,6 +85,14 @@ enum Stub {
         from: Jump,
         site: u32,
         back: usize,
+    },
+    /// The same for the stack; number of the thunk.
+    Stack {
+        from: Jump,
+        again: usize,
+        back: usize,
+        number: usize,
+        site: u32,
     },
     /// Bring flags into one piece, go back.
     Collapse {
@@ -108,8 +120,14 @@ pub(super) struct Thunks {
     pub indirect: usize,
     /// An exit that leads nowhere.
     pub unlinked: usize,
+    /// Where an indirect branch goes whose target is not translated.
+    pub missed: usize,
     /// A handler that ends a translation.
     pub transfer: usize,
+    /// Interrupts are let in, unless one is due.
+    pub enable: usize,
+    /// Look-ups of the stack, by privilege and [`stack::thunk_number`].
+    pub stack: [[usize; 10]; 2],
 }
 
 /// Where translations go and what they may assume.
@@ -117,13 +135,19 @@ pub(super) struct Thunks {
 pub(super) struct Place {
     /// Offset in the code memory.
     pub at: usize,
+    /// The same of what seldom runs; `None`: behind the rest.
+    pub aside: Option<usize>,
     pub thunks: Thunks,
+    /// Privilege of the code (0: user).
+    pub bank: usize,
     /// Numbers of the first site and the first exit.
     pub first_site: u32,
     pub first_exit: u32,
     pub first_op: u32,
-    /// Its code is in two pages: it holds under this map epoch.
-    pub epoch: Option<u32>,
+    /// Offset in the code memory of a slot that says nothing.
+    pub nowhere: usize,
+    /// Its code is in two pages: offset of the slot of the second.
+    pub second: Option<usize>,
 }
 
 /// What leaves a translation in T1 (and arrives in [`super::run`]): a number and one of these.
@@ -142,6 +166,15 @@ pub(super) mod leave {
     pub const BITS: u32 = 3;
 }
 
+/// Bytes of a page.
+const PAGE: u64 = 4096;
+
+/// From the page that addresses are relative to, to the page of `target`; `None`: beyond what an immediate says, which
+/// is 2 GiB and a page at most.
+fn page_step(target: u64) -> Option<i32> {
+    i32::try_from((target & !(PAGE - 1)) as i64).ok()
+}
+
 /// A translation as it is put together.
 pub(super) struct Gen {
     pub a: Asm,
@@ -149,8 +182,6 @@ pub(super) struct Gen {
     pub exits: Vec<Exit>,
     /// For sites whose instruction is the interpreter's.
     pub ops: Vec<Decoded>,
-    /// Position of the map epoch that the entry asks for.
-    pub epoch: Option<u32>,
     place: Place,
     stubs: Vec<Stub>,
     desc: Desc,
@@ -158,7 +189,9 @@ pub(super) struct Gen {
     host: u8,
     /// The guest's x87 state is in the host's registers for sure.
     x87_live: bool,
-    /// Where the translation is entered.
+    /// Nothing looks at the flags that it is entered with.
+    flags_dead: bool,
+    /// Where the translation is entered, as all addresses here relative to its page.
     start: u64,
     rip: u64,
     done: u16,
@@ -171,18 +204,18 @@ pub(super) fn translate(unit: Unit, place: Place) -> Gen {
         sites: Vec::new(),
         exits: Vec::new(),
         ops: Vec::new(),
-        epoch: None,
         place,
         stubs: Vec::new(),
         desc: Desc::UNKNOWN,
         host: bit::NONE,
         x87_live: false,
-        start: unit.rip,
-        rip: unit.rip,
+        flags_dead: unit.flags_dead,
+        start: unit.start,
+        rip: unit.start,
         done: 0,
     };
-    if let Some(epoch) = place.epoch {
-        g.need_epoch(epoch);
+    if let Some(slot) = place.second {
+        g.need_second(slot);
     }
     if unit.uses_sse {
         g.need_xmm();
@@ -226,6 +259,10 @@ impl Gen {
             Plan::CmpxchgPair => self.compare_pair(&item),
             Plan::Bswap => self.bswap(&item),
             Plan::Widen | Plan::Sign => self.widen(&item),
+            Plan::Cli => self.cli(),
+            Plan::Sti => self.sti(),
+            Plan::Swapgs => self.swapgs(),
+            Plan::Pushf => self.pushf(),
             Plan::Mov => self.mov(&item),
             Plan::Extend { signed } => self.extend(&item, signed),
             Plan::Lea => self.lea(&item),
@@ -236,7 +273,8 @@ impl Gen {
             Plan::Leave => self.leave(),
             Plan::Setcc(cc) => self.setcc(&item, cc),
             Plan::Cmov(cc) => self.cmov(&item, cc),
-            Plan::Jcc(cc) => self.jcc(&item, cc),
+            Plan::Jcc(cc) => self.jcc(cc, item.insn.near_branch_target()),
+            Plan::Loop(cc) => self.jcc(cc ^ 1, item.insn.next_ip()),
             Plan::Call => self.call(&item),
             Plan::Ret => self.ret(&item),
             Plan::JmpIndirect | Plan::CallIndirect => self.indirect(&item),
@@ -265,7 +303,7 @@ impl Gen {
     }
 
     fn lead_to(&mut self, jump: Jump, thunk: usize) {
-        self.a.bind_to(jump, thunk as i64 - self.place.at as i64);
+        self.a.bind_to_place(jump, thunk as i64 - self.place.at as i64);
     }
 
     /// The place before the current instruction.
@@ -290,10 +328,10 @@ impl Gen {
     }
 
     /// The second page of the code is still the one that was translated.
-    fn need_epoch(&mut self, epoch: u32) {
-        self.a.group(4, 0x80, 7, field(regs::MAP_EPOCH));
-        self.epoch = Some(self.a.pos() as u32);
-        self.a.imm32(epoch as i32);
+    fn need_second(&mut self, slot: usize) {
+        self.own_address(T1, PAGE);
+        let place = self.a.cmp_with_place(T1);
+        self.lead_to(place, slot);
         let from = self.a.jcc(cc::NE);
         let site = self.new_site(0, false);
         self.stubs.push(Stub::Leave { from, site, how: leave::AGAIN });
@@ -349,8 +387,11 @@ impl Gen {
         let (base, index) = (insn.memory_base(), insn.memory_index());
         let number = |r: Register| r.number() as u8 & 15;
         let disp = insn.memory_displacement64();
-        if base == Register::RIP || (base == Register::None && index == Register::None) {
-            // iced gives the address itself for RIP.
+        if base == Register::RIP {
+            // iced gives the address itself.
+            return self.own_address(to, disp);
+        }
+        if base == Register::None && index == Register::None {
             return self.a.mov_imm(to, disp);
         }
         let disp = disp as i32;
@@ -382,11 +423,24 @@ impl Gen {
         self.a.lea(to, Mem { base: b, index: Some((i, scale)), disp });
     }
 
+    /// Linear address of something that is `at` bytes from the start of the page. Flags stay; T1 is lost where it is
+    /// farther away than a displacement reaches.
+    fn own_address(&mut self, to: u8, at: u64) {
+        self.a.load(8, to, field(regs::PAGE));
+        match i32::try_from(at as i64) {
+            Ok(disp) => self.a.lea(to, Mem::at(to, disp)),
+            Err(_) => {
+                self.a.mov_imm(T1, at);
+                self.a.lea(to, Mem { base: to, index: Some((T1, 0)), disp: 0 });
+            }
+        }
+    }
+
     /// Looks up the linear address in T0: afterwards T0 is the host's address of `size` bytes that may be
     /// read, or written. T1 and the host's flags are lost. `aligned`: the offset in the page must be a
     /// multiple of `size`.
     fn lookup(&mut self, size: u8, write: bool, aligned: bool) -> Mem {
-        let (read, written, host) = crate::mmu::TLB_FIELDS;
+        let (read, written, host, _) = crate::mmu::TLB_FIELDS;
         let tag = if write { written } else { read } as i32;
         let (shift, entries) = crate::mmu::TLB_SHAPE;
         let again = self.a.pos();
@@ -415,7 +469,11 @@ impl Gen {
     /// [`Gen::address`] and [`Gen::lookup`].
     fn memory(&mut self, insn: &Instruction, size: u8, write: bool) -> Rm {
         self.address(insn);
-        Rm::Mem(self.lookup(size, write, insn.has_lock_prefix()))
+        Rm::Mem(if Self::is_by_stack(insn) {
+            self.stack_lookup(size, write, insn.has_lock_prefix())
+        } else {
+            self.lookup(size, write, insn.has_lock_prefix())
+        })
     }
 
     fn new_exit(&mut self, target: u64) -> usize {
@@ -428,7 +486,8 @@ impl Gen {
             jump: 0,
             unlinked: 0,
             branch: None,
-            epoch: None,
+            slot: None,
+            is_far: page_step(target).is_none(),
         });
         self.exits.len() - 1
     }
@@ -437,74 +496,91 @@ impl Gen {
     fn exit_here(&mut self, exit: usize) {
         let Exit { target, done, desc, .. } = self.exits[exit];
         let stub = self.a.pos() as u32;
-        self.store_desc(desc);
+        let mine = target == self.start;
+        if !mine || !self.flags_dead {
+            self.store_desc(desc);
+        }
         let bare = self.a.pos() as u32;
         self.a.alu_imm(8, 5, field(regs::BUDGET), i32::from(done));
-        let mut epoch = None;
-        let jump = if (target ^ self.start) >> 12 == 0 {
+        let mut slot = None;
+        let jump = if target < PAGE {
             self.a.jcc(cc::NS)
         } else {
             let over = self.a.jcc(cc::S);
-            self.a.group(4, 0x80, 7, field(regs::MAP_EPOCH));
-            epoch = Some(self.a.pos() as u32);
-            self.a.imm32(0);
+            self.own_address(T1, page_step(target).map_or(0, |step| i64::from(step) as u64));
+            let place = self.a.cmp_with_place(T1);
+            slot = Some(place.0 as u32);
+            self.lead_to(place, self.place.nowhere);
             let other = self.a.jcc(cc::NE);
+            self.a.store(8, T1, field(regs::PAGE));
             let jump = self.a.jmp();
             self.a.bind(over);
             self.a.bind(other);
             jump
         };
         let unlinked = self.a.pos() as u32;
-        let mine = target == self.start;
-        self.a.bind_to(jump, if mine { 0 } else { i64::from(unlinked) });
+        self.a.bind_to(jump, if mine { 0 } else { unlinked as usize });
         let number = self.place.first_exit + exit as u32;
         self.a.mov_imm(T1, u64::from(number));
         let out = self.a.jmp();
         self.lead_to(out, self.place.thunks.unlinked);
         let e = &mut self.exits[exit];
-        (e.stub, e.bare, e.jump, e.unlinked, e.epoch) = (stub, bare, jump.0 as u32, unlinked, epoch);
+        (e.stub, e.bare, e.jump, e.unlinked, e.slot) = (stub, bare, jump.0 as u32, unlinked, slot);
     }
 
-    /// Everything that stands behind the main path.
+    /// Everything that stands behind the main path: exits, and aside what seldom runs.
     fn finish(&mut self) {
-        for stub in std::mem::take(&mut self.stubs) {
-            match stub {
-                Stub::Fill { from, again, tag, site } => {
-                    self.a.bind(from);
-                    self.a.alu(8, 0, T0, Rm::Mem(Mem::at(T1, tag)));
-                    self.a.mov_imm(T1, u64::from(self.place.first_site + site));
-                    let call = self.a.call();
-                    self.lead_to(call, self.place.thunks.fill);
-                    let back = self.a.jmp();
-                    self.a.bind_to(back, again as i64);
-                }
-                Stub::Leave { from, site, how } => {
-                    self.a.bind(from);
-                    let code = (self.place.first_site + site) << leave::BITS | how;
-                    self.a.mov_imm(T1, u64::from(code));
-                    let out = self.a.jmp();
-                    self.lead_to(out, self.place.thunks.leave);
-                }
-                Stub::Search { from, site, back } => {
-                    self.a.bind(from);
-                    self.a.mov_imm(T1, u64::from(self.place.first_site + site));
-                    let call = self.a.call();
-                    self.lead_to(call, self.place.thunks.indirect);
-                    let jump = self.a.jmp();
-                    self.a.bind_to(jump, back as i64);
-                }
-                Stub::Collapse { from, back } => {
-                    self.a.bind(from);
-                    let call = self.a.call();
-                    self.lead_to(call, self.place.thunks.collapse);
-                    let jump = self.a.jmp();
-                    self.a.bind_to(jump, back as i64);
-                }
-                Stub::Exit { from, exit } => {
-                    self.a.bind(from);
-                    self.exit_here(exit);
-                    self.exits[exit].branch = Some(from.0 as u32);
-                }
+        let is_exit = |stub: &Stub| matches!(stub, Stub::Exit { .. });
+        let (exits, others): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.stubs).into_iter().partition(is_exit);
+        exits.into_iter().for_each(|stub| self.stub(stub));
+        if let Some(aside) = self.place.aside {
+            self.a.split_here(aside as i64 - self.place.at as i64);
+        }
+        others.into_iter().for_each(|stub| self.stub(stub));
+    }
+
+    fn stub(&mut self, stub: Stub) {
+        match stub {
+            Stub::Fill { from, again, tag, site } => {
+                self.a.bind(from);
+                self.a.alu(8, 0, T0, Rm::Mem(Mem::at(T1, tag)));
+                self.a.mov_imm(T1, u64::from(self.place.first_site + site));
+                let call = self.a.call();
+                self.lead_to(call, self.place.thunks.fill);
+                let back = self.a.jmp();
+                self.a.bind_to(back, again);
+            }
+            Stub::Stack { from, again, back, number, site } => {
+                self.a.bind(from);
+                self.stack_stub(again, back, number, site);
+            }
+            Stub::Leave { from, site, how } => {
+                self.a.bind(from);
+                let code = (self.place.first_site + site) << leave::BITS | how;
+                self.a.mov_imm(T1, u64::from(code));
+                let out = self.a.jmp();
+                self.lead_to(out, self.place.thunks.leave);
+            }
+            Stub::Search { from, site, back } => {
+                self.a.bind(from);
+                self.a.mov_imm(T1, u64::from(self.place.first_site + site));
+                let call = self.a.call();
+                self.lead_to(call, self.place.thunks.indirect);
+                let jump = self.a.jmp();
+                self.a.bind_to(jump, back);
+            }
+            Stub::Collapse { from, back } => {
+                self.a.bind(from);
+                let call = self.a.call();
+                self.lead_to(call, self.place.thunks.collapse);
+                let jump = self.a.jmp();
+                self.a.bind_to(jump, back);
+            }
+            Stub::Exit { from, exit } => {
+                self.a.bind(from);
+                self.exit_here(exit);
+                self.exits[exit].branch = Some(from.0 as u32);
             }
         }
     }

@@ -157,7 +157,7 @@ impl Gen {
     /// Host memory of the eight bytes below the stack pointer.
     pub(super) fn below_stack(&mut self) -> Rm {
         self.a.lea(T0, Mem::at(SP, -8));
-        Rm::Mem(self.lookup(8, true, false))
+        Rm::Mem(self.stack_lookup(8, true, false))
     }
 
     pub(super) fn move_sp(&mut self, by: i32) {
@@ -191,7 +191,7 @@ impl Gen {
     pub(super) fn pop(&mut self, item: &Item) {
         let g = gpr(&item.insn, 0);
         self.a.mov(T0, SP);
-        let m = Rm::Mem(self.lookup(8, false, false));
+        let m = Rm::Mem(self.stack_lookup(8, false, false));
         self.load_to(8, g, m);
         if g != RSP {
             self.move_sp(8);
@@ -201,7 +201,7 @@ impl Gen {
     pub(super) fn leave(&mut self) {
         let bp = self.value(RBP, T0);
         self.a.mov(T0, bp);
-        let m = Rm::Mem(self.lookup(8, false, false));
+        let m = Rm::Mem(self.stack_lookup(8, false, false));
         self.a.load(8, T1, m);
         self.a.lea(SP, Mem::at(bp, 8));
         self.a.mov(bp, T1);

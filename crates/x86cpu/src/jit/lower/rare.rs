@@ -87,7 +87,7 @@ impl Gen {
     }
 
     /// Calls a thunk that brings the flags together in `Cpu::flags`. T0 and T1 are lost.
-    fn exact_flags(&mut self, thunk: usize) {
+    pub(super) fn exact_flags(&mut self, thunk: usize) {
         let desc = self.desc;
         self.store_desc(desc);
         let call = self.a.call();

@@ -91,7 +91,12 @@ impl Gen {
             let size = insn.memory_size().size() as u8;
             let aligned = fpu::decode(insn).is_some_and(|f| f.needs_alignment());
             self.address(insn);
-            rm = Rm::Mem(self.lookup(size, insn.op_kind(0) == OpKind::Memory, aligned));
+            let write = insn.op_kind(0) == OpKind::Memory;
+            rm = Rm::Mem(if Self::is_by_stack(insn) {
+                self.stack_lookup(size, write, aligned)
+            } else {
+                self.lookup(size, write, aligned)
+            });
         } else if let Some((i, g)) = general
             && !gpr_is_reg_field(insn, opcode)
         {
