@@ -15,6 +15,9 @@ use crate::rounds::{PIECE, Rounds, TURN};
 
 /// Instructions before somebody who waits gets the baton: about 200 µs.
 const SLICE: u64 = 20_000;
+/// Instructions that a vCPU executes first of all after a restore; then it lets others have the host's processor, once.
+/// Of many machines that begin together each has begun before any goes on.
+const FIRST: u64 = 1_000;
 /// A vCPU that sleeps for so long may be idle.
 const REST: Duration = Duration::from_millis(200);
 
@@ -102,9 +105,9 @@ impl SoftVcpu {
         let seat = &shared.seats[self.id as usize];
         loop {
             seat.clear();
-            let most = self.most(u64::MAX);
             let stop = match &shared.order {
                 Order::Together(gate) => {
+                    let most = self.most(if self.fresh { FIRST } else { u64::MAX });
                     self.follow_clock();
                     match gate.together(|| self.cpu.run(most)) {
                         Stop::Alone => gate.alone(&shared.seats, || self.cpu.run_alone()),
@@ -119,7 +122,7 @@ impl SoftVcpu {
             }
             match stop {
                 None => {}
-                // It waits in a loop for another vCPU, which may wait for this host CPU.
+                // It waits in a loop for another vCPU, which may wait for this host CPU; or has just begun.
                 Some(Stop::Budget) => std::thread::yield_now(),
                 Some(Stop::Halt) => {
                     let begun = Instant::now();

@@ -203,13 +203,20 @@ impl Vmm {
         let vmm = Self::restore(media, from, options)?;
         let generation = vmm.machine.new_generation()?;
         if let Some(gate) = vmm.options.gate {
+            vmm.machine.make_ready();
             gate(vmm.options.hostname.as_deref().unwrap_or_default());
         }
         // After the gate: it holds the present time.
         let client = vmm.send_restored(reason, generation)?;
         before(&vmm)?;
-        vmm.machine.resume();
-        Ok((vmm, Waking { client, begun, first_instruction_us: us(begun) }))
+        vmm.machine.let_run();
+        let first_instruction_us = us(begun);
+        if vmm.options.gate.is_some() {
+            // The others' vCPUs first: nothing that comes now is needed for a beginning.
+            std::thread::yield_now();
+        }
+        vmm.machine.serve();
+        Ok((vmm, Waking { client, begun, first_instruction_us }))
     }
 
     /// Brings a frozen machine's kernel and agent back, to be asked what they hold: the guest's
