@@ -9,7 +9,7 @@ use guestmem::GuestMemory;
 use hv::{Counters, Error, Exit, Kick, Learnt, Stops, Vcpu, VcpuState};
 use x86cpu::{Cpu, PollFlag, Stop};
 
-use crate::baton::{Baton, Order};
+use crate::baton::{Baton, Order, Seat};
 use crate::partition::{ENGINE, Shared};
 use crate::rounds::{PIECE, Rounds, TURN};
 
@@ -124,17 +124,24 @@ impl SoftVcpu {
                 None => {}
                 // It waits in a loop for another vCPU, which may wait for this host CPU; or has just begun.
                 Some(Stop::Budget) => std::thread::yield_now(),
-                Some(Stop::Halt) => {
-                    let begun = Instant::now();
-                    seat.sleep(self.until_timer());
-                    if begun.elapsed() >= REST {
-                        self.cpu.rested();
-                    }
-                }
+                Some(Stop::Halt) => self.sleep(seat),
                 // The flag may be left from a kick that was seen in the line, or be for others to be alone.
                 Some(Stop::Poll) if !seat.kicked.swap(false, Ordering::AcqRel) => {}
                 Some(stop) => return Some(stop),
             }
+        }
+    }
+
+    /// Sleeps until woken or until its timer is due; after a while without what it finds again when it goes on.
+    fn sleep(&mut self, seat: &Seat) {
+        let begun = Instant::now();
+        let due = self.until_timer();
+        if due.is_some_and(|due| due < REST) {
+            seat.sleep(due);
+        } else if !seat.sleep(Some(REST)) {
+            self.cpu.give_back();
+            seat.sleep(due.map(|due| due.saturating_sub(begun.elapsed())));
+            self.cpu.rested();
         }
     }
 

@@ -19,6 +19,7 @@ use guestmem::GuestMemory;
 use crate::cpu::{Cpu, Mode, Trap};
 use crate::decode::{DecodeError, Decoded, End, Stream};
 use crate::jit::Jit;
+use crate::mmu::Table;
 use crate::op::Op;
 use crate::ops::cond;
 
@@ -56,7 +57,6 @@ const TAGGED: u64 = 1 << 5;
 
 /// An entry of the jump cache.
 type Jump = (u64, u64, u32);
-const NO_JUMP: Jump = (0, 0, 0);
 
 const NO_LINK: Link = Link { rip: u64::MAX, tag: SAME_PAGE - 1, block: 0 };
 
@@ -152,7 +152,7 @@ pub(crate) struct CodeCache {
     /// Up to this instruction count blocks are not written to, see [`Cpu::rested`].
     pub(crate) quiet_until: u64,
     /// (rip, tag, block); all zeros where there is none, so that a fresh cache is not resident.
-    jumps: Vec<Jump>,
+    jumps: Table<Jump>,
     pub(crate) jit: Jit,
     /// Times everything was dropped: an index from before is meaningless after.
     flushes: u64,
@@ -169,7 +169,7 @@ impl Default for CodeCache {
             by_address: HashMap::default(),
             learnt: HashMap::default(),
             quiet_until: 0,
-            jumps: vec![NO_JUMP; JUMPS],
+            jumps: Table::new(JUMPS),
             jit: Jit::default(),
             flushes: 0,
         }
@@ -339,7 +339,7 @@ impl CodeCache {
 
     /// Keeps what was decoded from pages that nobody ever wrote, for [`CodeCache::fit`].
     pub(crate) fn keep_unwritten(&mut self, memory: &GuestMemory) {
-        self.jumps = vec![NO_JUMP; JUMPS];
+        self.jumps.give_back();
         for block in &mut self.blocks {
             let written = |page: u32| page != NO_PAGE && memory.is_dirty(page as usize);
             if written(block.page) || written(block.page2) {
@@ -372,11 +372,16 @@ impl CodeCache {
         }
     }
 
+    /// Gives back the memory of what is found again when it is asked for.
+    pub(crate) fn give_back(&mut self) {
+        self.jumps.give_back();
+    }
+
     /// Forgets everything (restore, or full).
     pub(crate) fn clear(&mut self, cpu: &mut Cpu) {
         // Without blocks there are no jumps: a fresh cache stays untouched.
         if !self.blocks.is_empty() {
-            self.jumps.fill(NO_JUMP);
+            self.jumps.give_back();
         }
         self.ops.clear();
         self.blocks.clear();

@@ -26,6 +26,7 @@ use arch::x86_64::regs::{Cr0, Cr4, Efer};
 use guestmem::GuestMemory;
 
 use self::tlb::{BANKS, ENTRIES, Entry, Tlb};
+pub(crate) use self::raw::Table;
 pub(crate) use self::walk::Intent;
 use crate::peers::Peers;
 
@@ -181,6 +182,12 @@ impl Mmu {
     pub(crate) fn flush_all(&mut self) {
         self.tlb.flush_all();
         (0..BANKS).for_each(|bank| self.move_epoch(bank));
+    }
+
+    /// Gives the memory of translations back; they are found again when they are asked for. What was remembered of jumps
+    /// holds: no translation has changed.
+    pub(crate) fn give_back(&mut self) {
+        self.tlb.give_back();
     }
 
     /// Forgets the translation of one address (INVLPG).
