@@ -15,6 +15,9 @@ use rustix::process::WaitOptions;
 use crate::cmd::vmm::{self, Word};
 use crate::launch::{self, Home, Prepared};
 
+/// What is said on its standard input, once when there is the file that the copies start from and how the first of them
+/// is to start, and once when all their directories are whole. They begin when the input ends.
+pub const GO_ON: u8 = b'.';
 /// From so many copies on a rehearsal costs less than it saves.
 const REHEARSED_FOR: usize = 8;
 /// How long a rehearsal may take: several times what an agent needs on a busy host.
@@ -25,10 +28,13 @@ const THREADS_END: Duration = Duration::from_secs(5);
 pub fn copies(names: &[String], home: &Home) -> Result<u8> {
     // What every copy would find out for itself: which instructions the processor has.
     let _ = artifact::Digest::of(&[0; 4096]);
+    if !told_to_go_on() {
+        return Ok(125);
+    }
     // What cannot be read here is told by the copies that meet it.
     let mut prepared = names.first().and_then(|first| prepare(first, names.len(), home).ok());
     host::alone_within(THREADS_END);
-    if nobody_listens() {
+    if !told_to_go_on() || nobody_listens() {
         // Whoever asked for the copies was killed meanwhile; they may be removed any moment.
         return Ok(125);
     }
@@ -49,6 +55,17 @@ pub fn copies(names: &[String], home: &Home) -> Result<u8> {
         }
     }
     Ok(0)
+}
+
+/// Waits until whoever asked for the copies says so; `false` when they are gone.
+fn told_to_go_on() -> bool {
+    let mut word = [0];
+    loop {
+        match rustix::io::read(rustix::stdio::stdin(), &mut word) {
+            Err(rustix::io::Errno::INTR) => {}
+            told => return told == Ok(1) && word == [GO_ON],
+        }
+    }
 }
 
 /// Whether the other end of the standard output is closed.

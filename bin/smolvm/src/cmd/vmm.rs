@@ -1,9 +1,9 @@
 //! The detached VMM: the child that `run -d` and `start` leave behind.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,15 +53,22 @@ pub enum Word {
     Lost,
 }
 
-/// Keeps how to start in the instance's directory.
+/// Where it is kept how an instance starts.
+pub fn plan_path(instance: &Instance) -> PathBuf {
+    instance.path("plan.json")
+}
+
+/// Keeps how to start in the instance's directory. The file is replaced, since copies of a machine share theirs.
 pub fn write_plan(instance: &Instance, plan: &Plan) -> Result<()> {
-    let path = instance.path("plan.json");
-    fs::write(&path, serde_json::to_vec_pretty(plan)?).with_context(|| format!("writing {}", path.display()))
+    let (path, temp) = (plan_path(instance), instance.path("plan.json.new"));
+    let written = serde_json::to_vec_pretty(plan).map_err(io::Error::other);
+    let written = written.and_then(|text| fs::write(&temp, text)).and_then(|()| fs::rename(&temp, &path));
+    written.with_context(|| format!("writing {}", path.display()))
 }
 
 /// How the instance was started last.
 pub fn read_plan(instance: &Instance) -> Result<Plan> {
-    let path = instance.path("plan.json");
+    let path = plan_path(instance);
     let text = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
     serde_json::from_slice(&text).with_context(|| format!("reading {}", path.display()))
 }
