@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::api::{Disk, MAX_SIZE, check_range};
@@ -99,6 +100,14 @@ impl Overlay {
             overlay.frozen.push(Frozen::new(delta.map, delta.section, overlay.size).map_err(invalid)?);
         }
         Ok(overlay)
+    }
+
+    /// The changes of this instance go to a file to be made in `dir`. Before anything is written.
+    pub fn keep_in(&self, dir: &Path) {
+        let own = &mut *self.write();
+        if own.data.count() == 0 {
+            own.file = Private::later(dir);
+        }
     }
 
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, Own> {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -248,6 +249,11 @@ impl Machine {
     /// How it ended, once it has.
     pub fn outcome(&self) -> Option<Outcome> {
         self.wait(Some(Duration::ZERO))
+    }
+
+    /// What the guest will write to its disk is kept in a file in `dir`. Before it runs.
+    pub fn keep_disk_in(&self, dir: &Path) {
+        self.scratch.keep_in(dir);
     }
 
     /// CLOCK_MONOTONIC in nanoseconds just before the first guest instruction, once that was.

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use host::Side;
-use instance::Instance;
+use instance::{Frozen, Instance, Vmm};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::WaitOptions;
 
 use crate::cmd::vmm::{self, Word};
-use crate::launch::{self, Home, Prepared};
+use crate::launch::{self, Home, Origin, Prepared};
 
 /// What is said on its standard input, once when there is the file that the copies start from and how the first of them
 /// is to start, and once when all their directories are whole. They begin when the input ends.
@@ -40,11 +40,11 @@ pub fn copies(names: &[String], home: &Home) -> Result<u8> {
     }
     let mut children = HashMap::new();
     for name in names {
-        match host::split() {
-            Ok(Side::Child) => return copy(name, home, prepared.take()),
-            Ok(Side::Parent(pid)) => drop(children.insert(pid, name)),
+        match split(name, home) {
+            Ok((instance, Side::Child)) => return copy(instance, home, prepared.take()),
+            Ok((_, Side::Parent(pid))) => drop(children.insert(pid, name)),
             Err(e) => {
-                let text = format!("starting the process of `{name}`: {e}");
+                let text = format!("starting the process of `{name}`: {e:#}");
                 vmm::say(name, Word::Failed { text, code: 125 })?;
             }
         }
@@ -77,28 +77,44 @@ fn nobody_listens() -> bool {
     found.is_ok() && polled[0].revents().intersects(PollFlags::ERR)
 }
 
+/// Makes what the copies have in common: where that is possible the whole machine.
 fn prepare(first: &str, count: usize, home: &Home) -> Result<Prepared> {
     let instance = Instance::open(&home.dirs, first)?;
     let plan = vmm::read_plan(&instance)?;
     let media = vmm::media(&plan, &instance.record()?, home)?;
-    let origin = launch::open_origin(&instance)?;
-    // Only this engine learns anything; and a guest would wait for the folders and volumes that a rehearsal has not.
-    let worth = plan.engine == machine::EngineKind::Soft.to_string() && plan.mounts.is_empty();
-    let template = if count < REHEARSED_FOR || !worth {
-        media.template(&origin)
+    let file = launch::open_origin(&instance)?;
+    let mut options = launch::vmm_options(&plan, instance.path(""), None)?;
+    options.hostname = Some(first.to_owned());
+    // Only this engine learns anything, and nothing of it is the kernel's; and a guest would wait for the folders and
+    // volumes that a rehearsal has not.
+    let soft = plan.engine == machine::EngineKind::Soft.to_string() && plan.mounts.is_empty();
+    let template = if count < REHEARSED_FOR || !soft {
+        media.template(&file)
     } else {
-        let mut options = launch::vmm_options(&plan, instance.path(""), None)?;
-        options.hostname = Some(first.to_owned());
-        media.rehearse(&origin, options, REHEARSAL)
+        media.rehearse(&file, options.clone(), REHEARSAL)
+    }
+    .ok();
+    let whole = soft && template.as_ref().is_some_and(|template| !template.has_network());
+    let origin = if whole {
+        Origin::Machine(Box::new(Vmm::restore(&media, Frozen { file: &file, template }, options)?))
+    } else {
+        Origin::File(file, template)
     };
-    Ok(Prepared { media, origin, template: template.ok() })
+    Ok(Prepared { plan, media, origin })
+}
+
+/// Splits the process of a copy off, which has its lock from the beginning.
+fn split(name: &str, home: &Home) -> Result<(Instance, Side)> {
+    let mut instance = Instance::open(&home.dirs, name)?;
+    instance.acquire()?;
+    Ok((instance, host::split()?))
 }
 
 /// From here on a process as `__vmm` is one.
-fn copy(name: &str, home: &Home, prepared: Option<Prepared>) -> Result<u8> {
+fn copy(instance: Instance, home: &Home, prepared: Option<Prepared>) -> Result<u8> {
     rustix::process::setpgid(None, None).context("leaving the process group")?;
-    let path = Instance::open(&home.dirs, name)?.path("vmm.log");
+    let path = instance.path("vmm.log");
     let log = File::create(&path).with_context(|| format!("making {}", path.display()))?;
     rustix::stdio::dup2_stderr(&log).context("redirecting the standard error")?;
-    vmm::vmm(name, home, prepared)
+    vmm::run(instance, home, prepared)
 }

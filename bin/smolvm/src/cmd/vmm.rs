@@ -170,10 +170,15 @@ pub fn forget(name: &str) {
     }
 }
 
-/// The child itself. `prepared`: of a copy, what its parent has read.
-pub fn vmm(name: &str, home: &Home, prepared: Option<Prepared>) -> Result<u8> {
+/// The child itself.
+pub fn vmm(name: &str, home: &Home) -> Result<u8> {
     let mut instance = Instance::open(&home.dirs, name)?;
     instance.acquire()?;
+    run(instance, home, None)
+}
+
+/// The process of an instance whose lock it has. `prepared`: of a copy, what was made before it was split off.
+pub fn run(instance: Instance, home: &Home, prepared: Option<Prepared>) -> Result<u8> {
     let instance = Arc::new(instance);
     match up(&instance, home, prepared) {
         Ok(up) => live(&instance, up, home),
@@ -204,20 +209,25 @@ pub fn media(plan: &Plan, record: &Record, home: &Home) -> Result<Media> {
 }
 
 fn up(instance: &Arc<Instance>, home: &Home, prepared: Option<Prepared>) -> Result<Up> {
-    let record = instance.record()?;
-    let plan = read_plan(instance)?;
-    let (media, origin) = match prepared {
-        Some(Prepared { media, origin, template }) => (media, Some((origin, template))),
-        None => (media(&plan, &record, home)?, None),
+    let (plan, media, origin) = match prepared {
+        Some(Prepared { plan, media, origin }) => (plan, media, Some(origin)),
+        None => {
+            let plan = read_plan(instance)?;
+            let media = media(&plan, &instance.record()?, home)?;
+            (plan, media, None)
+        }
     };
     let group = Group { gate: Some(wait_for_start), origin };
     trace::point("file");
     let bound = launch::bind_ports(&plan.ports)?;
     let command = command(&plan, &media.spec);
     let records = || {
-        let pid = std::process::id();
-        instance.update(|r| (r.phase, r.pid, r.exit_code, r.health) = (Phase::Running, pid, None, None))?;
-        if record.kept {
+        let (pid, mut kept) = (std::process::id(), false);
+        instance.update(|r| {
+            (r.phase, r.pid, r.exit_code, r.health) = (Phase::Running, pid, None, None);
+            kept = r.kept;
+        })?;
+        if kept {
             home.store.add_reference(&media.pin, &instance.path(""))?;
         }
         Ok(())

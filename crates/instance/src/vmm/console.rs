@@ -58,6 +58,11 @@ impl Console {
         Self { state: Mutex::new(state), changed: Condvar::new() }
     }
 
+    /// The output to come is also kept in the file `log`.
+    pub fn keep_in(&self, log: &Path) {
+        lock(&self.state).log = Log::At(log.to_owned());
+    }
+
     /// What a machine writes to.
     pub fn sink(self: &Arc<Self>) -> machine::Sink {
         let this = self.clone();

@@ -8,7 +8,8 @@
 //! Invariants: nobody sees it. It has no network, no ports, no folders and no volumes, and a disk and memory that are gone
 //! with it; what the guest does meanwhile has never happened. When it is over, its threads are, too.
 
-use std::time::Duration;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use agent_protocol::RestoreReason;
 use artifact::MachineFile;
@@ -29,6 +30,30 @@ pub struct Frozen<'a> {
 impl<'a> From<&'a MachineFile> for Frozen<'a> {
     fn from(file: &'a MachineFile) -> Self {
         Self { file, template: None }
+    }
+}
+
+/// What a process that was split off has of its own, where all else is as in the process that it was split off from.
+pub struct Own {
+    /// The guest's host name.
+    pub hostname: String,
+    /// See [`VmmOptions::scratch_dir`].
+    pub scratch_dir: PathBuf,
+    /// See [`VmmOptions::kernel_log`].
+    pub kernel_log: PathBuf,
+    /// See [`VmmOptions::gate`].
+    pub gate: fn(&str),
+}
+
+impl Vmm {
+    /// Makes a machine that [`Vmm::restore`] brought back, before processes were split off, that of one of them.
+    pub fn become_own(&mut self, own: Own) {
+        self.begun = Instant::now();
+        self.machine.keep_disk_in(&own.scratch_dir);
+        self.console.keep_in(&own.kernel_log);
+        let options = &mut self.options;
+        (options.hostname, options.gate) = (Some(own.hostname), Some(own.gate));
+        (options.scratch_dir, options.kernel_log) = (own.scratch_dir, Some(own.kernel_log));
     }
 }
 
