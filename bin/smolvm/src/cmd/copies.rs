@@ -3,7 +3,6 @@
 //! them (docs/adr/0068). Afterwards it only waits and tells of copies whose process ended, until `fork` ends it.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -113,8 +112,5 @@ fn split(name: &str, home: &Home) -> Result<(Instance, Side)> {
 /// From here on a process as `__vmm` is one.
 fn copy(instance: Instance, home: &Home, prepared: Option<Prepared>) -> Result<u8> {
     rustix::process::setpgid(None, None).context("leaving the process group")?;
-    let path = instance.path("vmm.log");
-    let log = File::create(&path).with_context(|| format!("making {}", path.display()))?;
-    rustix::stdio::dup2_stderr(&log).context("redirecting the standard error")?;
     vmm::run(instance, home, prepared)
 }

@@ -15,7 +15,6 @@ use anyhow::{Context, Result, anyhow, bail};
 use instance::control::{Client, Request};
 use instance::{Instance, Phase, Record};
 use serde_json::{Value, json};
-use store::Pin;
 
 use crate::args::{Fork, Global};
 use crate::cmd::copies::GO_ON;
@@ -33,7 +32,7 @@ pub fn fork(fork: &Fork, global: &Global, home: &Home) -> Result<u8> {
     let record = source.record()?;
     let id =
         record.file.parse().map_err(|_| anyhow!("the record of `{}` names no machine file", fork.name))?;
-    let pin = home.store.pin(&id)?;
+    let _pin = home.store.pin(&id)?;
     let names = names(fork, home)?;
     let first = names.first().context("no name")?;
     let made: Made = Arc::default();
@@ -44,7 +43,7 @@ pub fn fork(fork: &Fork, global: &Global, home: &Home) -> Result<u8> {
             move || undo(&made)
         },
     )?;
-    let copies = Copies { home, pin: &pin, record: &record, plan: vmm::read_plan(&source)?, made: &made };
+    let copies = Copies { home, record: &record, plan: vmm::read_plan(&source)?, made: &made };
     let done = make_all(&names, first, &copies, &client, begun);
     let (ups, report, written_us) = done.inspect_err(|_| undo(&made))?;
     let total_us = begun.elapsed().as_micros() as u64;
@@ -81,14 +80,15 @@ fn make_all(
     begun: Instant,
 ) -> Result<(Vec<Result<Up, String>>, Value, u64)> {
     // Its lock is its process's.
-    drop(copies.make(first)?);
+    drop(copies.make_first(first)?);
     let instance = Instance::open(&copies.home.dirs, first)?;
     let path = instance.origin();
     let path = path.to_str().context("the path of the instances is not UTF-8")?.to_owned();
     // It starts, and the other directories are made, while the machine writes.
     let mut splitter = Splitter::start(names, &instance)?;
     let (report, others) = std::thread::scope(|scope| {
-        let others = scope.spawn(|| names.iter().skip(1).try_for_each(|name| copies.make(name).map(drop)));
+        let make = |name: &String| copies.make(name, |other| other.share_record(&instance)).map(drop);
+        let others = scope.spawn(move || names.iter().skip(1).try_for_each(make));
         let report = client.call(&Request::Fork { path });
         (report, others.join().unwrap_or_else(|_| Err(anyhow!("making the copies' directories failed"))))
     });
@@ -106,39 +106,46 @@ fn make_all(
 /// What the copies have in common.
 struct Copies<'a> {
     home: &'a Home,
-    pin: &'a Pin,
     record: &'a Record,
     plan: Plan,
     made: &'a Made,
 }
 
 impl Copies<'_> {
-    /// A copy's directory and record.
-    fn make(&self, name: &str) -> Result<Instance> {
+    /// The first copy's directory and record.
+    fn make_first(&self, name: &str) -> Result<Instance> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.make(name, |instance| {
+            instance.write_record(&Record {
+                name: name.to_owned(),
+                created_ms: now.as_millis() as u64,
+                phase: Phase::Dead,
+                // Nobody's yet.
+                pid: 0,
+                kept: true,
+                // Published ports are the source's.
+                ports: Vec::new(),
+                exit_code: None,
+                forked_from: Some(self.record.name.clone()),
+                ..self.record.clone()
+            })
+        })
+    }
+
+    /// A copy's directory, and its record by `write`. (The reference in the store is its own process's to make: until
+    /// then that and this one have the file pinned.)
+    fn make(
+        &self,
+        name: &str,
+        write: impl FnOnce(&Instance) -> Result<(), instance::Error>,
+    ) -> Result<Instance> {
         let instance = Instance::create(&self.home.dirs, name)?;
         self.made.lock().unwrap_or_else(|e| e.into_inner()).push(name.to_owned());
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let written = instance.write_record(&Record {
-            name: name.to_owned(),
-            created_ms: now.as_millis() as u64,
-            phase: Phase::Dead,
-            // Nobody's yet.
-            pid: 0,
-            kept: true,
-            // Published ports are the source's.
-            ports: Vec::new(),
-            exit_code: None,
-            forked_from: Some(self.record.name.clone()),
-            ..self.record.clone()
-        });
-        let kept = written
-            .map_err(anyhow::Error::from)
-            .and_then(|()| Ok(self.home.store.add_passing_reference(self.pin, &instance.path(""))?));
-        match kept {
+        match write(&instance) {
             Ok(()) => Ok(instance),
             Err(e) => {
                 instance.remove()?;
-                Err(e)
+                Err(e.into())
             }
         }
     }
@@ -234,7 +241,7 @@ impl Splitter {
     }
 }
 
-const LOST: &str = "its process ended before it was up; see vmm.log in its directory";
+const LOST: &str = "its process ended before it was up; see vmm.log in its directory, or in that of the first copy";
 
 /// Takes words until `count` copies have said what is `wanted`, or are lost; notes why.
 fn collect(

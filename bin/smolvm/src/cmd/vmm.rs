@@ -187,7 +187,7 @@ pub fn run(instance: Instance, home: &Home, prepared: Option<Prepared>) -> Resul
                 instance::Error::Agent(client) => client.kind().exit_code(),
                 _ => 125,
             });
-            say(name, Word::Failed { text: crate::ui::told(&e), code })?;
+            say(instance.name(), Word::Failed { text: crate::ui::told(&e), code })?;
             instance.update(|r| r.phase = Phase::Dead)?;
             Ok(code)
         }
@@ -209,6 +209,7 @@ pub fn media(plan: &Plan, record: &Record, home: &Home) -> Result<Media> {
 }
 
 fn up(instance: &Arc<Instance>, home: &Home, prepared: Option<Prepared>) -> Result<Up> {
+    let is_copy = prepared.is_some();
     let (plan, media, origin) = match prepared {
         Some(Prepared { plan, media, origin }) => (plan, media, Some(origin)),
         None => {
@@ -222,15 +223,21 @@ fn up(instance: &Arc<Instance>, home: &Home, prepared: Option<Prepared>) -> Resu
     let bound = launch::bind_ports(&plan.ports)?;
     let command = command(&plan, &media.spec);
     let records = || {
+        if is_copy {
+            own_log(instance)?;
+        }
         let (pid, mut kept) = (std::process::id(), false);
         instance.update(|r| {
             (r.phase, r.pid, r.exit_code, r.health) = (Phase::Running, pid, None, None);
             kept = r.kept;
         })?;
-        if kept {
-            home.store.add_reference(&media.pin, &instance.path(""))?;
+        let owner = instance.path("");
+        match (kept, is_copy) {
+            (false, _) => Ok(()),
+            (true, false) => Ok(home.store.add_reference(&media.pin, &owner)?),
+            // What it starts from is gone with a power failure, too.
+            (true, true) => Ok(home.store.add_passing_reference(&media.pin, &owner)?),
         }
-        Ok(())
     };
     let started = launch::start(instance, &media, &plan, bound, group, command, records)?;
     let ending = Arc::new(Ending::default());
@@ -240,6 +247,15 @@ fn up(instance: &Arc<Instance>, home: &Home, prepared: Option<Prepared>) -> Resu
     let server = listening.serve(Arc::new(control))?;
     let session = running.session()?;
     Ok(Up { running, server, session, ending, plan })
+}
+
+/// From here on what goes wrong is told in the instance's own directory. (Making a file is a large part of what a copy
+/// costs: up to here, where all have begun, it tells it in that of the first copy.)
+fn own_log(instance: &Instance) -> Result<()> {
+    let path = instance.path("vmm.log");
+    let log = File::options().create(true).append(true).open(&path);
+    let log = log.with_context(|| format!("making {}", path.display()))?;
+    Ok(rustix::stdio::dup2_stderr(&log).context("redirecting the standard error")?)
 }
 
 /// Waits for the end: of the command, of the service, or of the machine.

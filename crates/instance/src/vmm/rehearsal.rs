@@ -8,10 +8,11 @@
 //! Invariants: nobody sees it. It has no network, no ports, no folders and no volumes, and a disk and memory that are gone
 //! with it; what the guest does meanwhile has never happened. When it is over, its threads are, too.
 
+use std::io::Read;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use agent_protocol::RestoreReason;
+use agent_protocol::{Request, RestoreReason};
 use artifact::MachineFile;
 use machine::Template;
 
@@ -96,10 +97,24 @@ impl Media {
         };
         let (vmm, waking) = Vmm::wake(self, from, RestoreReason::Fork, options, |_| Ok(()))?;
         // An agent that is not done by then has shown most of what it does.
-        let _ = waking.finish_within(limit);
+        let _ = waking.finish_within(limit).and_then(|()| vmm.hear_it_hang_up(limit));
         vmm.machine.pause()?;
         template.learn(&vmm.machine);
         Ok(template)
+    }
+}
+
+impl Vmm {
+    /// Waits until the agent has served one more connection to its end: then it has also seen the end of the one
+    /// before, and what every copy does after it has answered was done.
+    fn hear_it_hang_up(&self, limit: Duration) -> Result<(), Error> {
+        let stream = self.begin_connect()?;
+        let io = agent_protocol::ClientError::Io;
+        stream.set_read_timeout(Some(limit)).map_err(io)?;
+        let mut client = agent_protocol::Client::new(stream);
+        client.call(&Request::Ping)?;
+        let _ = client.into_stream().read(&mut [0]).map_err(io)?;
+        Ok(())
     }
 }
 

@@ -155,7 +155,7 @@ fn locate(cpu: &mut Cpu, code: &mut CodeCache) -> Option<usize> {
 fn translation(cpu: &mut Cpu, code: &mut CodeCache) -> Option<u32> {
     code.jit.sync(cpu);
     let index = code.known(cpu)?;
-    code.jit.find(index, code.block(index).heat, cpu.rip)
+    code.jit.find(index, code.heat(index), cpu.rip)
 }
 
 /// An indirect branch goes to `target`, which is not in the jump cache. Puts it there; the address of the

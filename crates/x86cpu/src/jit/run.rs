@@ -222,26 +222,27 @@ impl Cpu {
     /// (and what follows it), up to the instruction count `limit`. `None`: nothing has happened, interpret it.
     pub(crate) fn jit_turn(&mut self, code: &mut CodeCache, index: u32, limit: u64) -> Option<Turn> {
         let (after, longest) = code.jit.limits();
-        let block = *code.block(index);
-        if block.heat == NEVER {
+        let heat = code.heat(index);
+        if heat == NEVER {
             return None;
         }
-        if block.heat & TRANSLATED == 0 && self.insn_count < code.quiet_until {
+        if heat & TRANSLATED == 0 && self.insn_count < code.quiet_until {
             return None;
         }
-        if block.heat < after {
-            code.set_heat(index, block.heat + 1);
+        if heat < after {
+            code.set_heat(index, heat + 1);
             return None;
         }
         let room = limit.saturating_sub(self.insn_count).min(JIT_TICK + u64::from(longest));
         let budget = room.checked_sub(u64::from(longest))?;
         code.jit.sync(self);
-        let known = code.jit.find(index, block.heat, self.rip);
+        let known = code.jit.find(index, heat, self.rip);
         let number = match known {
             Some(n) => n,
             None => {
                 let long = self.mode == Mode::Long64;
-                let made = if long { code.jit.make(self, index, block.source()) } else { None };
+                let source = code.block(index).source();
+                let made = if long { code.jit.make(self, index, source) } else { None };
                 let Some(n) = made else {
                     code.set_heat(index, NEVER);
                     return None;
