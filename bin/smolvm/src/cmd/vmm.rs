@@ -20,7 +20,7 @@ use spec::MachineSpec;
 use crate::args::Global;
 use crate::interrupt::{self, Undo};
 use crate::launch::keeper::{self, Backoff};
-use crate::launch::{self, Control, Defaults, Ending, Group, Home, Plan, Prepared};
+use crate::launch::{self, Control, Defaults, Ending, Group, Home, Mode, Plan, Prepared};
 use crate::trace;
 use crate::ui::say::{say, tell};
 
@@ -209,7 +209,6 @@ pub fn media(plan: &Plan, record: &Record, home: &Home) -> Result<Media> {
 }
 
 fn up(instance: &Arc<Instance>, home: &Home, prepared: Option<Prepared>) -> Result<Up> {
-    let is_copy = prepared.is_some();
     let (plan, media, origin) = match prepared {
         Some(Prepared { plan, media, origin }) => (plan, media, Some(origin)),
         None => {
@@ -218,6 +217,7 @@ fn up(instance: &Arc<Instance>, home: &Home, prepared: Option<Prepared>) -> Resu
             (plan, media, None)
         }
     };
+    let is_copy = plan.mode == Mode::Forked;
     let group = Group { gate: Some(wait_for_start), origin };
     trace::point("file");
     let bound = launch::bind_ports(&plan.ports)?;
