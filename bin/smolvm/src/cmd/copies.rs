@@ -112,5 +112,5 @@ fn split(name: &str, home: &Home) -> Result<(Instance, Side)> {
 /// From here on a process as `__vmm` is one.
 fn copy(instance: Instance, home: &Home, prepared: Option<Prepared>) -> Result<u8> {
     rustix::process::setpgid(None, None).context("leaving the process group")?;
-    vmm::run(instance, home, prepared)
+    vmm::run(instance, home, Some(vmm::Copy(prepared)))
 }

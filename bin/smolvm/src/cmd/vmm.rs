@@ -14,13 +14,14 @@ use instance::control;
 use instance::session::{self, Session, Target};
 use instance::{Instance, Media, Phase, Record, Vmm};
 use machine::Outcome;
+use rustix::event::{PollFd, PollFlags};
 use serde::{Deserialize, Serialize};
 use spec::MachineSpec;
 
 use crate::args::Global;
 use crate::interrupt::{self, Undo};
 use crate::launch::keeper::{self, Backoff};
-use crate::launch::{self, Control, Defaults, Ending, Group, Home, Mode, Plan, Prepared};
+use crate::launch::{self, Control, Defaults, Ending, Group, Home, Plan, Prepared};
 use crate::trace;
 use crate::ui::say::{say, tell};
 
@@ -177,10 +178,13 @@ pub fn vmm(name: &str, home: &Home) -> Result<u8> {
     run(instance, home, None)
 }
 
-/// The process of an instance whose lock it has. `prepared`: of a copy, what was made before it was split off.
-pub fn run(instance: Instance, home: &Home, prepared: Option<Prepared>) -> Result<u8> {
+/// A process that was split off for one of many copies. What was made for all of them, where that went well.
+pub struct Copy(pub Option<Prepared>);
+
+/// The process of an instance whose lock it has.
+pub fn run(instance: Instance, home: &Home, copy: Option<Copy>) -> Result<u8> {
     let instance = Arc::new(instance);
-    match up(&instance, home, prepared) {
+    match up(&instance, home, copy) {
         Ok(up) => live(&instance, up, home),
         Err(e) => {
             let code = e.downcast_ref::<instance::Error>().map_or(125, |e| match e {
@@ -208,8 +212,9 @@ pub fn media(plan: &Plan, record: &Record, home: &Home) -> Result<Media> {
     Ok(launch::media(plan, &home.store, home.store.pin(&id)?)?)
 }
 
-fn up(instance: &Arc<Instance>, home: &Home, prepared: Option<Prepared>) -> Result<Up> {
-    let (plan, media, origin) = match prepared {
+fn up(instance: &Arc<Instance>, home: &Home, copy: Option<Copy>) -> Result<Up> {
+    let is_copy = copy.is_some();
+    let (plan, media, origin) = match copy.and_then(|copy| copy.0) {
         Some(Prepared { plan, media, origin }) => (plan, media, Some(origin)),
         None => {
             let plan = read_plan(instance)?;
@@ -217,7 +222,6 @@ fn up(instance: &Arc<Instance>, home: &Home, prepared: Option<Prepared>) -> Resu
             (plan, media, None)
         }
     };
-    let is_copy = plan.mode == Mode::Forked;
     let group = Group { gate: Some(wait_for_start), origin };
     trace::point("file");
     let bound = launch::bind_ports(&plan.ports)?;
@@ -239,11 +243,21 @@ fn up(instance: &Arc<Instance>, home: &Home, prepared: Option<Prepared>) -> Resu
             (true, true) => Ok(home.store.add_passing_reference(&media.pin, &owner)?),
         }
     };
-    let started = launch::start(instance, &media, &plan, bound, group, command, records)?;
+    // Of copies that begin together each would take the processor from those that have not begun: nobody asks anything of
+    // them before their agents have answered.
+    let at_once = || if is_copy { Ok(()) } else { records() };
+    let started = launch::start(instance, &media, &plan, bound, group, command, at_once)?;
     let ending = Arc::new(Ending::default());
     let control = Control { vmm: started.vmm.clone(), instance: instance.clone(), ending: ending.clone() };
-    let listening = control::listen(instance)?;
+    let listening = if is_copy { None } else { Some(control::listen(instance)?) };
     let mut running = started.up()?;
+    let listening = match listening {
+        Some(listening) => listening,
+        None => {
+            records()?;
+            control::listen(instance)?
+        }
+    };
     let server = listening.serve(Arc::new(control))?;
     let session = running.session()?;
     Ok(Up { running, server, session, ending, plan })
@@ -365,10 +379,13 @@ fn command(plan: &Plan, machine: &MachineSpec) -> Option<Target> {
     Some(Target::Exec(spec))
 }
 
-/// Says that the copy is whole and waits until it may run.
+/// Says that the copy is whole and waits until it may run: until its standard input ends. Nothing is read: of many that
+/// read one pipe each has to wait for a lock on it, and for the processor in between, while those before it run already.
 fn wait_for_start(name: &str) {
     let _ = say(name, Word::Whole);
-    let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+    let input = rustix::stdio::stdin();
+    let mut polled = [PollFd::new(&input, PollFlags::IN)];
+    while matches!(rustix::event::poll(&mut polled, None), Err(rustix::io::Errno::INTR)) {}
 }
 
 /// One write: lines of copies that share a pipe stay whole (pipe(7), PIPE_BUF).
