@@ -28,7 +28,8 @@ impl Idle {
         let said = fs::read_to_string(log).with_context(|| format!("reading {}", log.display()))?;
         let traced = |name: &str| -> Result<u64> {
             let line = said.lines().find_map(|l| l.strip_prefix("smolvm-trace ")?.strip_prefix(name));
-            line.and_then(|l| l.trim().parse().ok()).with_context(|| format!("{} has no {name}", log.display()))
+            line.and_then(|l| l.trim().parse().ok())
+                .with_context(|| format!("{} has no {name}", log.display()))
         };
         let guest = private_pages(pid, traced("memory_start ")?, traced("memory_len ")?)? * PAGE >> 10;
         let private = kib(&fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?, "Private_Dirty:")?;
@@ -68,7 +69,11 @@ pub fn tell(idle: &[Idle]) {
         let mut values: Vec<u64> = idle.iter().map(of).collect();
         values.sort_unstable();
         let at = |n: usize| values.get(n).copied().unwrap_or(0);
-        println!("{what:<52} median {:>8} {unit}  most {:>8} {unit}", at(values.len() / 2), at(values.len().max(1) - 1));
+        println!(
+            "{what:<52} median {:>8} {unit}  most {:>8} {unit}",
+            at(values.len() / 2),
+            at(values.len().max(1) - 1)
+        );
     };
     row("  an idle copy: private memory of ours", "KiB", |i| i.ours);
     row("  an idle copy: pages that its guest wrote", "KiB", |i| i.guest);

@@ -88,7 +88,11 @@ mod tests {
             from = member + 1;
         }
         assert_eq!(found, members);
-        assert_eq!(bits.pieces.iter().filter(|piece| piece.is_some()).count(), 3, "an empty piece takes nothing");
+        assert_eq!(
+            bits.pieces.iter().filter(|piece| piece.is_some()).count(),
+            3,
+            "an empty piece takes nothing"
+        );
         bits.put(64, false);
         assert!(!bits.has(64) && bits.has(63) && bits.next(64) == Some(PIECE - 1));
     }
@@ -98,6 +102,8 @@ mod tests {
         let mut bits = Bits::new(10);
         bits.put(9, true);
         bits.put(PIECE, true);
-        assert!(!bits.has(PIECE) && bits.count() == 1 && bits.next(10).is_none() && bits.next(u64::MAX).is_none());
+        assert!(
+            !bits.has(PIECE) && bits.count() == 1 && bits.next(10).is_none() && bits.next(u64::MAX).is_none()
+        );
     }
 }

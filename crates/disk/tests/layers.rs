@@ -6,8 +6,8 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use disk::{
-    CLUSTER, Delta, DeltaMap, Disk, Extent, ExtentKind, FileDisk, Overlay, SparseDisk, SparseError,
-    Private, StillDisk, private_file,
+    CLUSTER, Delta, DeltaMap, Disk, Extent, ExtentKind, FileDisk, Overlay, Private, SparseDisk, SparseError,
+    StillDisk, private_file,
 };
 use proptest::prelude::*;
 

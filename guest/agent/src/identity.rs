@@ -79,7 +79,9 @@ pub fn keep(world: &World) -> io::Result<()> {
     let text = world.read_small(PATH, LIMIT);
     unmount(format!("/{PATH}"), UnmountFlags::DETACH)?;
     match String::from_utf8(text) {
-        Ok(text) if !text.is_empty() && world.read_small(PATH, LIMIT) != text.as_bytes() => write(world, &text),
+        Ok(text) if !text.is_empty() && world.read_small(PATH, LIMIT) != text.as_bytes() => {
+            write(world, &text)
+        }
         _ => Ok(()),
     }
 }

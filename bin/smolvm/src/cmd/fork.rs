@@ -162,7 +162,9 @@ impl Copies<'_> {
     /// Readies another copy. A file has as many names as copies: the last one that goes takes it with it.
     fn ready(&self, name: &str, first: &Instance) -> Result<()> {
         let instance = Instance::open(&self.home.dirs, name)?;
-        for (from, to) in [(first.origin(), instance.origin()), (vmm::plan_path(first), vmm::plan_path(&instance))] {
+        for (from, to) in
+            [(first.origin(), instance.origin()), (vmm::plan_path(first), vmm::plan_path(&instance))]
+        {
             std::fs::hard_link(&from, to).with_context(|| format!("naming {}", from.display()))?;
         }
         Ok(())
@@ -241,7 +243,8 @@ impl Splitter {
     }
 }
 
-const LOST: &str = "its process ended before it was up; see vmm.log in its directory, or in that of the first copy";
+const LOST: &str =
+    "its process ended before it was up; see vmm.log in its directory, or in that of the first copy";
 
 /// Takes words until `count` copies have said what is `wanted`, or are lost; notes why.
 fn collect(

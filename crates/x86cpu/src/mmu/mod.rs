@@ -25,8 +25,8 @@ use std::sync::Arc;
 use arch::x86_64::regs::{Cr0, Cr4, Efer};
 use guestmem::GuestMemory;
 
-use self::tlb::{BANKS, ENTRIES, Entry, Tlb};
 pub(crate) use self::raw::Table;
+use self::tlb::{BANKS, ENTRIES, Entry, Tlb};
 pub(crate) use self::walk::Intent;
 use crate::peers::Peers;
 
