@@ -31,7 +31,7 @@ impl Idle {
             line.and_then(|l| l.trim().parse().ok())
                 .with_context(|| format!("{} has no {name}", log.display()))
         };
-        let guest = private_pages(pid, traced("memory_start ")?, traced("memory_len ")?)? * PAGE >> 10;
+        let guest = private_pages(pid, traced("memory_start ")?, traced("memory_len ")?)? * (PAGE >> 10);
         let private = kib(&fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?, "Private_Dirty:")?;
         let tables = kib(&fs::read_to_string(format!("/proc/{pid}/status"))?, "VmPTE:")?;
         Ok(Self { ours: private.saturating_sub(guest), guest, tables, cpu_us: cpu_us(pid)? })

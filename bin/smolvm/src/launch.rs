@@ -178,7 +178,7 @@ pub struct Prepared {
 /// What a copy starts from, as far as it was made before its process was split off.
 pub enum Origin {
     /// The file and what was read of it.
-    File(MachineFile, Option<Template>),
+    File(Box<MachineFile>, Option<Box<Template>>),
     /// The machine itself, which only has to become the copy's own.
     Machine(Box<Vmm>),
 }
@@ -327,7 +327,7 @@ pub fn open_origin(instance: &Instance) -> Result<MachineFile> {
 fn copy(instance: &Instance, media: &Media, mut options: VmmOptions, group: Group) -> Result<Vmm> {
     let origin = match group.origin {
         Some(origin) => origin,
-        None => Origin::File(open_origin(instance)?, None),
+        None => Origin::File(Box::new(open_origin(instance)?), None),
     };
     match (origin, group.gate) {
         (Origin::Machine(mut vmm), Some(gate)) => {
@@ -343,7 +343,8 @@ fn copy(instance: &Instance, media: &Media, mut options: VmmOptions, group: Grou
         (Origin::File(file, template), gate) => {
             // A copy has a name of its own in the guest, too.
             (options.hostname, options.gate) = (Some(instance.name().to_owned()), gate);
-            Ok(Vmm::restore(media, Frozen { file: &file, template }, options)?)
+            let from = Frozen { file: &file, template: template.map(|template| *template) };
+            Ok(Vmm::restore(media, from, options)?)
         }
     }
 }

@@ -18,7 +18,7 @@ const PATH: &str = "etc/machine-id";
 /// 32 digits and a line's end (machine-id(5)), and room to see that there is more.
 const LIMIT: usize = 64;
 /// `TMPFS_MAGIC` (statfs(2)).
-const TMPFS: i64 = 0x0102_1994;
+const TMPFS: rustix::fs::FsWord = 0x0102_1994;
 
 fn open(world: &World, flags: OFlags) -> io::Result<OwnedFd> {
     let mode = if flags.contains(OFlags::CREATE) { Mode::from_bits_retain(0o444) } else { Mode::empty() };
@@ -27,7 +27,7 @@ fn open(world: &World, flags: OFlags) -> io::Result<OwnedFd> {
 
 /// Whether what is seen there is in memory.
 fn in_memory(file: &OwnedFd) -> bool {
-    rustix::fs::fstatfs(file).is_ok_and(|stat| i64::from(stat.f_type) == TMPFS)
+    rustix::fs::fstatfs(file).is_ok_and(|stat| stat.f_type == TMPFS)
 }
 
 /// Mounts a file in memory over it, unless there is one.

@@ -97,7 +97,7 @@ fn prepare(first: &str, count: usize, home: &Home) -> Result<Prepared> {
     let origin = if whole {
         Origin::Machine(Box::new(Vmm::restore(&media, Frozen { file: &file, template }, options)?))
     } else {
-        Origin::File(file, template)
+        Origin::File(Box::new(file), template.map(Box::new))
     };
     Ok(Prepared { plan, media, origin })
 }

@@ -78,7 +78,7 @@ fn make_all(
     copies: &Copies<'_>,
     client: &Client<'_>,
     begun: Instant,
-) -> Result<(Vec<Result<Up, String>>, Value, u64)> {
+) -> Result<(Ups, Value, u64)> {
     // Its lock is its process's.
     drop(copies.make_first(first)?);
     let instance = Instance::open(&copies.home.dirs, first)?;
@@ -193,6 +193,9 @@ struct Up {
     first_run_ns: u64,
 }
 
+/// How each copy came up, or why it did not.
+type Ups = Vec<Result<Up, String>>;
+
 /// The process that the copies' processes are split off from (`copies.rs`). It waits to be told to go on: when it may
 /// read what they have in common, and when their directories are whole. The copies begin to run together, so that the
 /// first ones do not take the processor from those that are still made.
@@ -222,7 +225,7 @@ impl Splitter {
     }
 
     /// Waits until all are whole, lets them begin, and waits until they are up.
-    fn collect(self, names: &[String]) -> Result<Vec<Result<Up, String>>> {
+    fn collect(self, names: &[String]) -> Result<Ups> {
         let Self { mut process, mut words, tell, _end } = self;
         let mut lost: HashMap<String, String> = HashMap::new();
         let mut up = HashMap::new();

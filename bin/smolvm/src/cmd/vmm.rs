@@ -269,7 +269,7 @@ fn own_log(instance: &Instance) -> Result<()> {
     let path = instance.path("vmm.log");
     let log = File::options().create(true).append(true).open(&path);
     let log = log.with_context(|| format!("making {}", path.display()))?;
-    Ok(rustix::stdio::dup2_stderr(&log).context("redirecting the standard error")?)
+    rustix::stdio::dup2_stderr(&log).context("redirecting the standard error")
 }
 
 /// Waits for the end: of the command, of the service, or of the machine.
