@@ -1,8 +1,10 @@
 //! Copies and live snapshots of a running machine: `cargo run --release -p fork`.
 //!
-//! Fan-out: `smolvm fork --count N`, until all run, and until all have answered an `exec`. Memory: what
-//! an idle copy has of its own. Pause: how long vCPUs and tasks stood still for a snapshot, by how much
+//! Fan-out: `smolvm fork --count N`, until all run, and until all have answered an `exec`; processor time until then.
+//! Memory: what an idle copy has of its own (`memory.rs`). Pause: how long vCPUs and tasks stood still for a snapshot, by how much
 //! memory was written since the resume; and how fast the file is written.
+
+mod memory;
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -12,6 +14,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use serde_json::Value;
+
+use memory::Idle;
 
 #[derive(Parser)]
 struct Args {
@@ -77,7 +81,8 @@ impl Bench {
         let program = std::path::absolute(&self.args.smolvm)?;
         let mut command = Command::new(program);
         command.args(args).current_dir(self.home.path()).env("SMOLVM_HOME", self.home.path().join("home"));
-        command.env("SMOLVM_ENGINE", &self.args.engine).stdin(Stdio::null());
+        // A machine's process then says where the guest's memory is.
+        command.env("SMOLVM_ENGINE", &self.args.engine).env("SMOLVM_TRACE", "1").stdin(Stdio::null());
         Ok(command)
     }
 
@@ -103,7 +108,7 @@ impl Bench {
         for count in &self.args.counts {
             let (mut pause, mut stopped, mut first, mut all, mut answered) =
                 (vec![], vec![], vec![], vec![], vec![]);
-            let mut own = Vec::new();
+            let mut idle = Vec::new();
             for _ in 0..self.args.runs {
                 self.smolvm(&["run", "-d", "--name", "m", "m.smolmachine"])?;
                 let begun = Instant::now();
@@ -116,7 +121,7 @@ impl Bench {
                 all.push(number(&told, "total_us"));
                 let looking = Instant::now();
                 std::thread::sleep(SETTLE);
-                own.extend(self.own_memory()?);
+                idle.extend(self.idle_copies()?);
                 let looking = us(looking);
                 self.all_answer(copies)?;
                 answered.push(us(begun) - looking);
@@ -128,9 +133,7 @@ impl Bench {
             row("  the last copy's first instruction", first);
             row("  the last copy's agent has put it right", all);
             row("  every copy has answered an exec", answered);
-            own.sort_unstable();
-            let middle = own.get(own.len() / 2).copied().unwrap_or(0);
-            println!("  a copy's own memory, the guest's pages that it wrote included: {middle} KiB");
+            memory::tell(&idle);
         }
         Ok(())
     }
@@ -154,17 +157,16 @@ impl Bench {
         })
     }
 
-    /// What every copy has written for itself, KiB: pages that no other process has. (Copies inherit pages from the
-    /// process that they were split off from; those are in memory once.)
-    fn own_memory(&self) -> Result<Vec<u64>> {
+    /// What each copy has of its own.
+    fn idle_copies(&self) -> Result<Vec<Idle>> {
         let rows = self.json(&["ps", "--json"])?;
         let rows = rows.as_array().context("no machines")?.iter();
-        let copies = rows.filter(|r| r["forked_from"].is_string()).map(|r| number(r, "pid"));
+        let copies = rows.filter(|r| r["forked_from"].is_string());
         copies
-            .map(|pid| {
-                let sums = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
-                let line = sums.lines().find_map(|l| l.strip_prefix("Private_Dirty:"));
-                Ok(line.and_then(|l| l.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0))
+            .map(|row| {
+                let name = row["name"].as_str().context("a machine without a name")?;
+                let log = self.home.path().join("home/state/instances").join(name).join("vmm.log");
+                Idle::of(number(row, "pid"), &log)
             })
             .collect()
     }

@@ -8,14 +8,14 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use agent_protocol::RestoreReason;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use artifact::MachineFile;
 use instance::control::{Asker, Handler, Request};
 use instance::forward::{self, Bound, Publish};
 use instance::session::{self, Asked, Session, Target};
 use instance::{
-    Door, Frozen, Instance, Media, Neighbours, Phase, SnapshotTarget, StartReport, Template, Vmm, VmmOptions,
-    Waking,
+    Door, Frozen, Instance, Media, Neighbours, Own, Phase, SnapshotTarget, StartReport, Template, Vmm,
+    VmmOptions, Waking,
 };
 use machine::{EngineChoice, Watch};
 use serde::{Deserialize, Serialize};
@@ -172,11 +172,19 @@ impl Exec {
     }
 }
 
-/// What copies of one machine have in common, read once by the process that theirs are split off from.
+/// What copies of one machine have in common, made once by the process that theirs are split off from.
 pub struct Prepared {
+    pub plan: Plan,
     pub media: Media,
-    pub origin: MachineFile,
-    pub template: Option<Template>,
+    pub origin: Origin,
+}
+
+/// What a copy starts from, as far as it was made before its process was split off.
+pub enum Origin {
+    /// The file and what was read of it.
+    File(Box<MachineFile>, Option<Box<Template>>),
+    /// The machine itself, which only has to become the copy's own.
+    Machine(Box<Vmm>),
 }
 
 /// What a copy takes part in: the others and it begin together.
@@ -184,8 +192,8 @@ pub struct Prepared {
 pub struct Group {
     /// Called when the copy is whole and has not run yet.
     pub gate: Option<fn(&str)>,
-    /// The file and the state of the machine that it is a copy of, where they were read already.
-    pub origin: Option<(MachineFile, Option<Template>)>,
+    /// What it starts from, where that was read already.
+    pub origin: Option<Origin>,
 }
 
 /// A machine that runs in this process for an instance; its agent may not have answered yet.
@@ -270,7 +278,7 @@ pub fn start(
             .with_context(|| format!("listening for a debugger on {at}; choose another --gdb"))
     });
     let debugger = debugger.transpose()?;
-    let mut options = vmm_options(plan, instance.path(""), Some(instance.path("kernel.log")))?;
+    let mut options = vmm_options(plan, instance.path(""), Some(kernel_log(instance)))?;
     if !plan.networks.is_empty() {
         options.peers = Some(Arc::new(Neighbours::new(Dirs::from_env()?, instance.name(), &plan.networks)));
     }
@@ -278,20 +286,16 @@ pub fn start(
     let saved = || MachineFile::open_path(&instance.saved()).context("opening what the instance saved");
     let mut started = match plan.mode {
         Mode::Resume => {
-            wake(media, media.file.as_ref().into(), RestoreReason::Resume, options, bound, command, records)?
+            let vmm = Vmm::restore(media, media.file.as_ref(), options)?;
+            wake(vmm, RestoreReason::Resume, bound, command, records)?
         }
         Mode::Frozen => {
-            wake(media, (&saved()?).into(), RestoreReason::Resume, options, bound, command, records)?
+            let vmm = Vmm::restore(media, &saved()?, options)?;
+            wake(vmm, RestoreReason::Resume, bound, command, records)?
         }
         Mode::Forked => {
-            // A copy has a name of its own in the guest, too.
-            (options.hostname, options.gate) = (Some(instance.name().to_owned()), group.gate);
-            let (origin, template) = match group.origin {
-                Some(read) => read,
-                None => (open_origin(instance)?, None),
-            };
-            let from = Frozen { file: &origin, template };
-            wake(media, from, RestoreReason::Fork, options, bound, command, records)?
+            let vmm = copy(instance, media, options, group)?;
+            wake(vmm, RestoreReason::Fork, bound, command, records)?
         }
         Mode::Cold | Mode::Stopped => {
             records()?;
@@ -314,22 +318,51 @@ pub fn start(
     Ok(started)
 }
 
+/// Where what its guest says on the serial console is kept.
+fn kernel_log(instance: &Instance) -> PathBuf {
+    instance.path("kernel.log")
+}
+
 /// What the instance is a copy of.
 pub fn open_origin(instance: &Instance) -> Result<MachineFile> {
     MachineFile::open_path(&instance.origin()).context("opening what the instance is a copy of")
 }
 
+/// A machine that becomes this instance, a copy of another one.
+fn copy(instance: &Instance, media: &Media, mut options: VmmOptions, group: Group) -> Result<Vmm> {
+    let origin = match group.origin {
+        Some(origin) => origin,
+        None => Origin::File(Box::new(open_origin(instance)?), None),
+    };
+    match (origin, group.gate) {
+        (Origin::Machine(mut vmm), Some(gate)) => {
+            vmm.become_own(Own {
+                hostname: instance.name().to_owned(),
+                scratch_dir: instance.path(""),
+                kernel_log: kernel_log(instance),
+                gate,
+            });
+            Ok(*vmm)
+        }
+        (Origin::Machine(_), None) => bail!("a machine that was made for many copies starts with the others"),
+        (Origin::File(file, template), gate) => {
+            // A copy has a name of its own in the guest, too.
+            (options.hostname, options.gate) = (Some(instance.name().to_owned()), gate);
+            let from = Frozen { file: &file, template: template.map(|template| *template) };
+            Ok(Vmm::restore(media, from, options)?)
+        }
+    }
+}
+
 fn wake(
-    media: &Media,
-    from: Frozen<'_>,
+    vmm: Vmm,
     reason: RestoreReason,
-    options: VmmOptions,
     bound: Vec<Bound>,
     command: Option<Target>,
     records: impl FnOnce() -> Result<()>,
 ) -> Result<Started> {
     let mut asked = None;
-    let (vmm, waking) = Vmm::wake(media, from, reason, options, |vmm| {
+    let (vmm, waking) = vmm.begin(reason, |vmm| {
         asked = command.map(|target| session::ask(vmm.begin_connect()?, target)).transpose()?;
         Ok(())
     })?;

@@ -1,31 +1,41 @@
-//! A fixed set of small integers, one bit each. Zeroed memory from the allocator: the part of a
-//! 512 KiB table (16 GiB disk) that was never touched is not resident.
+//! A fixed set of small integers, one bit each, in two levels: what holds no member takes no memory, however large the
+//! disk is that the numbers are clusters of.
+
+/// Words of a piece: 4 KiB, the clusters of 128 MiB of disk.
+const WORDS: usize = 512;
+/// Numbers in a piece.
+const PIECE: u64 = WORDS as u64 * 64;
 
 #[derive(Clone)]
 pub(crate) struct Bits {
-    words: Vec<u64>,
+    pieces: Vec<Option<Box<[u64; WORDS]>>>,
     count: u64,
+}
+
+/// Which piece a number is in, which word of it, and which bit of that.
+fn place(i: u64) -> (usize, usize, u64) {
+    ((i / PIECE) as usize, (i % PIECE / 64) as usize, 1 << (i % 64))
 }
 
 impl Bits {
     /// Room for 0..len, all absent.
     pub(crate) fn new(len: u64) -> Self {
-        Self { words: vec![0; len.div_ceil(64) as usize], count: 0 }
+        Self { pieces: vec![None; len.div_ceil(PIECE) as usize], count: 0 }
     }
 
     pub(crate) fn has(&self, i: u64) -> bool {
-        self.words.get((i / 64) as usize).is_some_and(|w| w >> (i % 64) & 1 != 0)
+        let (piece, word, bit) = place(i);
+        self.pieces.get(piece).and_then(Option::as_ref).is_some_and(|words| words[word] & bit != 0)
     }
 
     pub(crate) fn put(&mut self, i: u64, value: bool) {
-        let Some(word) = self.words.get_mut((i / 64) as usize) else { return };
-        let bit = 1 << (i % 64);
-        match (*word & bit != 0, value) {
-            (false, true) => self.count += 1,
-            (true, false) => self.count -= 1,
-            _ => return,
+        if self.has(i) == value {
+            return;
         }
-        *word ^= bit;
+        let (piece, word, bit) = place(i);
+        let Some(piece) = self.pieces.get_mut(piece) else { return };
+        piece.get_or_insert_with(|| Box::new([0; WORDS]))[word] ^= bit;
+        self.count = if value { self.count + 1 } else { self.count - 1 };
     }
 
     /// How many are present.
@@ -38,12 +48,62 @@ impl Bits {
         if self.count == 0 {
             return None;
         }
-        let mut index = (from / 64) as usize;
-        let mut word = self.words.get(index)? & (u64::MAX << (from % 64));
-        while word == 0 {
-            index += 1;
-            word = *self.words.get(index)?;
+        let (first, word, bit) = place(from);
+        // Of the first word only the bits from `from` on.
+        let (mut skip, mut mask) = (word, !(bit - 1));
+        for (n, piece) in self.pieces.iter().enumerate().skip(first) {
+            if let Some(words) = piece {
+                for (at, word) in words.iter().enumerate().skip(skip) {
+                    let word = word & mask;
+                    mask = u64::MAX;
+                    if word != 0 {
+                        return Some(n as u64 * PIECE + at as u64 * 64 + u64::from(word.trailing_zeros()));
+                    }
+                }
+            }
+            (skip, mask) = (0, u64::MAX);
         }
-        Some(index as u64 * 64 + u64::from(word.trailing_zeros()))
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_are_found_in_order_over_the_edges_of_words_and_pieces() {
+        let mut bits = Bits::new(3 * PIECE + 70);
+        let members = [0, 63, 64, PIECE - 1, PIECE, 3 * PIECE, 3 * PIECE + 69];
+        assert_eq!(bits.next(0), None);
+        for member in members {
+            bits.put(member, true);
+            bits.put(member, true);
+        }
+        assert_eq!(bits.count(), members.len() as u64);
+        let mut found = Vec::new();
+        let mut from = 0;
+        while let Some(member) = bits.next(from) {
+            found.push(member);
+            from = member + 1;
+        }
+        assert_eq!(found, members);
+        assert_eq!(
+            bits.pieces.iter().filter(|piece| piece.is_some()).count(),
+            3,
+            "an empty piece takes nothing"
+        );
+        bits.put(64, false);
+        assert!(!bits.has(64) && bits.has(63) && bits.next(64) == Some(PIECE - 1));
+    }
+
+    #[test]
+    fn beyond_the_end_there_is_nothing() {
+        let mut bits = Bits::new(10);
+        bits.put(9, true);
+        bits.put(PIECE, true);
+        assert!(
+            !bits.has(PIECE) && bits.count() == 1 && bits.next(10).is_none() && bits.next(u64::MAX).is_none()
+        );
     }
 }

@@ -34,6 +34,6 @@ pub use delta::{CLUSTER, Delta, DeltaError, DeltaMap, Extent, ExtentKind};
 pub use file::FileDisk;
 pub use nothing::NoDisk;
 pub use overlay::{Overlay, OverlayStats};
-pub use private::private_file;
+pub use private::{Private, private_file};
 pub use sparse::{SparseDisk, SparseError};
 pub use still::StillDisk;

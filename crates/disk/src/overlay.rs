@@ -1,14 +1,15 @@
 //! Copy-on-write over a base, in clusters.
 
-use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::api::{Disk, MAX_SIZE, check_range};
 use crate::bits::Bits;
 use crate::delta::{CLUSTER, Delta, DeltaError, Frozen};
 use crate::file::punch;
+use crate::private::Private;
 use crate::still::Held;
 
 /// A disk of which only the changes are this instance's own.
@@ -26,7 +27,7 @@ pub struct Overlay {
 /// What this instance changed. A cluster is in at most one of the sets.
 pub(crate) struct Own {
     /// Cluster `n` is at byte `n * CLUSTER`, the rest are holes.
-    pub(crate) file: File,
+    pub(crate) file: Private,
     pub(crate) data: Bits,
     pub(crate) zero: Bits,
     /// What is kept for a [`crate::StillDisk`].
@@ -66,11 +67,11 @@ impl Source {
 }
 
 impl Overlay {
-    /// An overlay over an untouched base; `private` is an empty file that nobody else uses.
+    /// An overlay over an untouched base; `private` is an empty file that nobody else uses, there or to be made.
     ///
     /// # Errors
     /// `InvalidInput` for a base that is empty or larger than [`MAX_SIZE`].
-    pub fn new(base: Arc<dyn Disk>, private: File) -> io::Result<Self> {
+    pub fn new(base: Arc<dyn Disk>, private: impl Into<Private>) -> io::Result<Self> {
         let size = base.size();
         if size == 0 || size > MAX_SIZE {
             let what =
@@ -78,7 +79,8 @@ impl Overlay {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         }
         let clusters = size.div_ceil(CLUSTER);
-        let own = Own { file: private, data: Bits::new(clusters), zero: Bits::new(clusters), held: None };
+        let file = private.into();
+        let own = Own { file, data: Bits::new(clusters), zero: Bits::new(clusters), held: None };
         Ok(Self { base, frozen: Vec::new(), size, own: RwLock::new(own) })
     }
 
@@ -87,13 +89,25 @@ impl Overlay {
     ///
     /// # Errors
     /// `InvalidData` with a [`DeltaError`] when a map does not fit, else as [`Overlay::new`].
-    pub fn from_deltas(base: Arc<dyn Disk>, deltas: Vec<Delta>, private: File) -> io::Result<Self> {
+    pub fn from_deltas(
+        base: Arc<dyn Disk>,
+        deltas: Vec<Delta>,
+        private: impl Into<Private>,
+    ) -> io::Result<Self> {
         let mut overlay = Self::new(base, private)?;
         let invalid = |e: DeltaError| io::Error::new(io::ErrorKind::InvalidData, e);
         for delta in deltas.into_iter().rev() {
             overlay.frozen.push(Frozen::new(delta.map, delta.section, overlay.size).map_err(invalid)?);
         }
         Ok(overlay)
+    }
+
+    /// The changes of this instance go to a file to be made in `dir`. Before anything is written.
+    pub fn keep_in(&self, dir: &Path) {
+        let own = &mut *self.write();
+        if own.data.count() == 0 {
+            own.file = Private::later(dir);
+        }
     }
 
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, Own> {
@@ -145,7 +159,7 @@ impl Overlay {
             let stop = (last * CLUSTER).min(end);
             let piece = &mut to[(at - offset) as usize..(stop - offset) as usize];
             match source {
-                Source::Private => own.file.read_exact_at(piece, at)?,
+                Source::Private => own.file.get()?.read_exact_at(piece, at)?,
                 Source::Zero => piece.fill(0),
                 Source::Kept(start) => own.read_kept(start + at % CLUSTER, piece)?,
                 Source::Frozen(layer, start) => self.frozen[layer].read_at(start + at % CLUSTER, piece)?,
@@ -166,7 +180,7 @@ impl Overlay {
         let cluster = offset / CLUSTER;
         own.keep(cluster..cluster + 1);
         if own.data.has(cluster) {
-            return own.file.write_all_at(from, offset);
+            return own.file.get()?.write_all_at(from, offset);
         }
         let mut whole = [0; CLUSTER as usize];
         let start = cluster * CLUSTER;
@@ -175,7 +189,7 @@ impl Overlay {
         let at = (offset - start) as usize;
         whole[at..at + from.len()].copy_from_slice(from);
         // Always a whole cluster: every later read of it is inside the file.
-        own.file.write_all_at(&whole, start)?;
+        own.file.get()?.write_all_at(&whole, start)?;
         own.mark_data(cluster..cluster + 1);
         Ok(())
     }
@@ -208,7 +222,7 @@ impl Overlay {
             at += 1;
         }
         for (first, last) in holes {
-            punch(&own.file, first * CLUSTER, (last - first) * CLUSTER)?;
+            punch(own.file.get()?, first * CLUSTER, (last - first) * CLUSTER)?;
         }
         Ok(())
     }
@@ -255,7 +269,7 @@ impl Disk for Overlay {
         }
         if !whole.is_empty() {
             own.keep(whole.start / CLUSTER..whole.end / CLUSTER);
-            own.file.write_all_at(bytes(&whole), whole.start)?;
+            own.file.get()?.write_all_at(bytes(&whole), whole.start)?;
             own.mark_data(whole.start / CLUSTER..whole.end / CLUSTER);
         }
         if !tail.is_empty() {

@@ -87,7 +87,7 @@ impl Own {
         let Some(held) = &mut self.held else { return };
         for cluster in clusters {
             if held.wants(cluster)
-                && let Err(error) = held.keep(&self.file, cluster)
+                && let Err(error) = self.file.get().and_then(|file| held.keep(file, cluster))
             {
                 held.failed = Some(error);
             }

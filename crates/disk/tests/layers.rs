@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use disk::{
-    CLUSTER, Delta, DeltaMap, Disk, Extent, ExtentKind, FileDisk, Overlay, SparseDisk, SparseError,
+    CLUSTER, Delta, DeltaMap, Disk, Extent, ExtentKind, FileDisk, Overlay, Private, SparseDisk, SparseError,
     StillDisk, private_file,
 };
 use proptest::prelude::*;
@@ -364,4 +364,25 @@ fn only_what_lies_above_a_layer_is_written_when_that_is_asked() {
     third.write_at(0, &[3; 10]).unwrap();
     let map = delta(still(&third), 1).map;
     assert_eq!(map.extents.iter().map(|e| e.count).sum::<u64>(), 3, "{map:?}");
+}
+
+#[test]
+fn the_file_of_changes_is_made_where_it_belongs_by_then_and_not_before() {
+    let (base, model) = base(5 * CLUSTER);
+    let nowhere = std::env::temp_dir().join("there is no such directory");
+    let disk = Overlay::new(base, Private::later(&nowhere)).unwrap();
+    assert_eq!(all(&disk), model, "reading needs no file");
+    disk.discard(0, CLUSTER).unwrap();
+    let refused = disk.write_at(CLUSTER, &[1; 10]).unwrap_err();
+    assert!(refused.to_string().contains("there is no such directory"), "{refused}");
+    disk.keep_in(&std::env::temp_dir());
+    disk.write_at(CLUSTER, &[1; 10]).unwrap();
+    // It is there: another place is too late.
+    disk.keep_in(&nowhere);
+    disk.write_at(3 * CLUSTER, &[2; 10]).unwrap();
+    let mut expected = model;
+    expected[..CLUSTER as usize].fill(0);
+    expected[CLUSTER as usize..][..10].fill(1);
+    expected[3 * CLUSTER as usize..][..10].fill(2);
+    assert_eq!(all(&disk), expected);
 }

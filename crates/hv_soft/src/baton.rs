@@ -173,14 +173,14 @@ impl Seat {
         self.bell.notify_one();
     }
 
-    /// Sleeps until woken, since [`Seat::clear`] at the latest, or until the time is over.
-    pub(crate) fn sleep(&self, limit: Option<Duration>) {
+    /// Sleeps until woken, since [`Seat::clear`] at the latest, or until the time is over; whether it was woken.
+    pub(crate) fn sleep(&self, limit: Option<Duration>) -> bool {
         let woken = lock(&self.woken);
         if let Some(limit) = limit {
             let wait = self.bell.wait_timeout_while(woken, limit, |woken| !*woken);
-            drop(wait.unwrap_or_else(PoisonError::into_inner));
+            *wait.unwrap_or_else(PoisonError::into_inner).0
         } else {
-            drop(self.bell.wait_while(woken, |woken| !*woken).unwrap_or_else(PoisonError::into_inner));
+            *self.bell.wait_while(woken, |woken| !*woken).unwrap_or_else(PoisonError::into_inner)
         }
     }
 }

@@ -9,13 +9,16 @@ use guestmem::GuestMemory;
 use hv::{Counters, Error, Exit, Kick, Learnt, Look, Stops, Vcpu, VcpuState, Watch};
 use x86cpu::{Cpu, Engine, PollFlag, Stop};
 
-use crate::baton::{Baton, Order};
+use crate::baton::{Baton, Order, Seat};
 use crate::counters::{Exits, counters};
 use crate::partition::{ENGINE, Shared};
 use crate::rounds::{PIECE, Rounds, TURN};
 
 /// Instructions before somebody who waits gets the baton: about 200 µs.
 const SLICE: u64 = 20_000;
+/// Instructions that a vCPU executes first of all after a restore; then it lets others have the host's processor, once.
+/// Of many machines that begin together each has begun before any goes on.
+const FIRST: u64 = 1_000;
 /// A vCPU that sleeps for so long may be idle.
 const REST: Duration = Duration::from_millis(200);
 
@@ -105,9 +108,9 @@ impl SoftVcpu {
         let seat = &shared.seats[self.id as usize];
         loop {
             seat.clear();
-            let most = self.most(u64::MAX);
             let stop = match &shared.order {
                 Order::Together(gate) => {
+                    let most = self.most(if self.fresh { FIRST } else { u64::MAX });
                     self.follow_clock();
                     match gate.together(|| self.cpu.run(most)) {
                         Stop::Alone => gate.alone(&shared.seats, || self.cpu.run_alone()),
@@ -122,20 +125,27 @@ impl SoftVcpu {
             }
             match stop {
                 None => {}
-                // It waits in a loop for another vCPU, which may wait for this host CPU.
+                // It waits in a loop for another vCPU, which may wait for this host CPU; or has just begun.
                 Some(Stop::Budget) => std::thread::yield_now(),
-                Some(Stop::Halt) => {
-                    self.exits.halts += 1;
-                    let begun = Instant::now();
-                    seat.sleep(self.until_timer());
-                    if begun.elapsed() >= REST {
-                        self.cpu.rested();
-                    }
-                }
+                Some(Stop::Halt) => self.sleep(seat),
                 // The flag may be left from a kick that was seen in the line, or be for others to be alone.
                 Some(Stop::Poll) if !seat.kicked.swap(false, Ordering::AcqRel) => {}
                 Some(stop) => return Some(stop),
             }
+        }
+    }
+
+    /// Sleeps until woken or until its timer is due; after a while without what it finds again when it goes on.
+    fn sleep(&mut self, seat: &Seat) {
+        self.exits.halts += 1;
+        let begun = Instant::now();
+        let due = self.until_timer();
+        if due.is_some_and(|due| due < REST) {
+            seat.sleep(due);
+        } else if !seat.sleep(Some(REST)) {
+            self.cpu.give_back();
+            seat.sleep(due.map(|due| due.saturating_sub(begun.elapsed())));
+            self.cpu.rested();
         }
     }
 

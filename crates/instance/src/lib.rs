@@ -34,5 +34,5 @@ pub use net::NetOptions;
 pub use record::{Health, Instance, Phase, Record, list, new_name, remove_dead};
 pub use sizes::{FileSizes, sizes};
 pub use snapshot::{Point, SnapshotInfo, UNNAMED, find, points};
-pub use vmm::{FreezeReport, Frozen, SnapshotTarget, StartReport, Vmm, VmmOptions, Waking, copy_base};
+pub use vmm::{FreezeReport, Frozen, Own, SnapshotTarget, StartReport, Vmm, VmmOptions, Waking, copy_base};
 pub use volumes::VolumeMount;

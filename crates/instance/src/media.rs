@@ -1,12 +1,11 @@
 //! What is in a machine file, as a VMM uses it: the specification, boot media, disks.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 
 use artifact::{MachineFile, SectionKind};
-use disk::{Delta, DeltaMap, Disk, FileDisk, Overlay, SparseDisk, private_file};
+use disk::{Delta, DeltaMap, Disk, FileDisk, Overlay, Private, SparseDisk};
 use guestmem::{GuestMemory, PAGE_SIZE};
 use machine::DISK_MAP_VERSION;
 use snapshot::{Point, SnapshotInfo};
@@ -255,10 +254,9 @@ fn section_disk(file: &MachineFile, offset: u64, len: u64) -> Result<FileDisk, E
 pub(crate) fn scratch(saved: &[&MachineFile], dir: &Path) -> Result<Arc<Overlay>, Error> {
     let blank = SparseDisk::new(assets::blank_ext4_list())
         .map_err(|e| Error::Refused(format!("the built-in blank disk is damaged: {e}")))?;
-    let private: File = private_file(dir).map_err(io_error("make a private disk file in", dir))?;
     let deltas = saved.iter().filter_map(|file| delta(file).transpose()).collect::<Result<_, _>>()?;
     let path = saved.last().map_or(dir, |file| file.path());
-    Overlay::from_deltas(Arc::new(blank), deltas, private)
+    Overlay::from_deltas(Arc::new(blank), deltas, Private::later(dir))
         .map(Arc::new)
         .map_err(io_error("lay the disk's changes over its base, of", path))
 }

@@ -103,6 +103,9 @@ impl Health {
     }
 }
 
+/// The name of the record's file.
+const RECORD: &str = "record.json";
+
 /// An instance's directory.
 #[derive(Debug)]
 pub struct Instance {
@@ -242,8 +245,20 @@ impl Instance {
     /// [`Error::BadRecord`].
     pub fn record(&self) -> Result<Record, Error> {
         let bad = |why: String| Error::BadRecord { name: self.name.clone(), why };
-        let text = fs::read(self.path("record.json")).map_err(|e| bad(e.to_string()))?;
-        serde_json::from_slice(&text).map_err(|e| bad(e.to_string()))
+        let text = fs::read(self.path(RECORD)).map_err(|e| bad(e.to_string()))?;
+        let record: Record = serde_json::from_slice(&text).map_err(|e| bad(e.to_string()))?;
+        // Copies share their first record: the directory's name is its name.
+        Ok(Record { name: self.name.clone(), ..record })
+    }
+
+    /// Has the same record as `other`, under its own name, until one of them changes: another name for the file, which
+    /// costs the file system less than a file.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn share_record(&self, other: &Instance) -> Result<(), Error> {
+        let (from, to) = (other.path(RECORD), self.path(RECORD));
+        fs::hard_link(&from, &to).map_err(io_error("write", &to))
     }
 
     /// Replaces the record; a reader sees the old one or the new one.
@@ -251,7 +266,7 @@ impl Instance {
     /// # Errors
     /// The host's.
     pub fn write_record(&self, record: &Record) -> Result<(), Error> {
-        let (path, temp) = (self.path("record.json"), self.path("record.json.new"));
+        let (path, temp) = (self.path(RECORD), self.path("record.json.new"));
         let text = serde_json::to_vec_pretty(record).map_err(io::Error::other);
         text.and_then(|text| fs::write(&temp, text)).map_err(io_error("write", &temp))?;
         fs::rename(&temp, &path).map_err(io_error("replace", &path))
@@ -282,7 +297,7 @@ impl Instance {
 
     /// Whether nobody asked to keep it once its VMM is gone.
     fn is_unwanted(&self) -> bool {
-        if self.path("record.json").exists() {
+        if self.path(RECORD).exists() {
             // One that cannot be read may be wanted: `rm` is for it.
             return self.record().is_ok_and(|record| !record.kept);
         }

@@ -26,7 +26,7 @@ mod console;
 mod rehearsal;
 mod save;
 pub use console::Console;
-pub use rehearsal::Frozen;
+pub use rehearsal::{Frozen, Own};
 pub use save::{FreezeReport, SnapshotTarget, copy_base};
 
 /// What every shutdown sends.
@@ -78,6 +78,8 @@ pub struct Vmm {
     base: Arc<MachineFile>,
     /// The file of the store that its memory and disk changes lie over, if it was resumed from one.
     parent: Option<Digest>,
+    /// When this process began to make it.
+    begun: Instant,
     /// One snapshot at a time.
     saving: Mutex<()>,
     /// What its state is called in a file.
@@ -201,20 +203,38 @@ impl Vmm {
         options: VmmOptions,
         before: impl FnOnce(&Self) -> Result<(), Error>,
     ) -> Result<(Self, Waking), Error> {
-        let begun = Instant::now();
-        let vmm = Self::restore(media, from, options)?;
-        let generation = vmm.machine.new_generation()?;
-        if let Some(gate) = vmm.options.gate {
-            gate(vmm.options.hostname.as_deref().unwrap_or_default());
+        Self::restore(media, from, options)?.begin(reason, before)
+    }
+
+    /// The second half of [`Vmm::wake`], of a machine that [`Vmm::restore`] brought back.
+    ///
+    /// # Errors
+    /// The host's; `before`'s.
+    pub fn begin(
+        self,
+        reason: RestoreReason,
+        before: impl FnOnce(&Self) -> Result<(), Error>,
+    ) -> Result<(Self, Waking), Error> {
+        let generation = self.machine.new_generation()?;
+        if let Some(gate) = self.options.gate {
+            self.machine.make_ready();
+            gate(self.options.hostname.as_deref().unwrap_or_default());
         }
         // After the gate: it holds the present time.
-        let client = vmm.send_restored(reason, generation)?;
-        before(&vmm)?;
-        if let Some(watch) = &vmm.options.watch {
-            vmm.machine.watch(watch);
+        let client = self.send_restored(reason, generation)?;
+        before(&self)?;
+        if let Some(watch) = &self.options.watch {
+            self.machine.watch(watch);
         }
-        vmm.machine.resume();
-        Ok((vmm, Waking { client, begun, first_instruction_us: us(begun) }))
+        self.machine.let_run();
+        let first_instruction_us = us(self.begun);
+        if self.options.gate.is_some() {
+            // The others' vCPUs first: nothing that comes now is needed for a beginning.
+            std::thread::yield_now();
+        }
+        self.machine.serve();
+        let begun = self.begun;
+        Ok((self, Waking { client, begun, first_instruction_us }))
     }
 
     /// Brings a frozen machine's kernel and agent back, to be asked what they hold: the guest's
@@ -228,7 +248,16 @@ impl Vmm {
         Ok(vmm)
     }
 
-    fn restore<'a>(media: &Media, from: impl Into<Frozen<'a>>, options: VmmOptions) -> Result<Self, Error> {
+    /// The first half of [`Vmm::wake`]: the machine is whole, and nothing runs.
+    ///
+    /// # Errors
+    /// What stands in the way.
+    pub fn restore<'a>(
+        media: &Media,
+        from: impl Into<Frozen<'a>>,
+        options: VmmOptions,
+    ) -> Result<Self, Error> {
+        let begun = Instant::now();
         let Frozen { file: from, template } = from.into();
         let console = Arc::new(Console::new(options.kernel_log.as_deref()));
         let parent = media.parent_of(from)?;
@@ -239,7 +268,7 @@ impl Vmm {
             None => Machine::restore(config, from, parent, console.sink()),
         }?;
         let own = (from.id() == media.file.id()).then(|| from.id());
-        Ok(Self::new(machine, media, from.parent().or(own), console, options))
+        Ok(Self { begun, ..Self::new(machine, media, from.parent().or(own), console, options) })
     }
 
     fn new(
@@ -260,6 +289,7 @@ impl Vmm {
             base,
             parent,
             info,
+            begun: Instant::now(),
             saving: Mutex::default(),
             standing: RwLock::default(),
         }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -176,8 +177,8 @@ impl Machine {
         }
     }
 
-    /// Lets the vCPUs run; starts their threads the first time.
-    pub fn resume(&self) {
+    /// Starts the vCPUs' threads, which wait for [`Machine::let_run`]; does nothing once they are there.
+    pub fn make_ready(&self) {
         let mut threads = lock(&self.threads);
         if threads.is_empty() {
             for (id, vcpu) in self.vcpus.iter().enumerate() {
@@ -193,14 +194,27 @@ impl Machine {
         }
         if let Err(e) = self.answer_doorbells() {
             let outcome = Outcome::Failed(format!("waiting for the guest's notifications: {e}"));
-            return self.world.control.end(outcome);
+            self.world.control.end(outcome);
         }
-        drop(threads);
+    }
+
+    /// Lets the vCPUs run; what the guest says to its sockets waits until they are served ([`Machine::serve`]).
+    pub fn let_run(&self) {
+        self.make_ready();
         self.world.control.resume();
-        // After the vCPUs: what the guest answers waits, and nothing else needs this thread.
+    }
+
+    /// Serves the guest's sockets.
+    pub fn serve(&self) {
         if let Err(e) = self.devices.vsock.start_io() {
             self.world.control.end(Outcome::Failed(format!("serving the guest's sockets: {e}")));
         }
+    }
+
+    /// Lets the machine run: the vCPUs first, since nothing of what the guest says is needed at once.
+    pub fn resume(&self) {
+        self.let_run();
+        self.serve();
     }
 
     fn answer_doorbells(&self) -> io::Result<()> {
@@ -235,6 +249,11 @@ impl Machine {
     /// How it ended, once it has.
     pub fn outcome(&self) -> Option<Outcome> {
         self.wait(Some(Duration::ZERO))
+    }
+
+    /// What the guest will write to its disk is kept in a file in `dir`. Before it runs.
+    pub fn keep_disk_in(&self, dir: &Path) {
+        self.scratch.keep_in(dir);
     }
 
     /// CLOCK_MONOTONIC in nanoseconds just before the first guest instruction, once that was.

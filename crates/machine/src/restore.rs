@@ -67,6 +67,12 @@ impl Template {
         Ok(Self { state, parts, memory, origin, disk_below, learnt: Vec::new() })
     }
 
+    /// Whether the machine has a network device: that takes descriptors and a thread of its process, even without a
+    /// network.
+    pub fn has_network(&self) -> bool {
+        Outfit::of_saved(&self.parts).network
+    }
+
     /// Takes what the engine learnt in a machine that was brought back from the same files, and maps what that touched.
     pub fn learn(&mut self, from: &Machine) {
         self.memory.touch_as(&from.memory);

@@ -19,6 +19,7 @@ use guestmem::GuestMemory;
 use crate::cpu::{Cpu, Mode, Trap};
 use crate::decode::{DecodeError, Decoded, End, Stream};
 use crate::jit::Jit;
+use crate::mmu::Table;
 use crate::op::Op;
 use crate::ops::cond;
 
@@ -58,7 +59,6 @@ const TAGGED: u64 = 1 << 5;
 
 /// An entry of the jump cache.
 type Jump = (u64, u64, u32);
-const NO_JUMP: Jump = (0, 0, 0);
 
 const NO_LINK: Link = Link { rip: u64::MAX, tag: SAME_PAGE - 1, block: 0 };
 
@@ -84,23 +84,29 @@ pub(crate) struct Block {
     pub(crate) end: End,
     sides: u8,
     first_side: u32,
-    /// The code epoch at which the generations below were last compared.
-    checked: u32,
     page: u32,
     generation: u32,
     /// The second page when the block's only instruction crosses into it.
     page2: u32,
     generation2: u32,
-    /// Times it was run, up to when it is translated; then [`TRANSLATED`] and the number of one of its
-    /// translations; or [`NEVER`].
-    pub(crate) heat: u32,
     /// Where the end of the block leads to.
     link: Link,
 }
 
-/// Flag in [`Block::heat`].
+/// What is noted at a block again and again: apart from it, so that copies of a machine, which share the blocks that
+/// were decoded before they were split off, have little of their own for it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Mark {
+    /// The code epoch at which the generations of the block's pages were last compared.
+    checked: u32,
+    /// Times it was run, up to when it is translated; then [`TRANSLATED`] and the number of one of its
+    /// translations; or [`NEVER`].
+    heat: u32,
+}
+
+/// Flag in [`Mark::heat`].
 pub(crate) const TRANSLATED: u32 = 1 << 31;
-/// [`Block::heat`] of a block that cannot be translated.
+/// [`Mark::heat`] of a block that cannot be translated.
 pub(crate) const NEVER: u32 = u32::MAX;
 
 /// Which bytes a block was decoded from: pages (guestmem's index) and their code generations then.
@@ -155,6 +161,10 @@ type Addresses = HashMap<u64, u32, BuildHasherDefault<KeyHasher>>;
 pub(crate) struct CodeCache {
     ops: Vec<Op>,
     blocks: Vec<Block>,
+    /// By block.
+    marks: Vec<Mark>,
+    /// So many blocks are another vCPU's, who shares them with others: their links are never written.
+    shared: u32,
     /// Links of side exits, by block.
     sides: Vec<Link>,
     by_address: Addresses,
@@ -163,7 +173,7 @@ pub(crate) struct CodeCache {
     /// Up to this instruction count blocks are not written to, see [`Cpu::rested`].
     pub(crate) quiet_until: u64,
     /// (rip, tag, block); all zeros where there is none, so that a fresh cache is not resident.
-    jumps: Vec<Jump>,
+    jumps: Table<Jump>,
     pub(crate) jit: Jit,
     /// Times everything was dropped: an index from before is meaningless after.
     pub(crate) flushes: u64,
@@ -178,11 +188,13 @@ impl Default for CodeCache {
         Self {
             ops: Vec::with_capacity(ARENA_OPS),
             blocks: Vec::with_capacity(MAX_BLOCKS),
+            marks: Vec::with_capacity(MAX_BLOCKS),
+            shared: 0,
             sides: Vec::with_capacity(MAX_BLOCKS + usize::from(MAX_SIDES)),
             by_address: HashMap::default(),
             learnt: HashMap::default(),
             quiet_until: 0,
-            jumps: vec![NO_JUMP; JUMPS],
+            jumps: Table::new(JUMPS),
             jit: Jit::default(),
             flushes: 0,
             decoded: (0, 0),
@@ -222,8 +234,14 @@ impl CodeCache {
         &self.blocks[index as usize]
     }
 
+    #[inline(always)]
+    pub(crate) fn heat(&self, index: u32) -> u32 {
+        self.marks[index as usize].heat
+    }
+
+    #[inline(always)]
     pub(crate) fn set_heat(&mut self, index: u32, heat: u32) {
-        self.blocks[index as usize].heat = heat;
+        self.marks[index as usize].heat = heat;
     }
 
     #[inline(always)]
@@ -236,16 +254,16 @@ impl CodeCache {
     #[inline(always)]
     pub(crate) fn is_valid(&mut self, cpu: &Cpu, index: u32) -> bool {
         let now = cpu.memory.code_epoch();
-        self.blocks[index as usize].checked == now || self.revalidate(cpu, index, now)
+        self.marks[index as usize].checked == now || self.revalidate(cpu, index, now)
     }
 
     fn revalidate(&mut self, cpu: &Cpu, index: u32, now: u32) -> bool {
-        let block = &mut self.blocks[index as usize];
+        let block = &self.blocks[index as usize];
         let valid = cpu.memory.code_generation(block.page as usize) == block.generation
             && (block.page2 == NO_PAGE
                 || cpu.memory.code_generation(block.page2 as usize) == block.generation2);
         if valid && cpu.instructions() >= self.quiet_until {
-            block.checked = now;
+            self.marks[index as usize].checked = now;
         }
         valid
     }
@@ -263,7 +281,7 @@ impl CodeCache {
         if link.rip == cpu.rip && (link.tag == tag || (link.tag == SAME_PAGE && same_page)) {
             return Some(link.block);
         }
-        if block.end != End::Indirect {
+        if block.end != End::Indirect && from >= self.shared {
             return None;
         }
         let (rip, known, block) = self.jumps[jump_slot(cpu.rip)];
@@ -276,7 +294,7 @@ impl CodeCache {
         let start = cpu.block_start();
         let flushes = self.flushes;
         let to = self.find(cpu, false)?;
-        let quiet = cpu.instructions() < self.quiet_until;
+        let quiet = cpu.instructions() < self.quiet_until || from < self.shared;
         if quiet || flushes != self.flushes || self.blocks[from as usize].end == End::System {
             return Ok(to);
         }
@@ -340,14 +358,14 @@ impl CodeCache {
 
     /// Keeps what was decoded from pages that nobody ever wrote, for [`CodeCache::fit`].
     pub(crate) fn keep_unwritten(&mut self, memory: &GuestMemory) {
-        self.jumps = vec![NO_JUMP; JUMPS];
-        for block in &mut self.blocks {
+        self.jumps.give_back();
+        for (block, mark) in self.blocks.iter_mut().zip(&mut self.marks) {
             let written = |page: u32| page != NO_PAGE && memory.is_dirty(page as usize);
             if written(block.page) || written(block.page2) {
                 block.generation = DEAD;
             }
-            if block.heat != NEVER {
-                block.heat = 0;
+            if mark.heat != NEVER {
+                mark.heat = 0;
             }
         }
     }
@@ -362,15 +380,21 @@ impl CodeCache {
         let count = memory.page_count();
         let there = |page: u32| page == NO_PAGE || (page as usize) < count;
         let watch = |page: u32| if page == NO_PAGE { 0 } else { memory.watch_code(page as usize) };
-        for block in &mut self.blocks {
+        self.shared = self.blocks.len() as u32;
+        for (block, mark) in self.blocks.iter_mut().zip(&mut self.marks) {
             if block.generation != DEAD && there(block.page) && there(block.page2) {
                 (block.generation, block.generation2) = (watch(block.page), watch(block.page2));
-                block.checked = memory.code_epoch();
+                mark.checked = memory.code_epoch();
             } else {
                 (block.page, block.page2, block.generation) = (0, NO_PAGE, DEAD);
-                block.checked = memory.code_epoch().wrapping_sub(1);
+                mark.checked = memory.code_epoch().wrapping_sub(1);
             }
         }
+    }
+
+    /// Gives back the memory of what is found again when it is asked for.
+    pub(crate) fn give_back(&mut self) {
+        self.jumps.give_back();
     }
 
     /// Forgets everything (restore).
@@ -384,10 +408,12 @@ impl CodeCache {
     fn recycle(&mut self) {
         // Without blocks there are no jumps: a fresh cache stays untouched.
         if !self.blocks.is_empty() {
-            self.jumps.fill(NO_JUMP);
+            self.jumps.give_back();
         }
         self.ops.clear();
         self.blocks.clear();
+        self.marks.clear();
+        self.shared = 0;
         self.sides.clear();
         self.by_address.clear();
         self.learnt = HashMap::default();
@@ -419,12 +445,10 @@ impl CodeCache {
             end: End::Direct,
             sides: 0,
             first_side: self.sides.len() as u32,
-            checked,
             page: page as u32,
             generation,
             page2: NO_PAGE,
             generation2: 0,
-            heat: 0,
             link: NO_LINK,
         };
         let to_page_end = window.len() == rest;
@@ -447,6 +471,7 @@ impl CodeCache {
         }
         self.decoded = (self.decoded.0 + 1, self.decoded.1 + u64::from(block.insns));
         self.blocks.push(block);
+        self.marks.push(Mark { checked, heat: 0 });
         Ok((self.blocks.len() - 1) as u32)
     }
 

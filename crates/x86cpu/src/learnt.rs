@@ -66,6 +66,15 @@ impl Cpu {
         self.mmu.begin_epochs(epoch);
     }
 
+    /// The vCPU sleeps, and has for a while: gives back what it finds again when it goes on (translations of addresses,
+    /// where jumps led), which is a third of what an idle machine takes of the host's memory.
+    pub fn give_back(&mut self) {
+        self.mmu.give_back();
+        if let Some(code) = &mut self.code {
+            code.give_back();
+        }
+    }
+
     /// The vCPU slept for so long that it may be idle. What an idle guest does now and then is not worth a translation,
     /// nor a note at each of its blocks, which copies of the machine share as long as nobody writes there: for a short
     /// while blocks run as they are.

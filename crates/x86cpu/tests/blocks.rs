@@ -57,6 +57,7 @@ by_every_engine! {
     what_was_learnt_runs_in_memory_that_holds_the_same
     what_was_learnt_of_a_written_page_is_forgotten
     what_was_learnt_follows_later_writes
+    memory_that_is_given_back_is_found_again
 }
 
 /// 64-bit mode, supervisor, the first 4 MiB mapped to themselves, `code` at [`CODE`].
@@ -345,4 +346,24 @@ fn what_was_learnt_follows_later_writes() {
     let (_, mut fresh) = brought_back(&changed, |_| {});
     assert_eq!(fresh.run(u64::MAX), Stop::Halt);
     assert_eq!(visible(&mut cpu), visible(&mut fresh));
+}
+
+fn memory_that_is_given_back_is_found_again() {
+    let (_, mut fresh) = brought_back(LOOPS, |_| {});
+    assert_eq!(fresh.run(u64::MAX), Stop::Halt);
+    let (_, mut own) = brought_back(LOOPS, |_| {});
+    let (_, mut learnt) = taught(LOOPS, |_| {}, |_| {});
+    for cpu in [&mut own, &mut learnt] {
+        while cpu.run(97) == Stop::Budget {
+            cpu.give_back();
+        }
+        assert_eq!(visible(cpu), visible(&mut fresh));
+        assert_eq!(cpu.instructions(), fresh.instructions());
+    }
+    // A page that is unmapped meanwhile is not remembered.
+    let (memory, mut cpu) = brought_back(LOOPS, |_| {});
+    assert_eq!(cpu.run(40), Stop::Budget);
+    cpu.give_back();
+    memory.write_le(TABLES + 0x2000, 0u64).expect("RAM");
+    assert_eq!(cpu.run(u64::MAX), Stop::TripleFault, "neither stack nor descriptors are there");
 }

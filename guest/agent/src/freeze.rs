@@ -130,6 +130,10 @@ fn try_freeze(world: &World, spec: &FreezeSpec) -> Result<FrozenReport, Failure>
     let begin = microseconds();
     run_hooks(world, &spec.hooks, "snapshot")?;
     let hooked = microseconds();
+    if world.pid1 {
+        // Without it copies cost more; they get their ids all the same.
+        let _ = crate::identity::lay_over(world);
+    }
     if spec.sync {
         rustix::fs::sync();
         // The first one's journal commit leaves a superblock to be written: a machine that resumes with it wakes up

@@ -10,7 +10,7 @@
 //! - [`service`], [`log`], [`ready`]: the main service, its output, when it counts as ready
 //! - [`forward`]: ports; [`copy`], [`walk`], [`unpack`], [`tar`]: files; [`stats`]: a look at the machine
 //! - [`folders`] of the host, [`mounts`] of volumes; [`network`]: the network device
-//! - [`freeze`], [`restored`], [`shutdown`], [`command`]: the machine's own life
+//! - [`freeze`], [`restored`], [`identity`], [`shutdown`], [`command`]: the machine's own life
 //! - [`sys`]: the only place with `unsafe`
 //!
 //! Next: `main` below, `boot::boot`, `agent::Agent::run`.
@@ -26,6 +26,7 @@ pub mod environment;
 pub mod folders;
 pub mod forward;
 pub mod freeze;
+pub mod identity;
 pub mod log;
 pub mod mounts;
 pub mod network;

@@ -112,7 +112,7 @@ fn put_right(world: &World, spec: &RestoredSpec) -> RestoredReport {
         }
     }
     if let Some(machine) = spec.machine_id {
-        note(notes, "writing /etc/machine-id", write_root(world, "etc/machine-id", &hex(&machine)));
+        note(notes, "writing /etc/machine-id", crate::identity::write(world, &hex(&machine)));
     }
     note(notes, "writing the generation file", write_generation(world, &spec.generation));
     if world.pid1 && reaches_outside() {
@@ -146,15 +146,6 @@ fn hex(id: &[u8; 16]) -> String {
     }
     text.push('\n');
     text
-}
-
-/// Replaces a file's contents in place: whoever watches or holds the file sees the change.
-fn write_root(world: &World, path: &str, text: &str) -> io::Result<()> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let resolve = rustix::fs::ResolveFlags::IN_ROOT;
-    let file = rustix::fs::openat2(&world.root, path, flags, Mode::from_bits_retain(0o444), resolve)?;
-    rustix::io::write(&file, text.as_bytes())?;
-    Ok(())
 }
 
 fn write_generation(world: &World, id: &[u8; 16]) -> io::Result<()> {

@@ -94,9 +94,12 @@ fn a_copy_of_a_copy_and_what_becomes_of_copies() {
     home.ok(&["start", "c"]);
     counts_on(&home, "c");
     assert_eq!(home.ok(&["exec", "c", "sh", "-c", whole]), "b\n");
-    // Stopped and started it boots on its disk.
+    // Stopped and started it boots on its disk, and is the same machine.
+    let id = home.ok(&["exec", "c", "cat", "/etc/machine-id"]);
+    assert_eq!(id.trim().len(), 32, "{id}");
     home.ok(&["stop", "-t", "1s", "c"]);
     home.ok(&["start", "c"]);
+    assert_eq!(home.ok(&["exec", "c", "cat", "/etc/machine-id"]), id);
     assert_eq!(home.ok(&["exec", "c", "cat", "/root/name"]), "b\n");
 }
 
@@ -118,9 +121,17 @@ fn a_booted_machine_is_copied_too() {
 fn many_copies_all_answer() {
     let home = Home::new("soft");
     started(&home, "m");
-    let told = forked(&home, &["m", "--count", "32"]);
+    let count = e2e::rounds(32, 100) as usize;
+    let told = forked(&home, &["m", "--count", &count.to_string()]);
     let copies = told["copies"].as_array().unwrap();
-    assert_eq!(copies.len(), 32);
+    assert_eq!(copies.len(), count);
+    // Each is alive, and has a record of its own by now.
+    let rows: Value = serde_json::from_str(&home.ok(&["ps", "--json"])).unwrap();
+    let of_m = rows.as_array().unwrap().iter().filter(|row| row["forked_from"] == "m");
+    let mut pids: Vec<u64> = of_m.map(|row| row["pid"].as_u64().unwrap()).collect();
+    pids.sort_unstable();
+    pids.dedup();
+    assert!(pids.len() == count && pids[0] > 0, "{pids:?}");
     for copy in copies {
         let name = copy["name"].as_str().unwrap();
         assert_eq!(home.ok(&["exec", name, "hostname"]).trim(), name);

@@ -3,18 +3,20 @@
 //! them (docs/adr/0068). Afterwards it only waits and tells of copies whose process ended, until `fork` ends it.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use host::Side;
-use instance::Instance;
+use instance::{Frozen, Instance, Vmm};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::WaitOptions;
 
 use crate::cmd::vmm::{self, Word};
-use crate::launch::{self, Home, Prepared};
+use crate::launch::{self, Home, Origin, Prepared};
 
+/// What is said on its standard input, once when there is the file that the copies start from and how the first of them
+/// is to start, and once when all their directories are whole. They begin when the input ends.
+pub const GO_ON: u8 = b'.';
 /// From so many copies on a rehearsal costs less than it saves.
 const REHEARSED_FOR: usize = 8;
 /// How long a rehearsal may take: several times what an agent needs on a busy host.
@@ -25,20 +27,23 @@ const THREADS_END: Duration = Duration::from_secs(5);
 pub fn copies(names: &[String], home: &Home) -> Result<u8> {
     // What every copy would find out for itself: which instructions the processor has.
     let _ = artifact::Digest::of(&[0; 4096]);
+    if !told_to_go_on() {
+        return Ok(125);
+    }
     // What cannot be read here is told by the copies that meet it.
     let mut prepared = names.first().and_then(|first| prepare(first, names.len(), home).ok());
     host::alone_within(THREADS_END);
-    if nobody_listens() {
+    if !told_to_go_on() || nobody_listens() {
         // Whoever asked for the copies was killed meanwhile; they may be removed any moment.
         return Ok(125);
     }
     let mut children = HashMap::new();
     for name in names {
-        match host::split() {
-            Ok(Side::Child) => return copy(name, home, prepared.take()),
-            Ok(Side::Parent(pid)) => drop(children.insert(pid, name)),
+        match split(name, home) {
+            Ok((instance, Side::Child)) => return copy(instance, home, prepared.take()),
+            Ok((_, Side::Parent(pid))) => drop(children.insert(pid, name)),
             Err(e) => {
-                let text = format!("starting the process of `{name}`: {e}");
+                let text = format!("starting the process of `{name}`: {e:#}");
                 vmm::say(name, Word::Failed { text, code: 125 })?;
             }
         }
@@ -51,6 +56,17 @@ pub fn copies(names: &[String], home: &Home) -> Result<u8> {
     Ok(0)
 }
 
+/// Waits until whoever asked for the copies says so; `false` when they are gone.
+fn told_to_go_on() -> bool {
+    let mut word = [0];
+    loop {
+        match rustix::io::read(rustix::stdio::stdin(), &mut word) {
+            Err(rustix::io::Errno::INTR) => {}
+            told => return told == Ok(1) && word == [GO_ON],
+        }
+    }
+}
+
 /// Whether the other end of the standard output is closed.
 fn nobody_listens() -> bool {
     let out = std::io::stdout();
@@ -60,28 +76,41 @@ fn nobody_listens() -> bool {
     found.is_ok() && polled[0].revents().intersects(PollFlags::ERR)
 }
 
+/// Makes what the copies have in common: where that is possible the whole machine.
 fn prepare(first: &str, count: usize, home: &Home) -> Result<Prepared> {
     let instance = Instance::open(&home.dirs, first)?;
     let plan = vmm::read_plan(&instance)?;
     let media = vmm::media(&plan, &instance.record()?, home)?;
-    let origin = launch::open_origin(&instance)?;
-    // Only this engine learns anything; and a guest would wait for the folders and volumes that a rehearsal has not.
-    let worth = plan.engine == machine::EngineKind::Soft.to_string() && plan.mounts.is_empty();
-    let template = if count < REHEARSED_FOR || !worth {
-        media.template(&origin)
+    let file = launch::open_origin(&instance)?;
+    let mut options = launch::vmm_options(&plan, instance.path(""), None)?;
+    options.hostname = Some(first.to_owned());
+    // Only this engine learns anything, and nothing of it is the kernel's; and a guest would wait for the folders and
+    // volumes that a rehearsal has not.
+    let soft = plan.engine == machine::EngineKind::Soft.to_string() && plan.mounts.is_empty();
+    let template = if count < REHEARSED_FOR || !soft {
+        media.template(&file)
     } else {
-        let mut options = launch::vmm_options(&plan, instance.path(""), None)?;
-        options.hostname = Some(first.to_owned());
-        media.rehearse(&origin, options, REHEARSAL)
+        media.rehearse(&file, options.clone(), REHEARSAL)
+    }
+    .ok();
+    let whole = soft && template.as_ref().is_some_and(|template| !template.has_network());
+    let origin = if whole {
+        Origin::Machine(Box::new(Vmm::restore(&media, Frozen { file: &file, template }, options)?))
+    } else {
+        Origin::File(Box::new(file), template.map(Box::new))
     };
-    Ok(Prepared { media, origin, template: template.ok() })
+    Ok(Prepared { plan, media, origin })
+}
+
+/// Splits the process of a copy off, which has its lock from the beginning.
+fn split(name: &str, home: &Home) -> Result<(Instance, Side)> {
+    let mut instance = Instance::open(&home.dirs, name)?;
+    instance.acquire()?;
+    Ok((instance, host::split()?))
 }
 
 /// From here on a process as `__vmm` is one.
-fn copy(name: &str, home: &Home, prepared: Option<Prepared>) -> Result<u8> {
+fn copy(instance: Instance, home: &Home, prepared: Option<Prepared>) -> Result<u8> {
     rustix::process::setpgid(None, None).context("leaving the process group")?;
-    let path = Instance::open(&home.dirs, name)?.path("vmm.log");
-    let log = File::create(&path).with_context(|| format!("making {}", path.display()))?;
-    rustix::stdio::dup2_stderr(&log).context("redirecting the standard error")?;
-    vmm::vmm(name, home, prepared)
+    vmm::run(instance, home, Some(vmm::Copy(prepared)))
 }

@@ -1,5 +1,7 @@
 //! The ways a machine stops: `freeze`, `stop`, `kill`, `rm`.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Result, bail};
 use instance::control::{Client, Request};
 use instance::{Instance, Phase};
@@ -76,18 +78,30 @@ pub fn kill(names: &Names, home: &Home) -> Result<u8> {
     })
 }
 
-/// Through its socket, else by its process: a VMM that does not answer must still go.
+/// How long a machine's process may take from its lock to its record and its socket: longer than any guest wakes.
+const STARTING: Duration = Duration::from_secs(30);
+
+/// Through its socket, else by its process: a VMM that does not answer must still go. One that has neither yet is waited
+/// for.
 pub fn end_now(instance: &Instance) -> Result<()> {
-    if Client::new(instance)?.call(&Request::Kill).is_ok() {
-        return Ok(instance.wait_end()?);
-    }
-    let pid = instance.record()?.pid;
-    match i32::try_from(pid).ok().and_then(Pid::from_raw) {
-        Some(pid) if instance.phase() == Phase::Running => {
-            kill_process(pid, Signal::KILL)?;
-            Ok(instance.wait_end()?)
+    instance.require_running()?;
+    let begun = Instant::now();
+    loop {
+        if Client::new(instance).and_then(|client| client.call(&Request::Kill)).is_ok() {
+            return Ok(instance.wait_end()?);
         }
-        _ => Ok(()),
+        if instance.phase() != Phase::Running {
+            return Ok(());
+        }
+        let pid = instance.record()?.pid;
+        if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+            kill_process(pid, Signal::KILL)?;
+            return Ok(instance.wait_end()?);
+        }
+        if begun.elapsed() > STARTING {
+            bail!("the process of `{}` runs and has not said which it is; end it by hand", instance.name());
+        }
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::io::{PipeWriter, Write};
 use std::process::Child;
 use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -14,12 +15,12 @@ use anyhow::{Context, Result, anyhow, bail};
 use instance::control::{Client, Request};
 use instance::{Instance, Phase, Record};
 use serde_json::{Value, json};
-use store::Pin;
 
 use crate::args::{Fork, Global};
+use crate::cmd::copies::GO_ON;
 use crate::cmd::end::end_now;
 use crate::cmd::vmm::{self, Said, Word, Words};
-use crate::interrupt;
+use crate::interrupt::{self, Undo};
 use crate::launch::{Home, Mode, Plan};
 use crate::ui;
 use crate::ui::say::{say, tell};
@@ -31,7 +32,7 @@ pub fn fork(fork: &Fork, global: &Global, home: &Home) -> Result<u8> {
     let record = source.record()?;
     let id =
         record.file.parse().map_err(|_| anyhow!("the record of `{}` names no machine file", fork.name))?;
-    let pin = home.store.pin(&id)?;
+    let _pin = home.store.pin(&id)?;
     let names = names(fork, home)?;
     let first = names.first().context("no name")?;
     let made: Made = Arc::default();
@@ -42,29 +43,9 @@ pub fn fork(fork: &Fork, global: &Global, home: &Home) -> Result<u8> {
             move || undo(&made)
         },
     )?;
-    let copies = Copies { home, pin: &pin, record: &record, plan: vmm::read_plan(&source)?, made: &made };
-    let origin = copies.make(first).inspect_err(|_| undo(&made))?.origin();
-    let path = origin.to_str().context("the path of the instances is not UTF-8")?.to_owned();
-    // The other directories are made while the machine writes.
-    let (report, others) = std::thread::scope(|scope| {
-        let others = scope.spawn(|| names.iter().skip(1).try_for_each(|name| copies.make(name).map(drop)));
-        let report = client.call(&Request::Fork { path });
-        (report, others.join().unwrap_or_else(|_| Err(anyhow!("making the copies' directories failed"))))
-    });
-    let report = match (report, others) {
-        (Ok(report), Ok(())) => report,
-        (Err(e), _) => {
-            undo(&made);
-            return Err(e.into());
-        }
-        (_, Err(e)) => {
-            undo(&made);
-            return Err(e);
-        }
-    };
-    let engine = report.get("engine").and_then(Value::as_str).unwrap_or("soft");
-    let written_us = begun.elapsed().as_micros() as u64;
-    let ups = start_all(&names, &copies, engine)?;
+    let copies = Copies { home, record: &record, plan: vmm::read_plan(&source)?, made: &made };
+    let done = make_all(&names, first, &copies, &client, begun);
+    let (ups, report, written_us) = done.inspect_err(|_| undo(&made))?;
     let total_us = begun.elapsed().as_micros() as u64;
     let last_ns = ups.iter().flatten().map(|up| up.first_run_ns).max().unwrap_or(begun_ns);
     let running_us = last_ns.saturating_sub(begun_ns) / 1000;
@@ -89,60 +70,104 @@ fn names(fork: &Fork, home: &Home) -> Result<Vec<String>> {
     Ok(names)
 }
 
+/// Everything but words: the copies' directories, what they start from, their processes. How each came up, what the
+/// source said, and how long it took until the file was written, µs.
+fn make_all(
+    names: &[String],
+    first: &str,
+    copies: &Copies<'_>,
+    client: &Client<'_>,
+    begun: Instant,
+) -> Result<(Ups, Value, u64)> {
+    // Its lock is its process's.
+    drop(copies.make_first(first)?);
+    let instance = Instance::open(&copies.home.dirs, first)?;
+    let path = instance.origin();
+    let path = path.to_str().context("the path of the instances is not UTF-8")?.to_owned();
+    // It starts, and the other directories are made, while the machine writes.
+    let mut splitter = Splitter::start(names, &instance)?;
+    let (report, others) = std::thread::scope(|scope| {
+        let make = |name: &String| copies.make(name, |other| other.share_record(&instance)).map(drop);
+        let others = scope.spawn(move || names.iter().skip(1).try_for_each(make));
+        let report = client.call(&Request::Fork { path });
+        (report, others.join().unwrap_or_else(|_| Err(anyhow!("making the copies' directories failed"))))
+    });
+    let report = report?;
+    others?;
+    let written_us = begun.elapsed().as_micros() as u64;
+    copies.ready_first(&instance, report.get("engine").and_then(Value::as_str).unwrap_or("soft"))?;
+    splitter.go_on()?;
+    // It reads what the copies have in common meanwhile.
+    names.iter().skip(1).try_for_each(|name| copies.ready(name, &instance))?;
+    splitter.go_on()?;
+    Ok((splitter.collect(names)?, report, written_us))
+}
+
 /// What the copies have in common.
 struct Copies<'a> {
     home: &'a Home,
-    pin: &'a Pin,
     record: &'a Record,
     plan: Plan,
     made: &'a Made,
 }
 
 impl Copies<'_> {
-    /// A copy's directory and record.
-    fn make(&self, name: &str) -> Result<Instance> {
+    /// The first copy's directory and record.
+    fn make_first(&self, name: &str) -> Result<Instance> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.make(name, |instance| {
+            instance.write_record(&Record {
+                name: name.to_owned(),
+                created_ms: now.as_millis() as u64,
+                phase: Phase::Dead,
+                // Nobody's yet.
+                pid: 0,
+                kept: true,
+                // Published ports are the source's.
+                ports: Vec::new(),
+                exit_code: None,
+                forked_from: Some(self.record.name.clone()),
+                ..self.record.clone()
+            })
+        })
+    }
+
+    /// A copy's directory, and its record by `write`. (The reference in the store is its own process's to make: until
+    /// then that and this one have the file pinned.)
+    fn make(
+        &self,
+        name: &str,
+        write: impl FnOnce(&Instance) -> Result<(), instance::Error>,
+    ) -> Result<Instance> {
         let instance = Instance::create(&self.home.dirs, name)?;
         self.made.lock().unwrap_or_else(|e| e.into_inner()).push(name.to_owned());
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let written = instance.write_record(&Record {
-            name: name.to_owned(),
-            created_ms: now.as_millis() as u64,
-            phase: Phase::Dead,
-            // Nobody's yet.
-            pid: 0,
-            kept: true,
-            // Published ports are the source's.
-            ports: Vec::new(),
-            exit_code: None,
-            forked_from: Some(self.record.name.clone()),
-            ..self.record.clone()
-        });
-        let kept = written
-            .map_err(anyhow::Error::from)
-            .and_then(|()| Ok(self.home.store.add_passing_reference(self.pin, &instance.path(""))?));
-        match kept {
+        match write(&instance) {
             Ok(()) => Ok(instance),
             Err(e) => {
                 instance.remove()?;
-                Err(e)
+                Err(e.into())
             }
         }
     }
 
-    /// Readies a copy for its process. One file has as many names as copies: the last one that goes
-    /// takes it with it.
-    fn ready(&self, name: &str, first: &str, engine: &str) -> Result<()> {
-        let instance = Instance::open(&self.home.dirs, name)?;
-        if name != first {
-            let from = Instance::open(&self.home.dirs, first)?.origin();
-            std::fs::hard_link(&from, instance.origin())
-                .with_context(|| format!("naming {}", from.display()))?;
-        }
+    /// Says how the first copy, whose directory has the file that all start from, is to start.
+    fn ready_first(&self, first: &Instance, engine: &str) -> Result<()> {
         let mut plan = self.plan.clone();
         (plan.mode, plan.engine) = (Mode::Forked, engine.to_owned());
-        // The command of the source's start is among the copied processes.
-        (plan.command, plan.ports) = (None, Vec::new());
-        vmm::write_plan(&instance, &plan)
+        // The command of the source's start is among the copied processes; published ports are the source's.
+        (plan.command, plan.ports, plan.net.udp) = (None, Vec::new(), Vec::new());
+        vmm::write_plan(first, &plan)
+    }
+
+    /// Readies another copy. A file has as many names as copies: the last one that goes takes it with it.
+    fn ready(&self, name: &str, first: &Instance) -> Result<()> {
+        let instance = Instance::open(&self.home.dirs, name)?;
+        for (from, to) in
+            [(first.origin(), instance.origin()), (vmm::plan_path(first), vmm::plan_path(&instance))]
+        {
+            std::fs::hard_link(&from, to).with_context(|| format!("naming {}", from.display()))?;
+        }
+        Ok(())
     }
 }
 
@@ -168,39 +193,61 @@ struct Up {
     first_run_ns: u64,
 }
 
-/// Gives each copy its file and plan and starts their processes; when all are whole they begin to run
-/// together, so that the first ones do not take the processor from those that are still made.
-fn start_all(names: &[String], copies: &Copies<'_>, engine: &str) -> Result<Vec<Result<Up, String>>> {
-    let first = names.first().context("no name")?;
-    names.iter().try_for_each(|name| copies.ready(name, first, engine))?;
-    let (start, begin) = std::io::pipe().context("making a pipe")?;
-    let args: Vec<&str> = ["__copies"].into_iter().chain(names.iter().map(String::as_str)).collect();
-    let log = Instance::open(&copies.home.dirs, first)?.path("vmm.log");
-    let ended = |child: &Child| {
-        let pid = child.id();
-        move || interrupt::end_process(pid)
-    };
-    let (mut parent, _end) = interrupt::making(|| vmm::spawn(&args, &log, start.into()), ended)?;
-    let mut words = Words::of(&mut parent);
-    let mut lost: HashMap<String, String> = HashMap::new();
-    let mut up = HashMap::new();
-    collect(&mut words, names.len(), &mut lost, |_, word| matches!(word, Word::Whole));
-    drop(begin);
-    let living = names.len() - lost.len();
-    collect(&mut words, living, &mut lost, |name, word| {
-        let Word::Up { first_instruction_us, agent_us, first_run_ns } = word else { return false };
-        up.insert(name.to_owned(), Up { first_instruction_us, agent_us, first_run_ns });
-        true
-    });
-    // The copies are not its children any longer: they are whose they would be without `fork`.
-    parent.kill()?;
-    parent.wait()?;
-    let mut why = |name: &String| lost.remove(name).unwrap_or_else(|| LOST.to_owned());
-    let result = |name: &String| up.remove(name).ok_or_else(|| why(name));
-    Ok(names.iter().map(result).collect())
+/// How each copy came up, or why it did not.
+type Ups = Vec<Result<Up, String>>;
+
+/// The process that the copies' processes are split off from (`copies.rs`). It waits to be told to go on: when it may
+/// read what they have in common, and when their directories are whole. The copies begin to run together, so that the
+/// first ones do not take the processor from those that are still made.
+struct Splitter {
+    process: Child,
+    words: Words,
+    /// The last end of what the copies wait at.
+    tell: PipeWriter,
+    _end: Undo,
 }
 
-const LOST: &str = "its process ended before it was up; see vmm.log in its directory";
+impl Splitter {
+    fn start(names: &[String], first: &Instance) -> Result<Self> {
+        let (told, tell) = std::io::pipe().context("making a pipe")?;
+        let args: Vec<&str> = ["__copies"].into_iter().chain(names.iter().map(String::as_str)).collect();
+        let ended = |child: &Child| {
+            let pid = child.id();
+            move || interrupt::end_process(pid)
+        };
+        let spawn = || vmm::spawn(&args, &first.path("vmm.log"), told.into());
+        let (mut process, end) = interrupt::making(spawn, ended)?;
+        Ok(Self { words: Words::of(&mut process), process, tell, _end: end })
+    }
+
+    fn go_on(&mut self) -> Result<()> {
+        self.tell.write_all(&[GO_ON]).context("telling the copies' process to go on")
+    }
+
+    /// Waits until all are whole, lets them begin, and waits until they are up.
+    fn collect(self, names: &[String]) -> Result<Ups> {
+        let Self { mut process, mut words, tell, _end } = self;
+        let mut lost: HashMap<String, String> = HashMap::new();
+        let mut up = HashMap::new();
+        collect(&mut words, names.len(), &mut lost, |_, word| matches!(word, Word::Whole));
+        drop(tell);
+        let living = names.len() - lost.len();
+        collect(&mut words, living, &mut lost, |name, word| {
+            let Word::Up { first_instruction_us, agent_us, first_run_ns } = word else { return false };
+            up.insert(name.to_owned(), Up { first_instruction_us, agent_us, first_run_ns });
+            true
+        });
+        // The copies are not its children any longer: they are whose they would be without `fork`.
+        process.kill()?;
+        process.wait()?;
+        let mut why = |name: &String| lost.remove(name).unwrap_or_else(|| LOST.to_owned());
+        let result = |name: &String| up.remove(name).ok_or_else(|| why(name));
+        Ok(names.iter().map(result).collect())
+    }
+}
+
+const LOST: &str =
+    "its process ended before it was up; see vmm.log in its directory, or in that of the first copy";
 
 /// Takes words until `count` copies have said what is `wanted`, or are lost; notes why.
 fn collect(

@@ -67,9 +67,12 @@ fn civil(days: i64) -> (i64, i64, i64) {
 fn kernel(logs: &Logs, home: &Home) -> Result<u8> {
     let instance = Instance::open(&home.dirs, &logs.name)?;
     if instance.phase() != Phase::Running {
-        // What its serial console said.
+        // What its serial console said; there is no file before it said anything.
         let path = instance.path("kernel.log");
-        let text = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+        let text = match std::fs::read(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            other => other.with_context(|| format!("reading {}", path.display()))?,
+        };
         say::bytes(&text);
         return Ok(0);
     }

@@ -91,7 +91,7 @@ fn verb(args: Args) -> Result<u8> {
         Verb::Version => version::version(global),
         Verb::Completions(c) => version::completions(&c),
         Verb::Man => version::man(),
-        Verb::Vmm(args) => vmm::vmm(&args.name, &Home::open()?, None),
+        Verb::Vmm(args) => vmm::vmm(&args.name, &Home::open()?),
         Verb::Copies { names } => copies::copies(&names, &Home::open()?),
     }
 }

@@ -1,9 +1,9 @@
 //! The detached VMM: the child that `run -d` and `start` leave behind.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use instance::control;
 use instance::session::{self, Session, Target};
 use instance::{Instance, Media, Phase, Record, Vmm};
 use machine::Outcome;
+use rustix::event::{PollFd, PollFlags};
 use serde::{Deserialize, Serialize};
 use spec::MachineSpec;
 
@@ -53,15 +54,22 @@ pub enum Word {
     Lost,
 }
 
-/// Keeps how to start in the instance's directory.
+/// Where it is kept how an instance starts.
+pub fn plan_path(instance: &Instance) -> PathBuf {
+    instance.path("plan.json")
+}
+
+/// Keeps how to start in the instance's directory. The file is replaced, since copies of a machine share theirs.
 pub fn write_plan(instance: &Instance, plan: &Plan) -> Result<()> {
-    let path = instance.path("plan.json");
-    fs::write(&path, serde_json::to_vec_pretty(plan)?).with_context(|| format!("writing {}", path.display()))
+    let (path, temp) = (plan_path(instance), instance.path("plan.json.new"));
+    let written = serde_json::to_vec_pretty(plan).map_err(io::Error::other);
+    let written = written.and_then(|text| fs::write(&temp, text)).and_then(|()| fs::rename(&temp, &path));
+    written.with_context(|| format!("writing {}", path.display()))
 }
 
 /// How the instance was started last.
 pub fn read_plan(instance: &Instance) -> Result<Plan> {
-    let path = instance.path("plan.json");
+    let path = plan_path(instance);
     let text = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
     serde_json::from_slice(&text).with_context(|| format!("reading {}", path.display()))
 }
@@ -162,19 +170,27 @@ pub fn forget(name: &str) {
     }
 }
 
-/// The child itself. `prepared`: of a copy, what its parent has read.
-pub fn vmm(name: &str, home: &Home, prepared: Option<Prepared>) -> Result<u8> {
+/// The child itself.
+pub fn vmm(name: &str, home: &Home) -> Result<u8> {
     let mut instance = Instance::open(&home.dirs, name)?;
     instance.acquire()?;
+    run(instance, home, None)
+}
+
+/// A process that was split off for one of many copies. What was made for all of them, where that went well.
+pub struct Copy(pub Option<Prepared>);
+
+/// The process of an instance whose lock it has.
+pub fn run(instance: Instance, home: &Home, copy: Option<Copy>) -> Result<u8> {
     let instance = Arc::new(instance);
-    match up(&instance, home, prepared) {
+    match up(&instance, home, copy) {
         Ok(up) => live(&instance, up, home),
         Err(e) => {
             let code = e.downcast_ref::<instance::Error>().map_or(125, |e| match e {
                 instance::Error::Agent(client) => client.kind().exit_code(),
                 _ => 125,
             });
-            say(name, Word::Failed { text: crate::ui::told(&e), code })?;
+            say(instance.name(), Word::Failed { text: crate::ui::told(&e), code })?;
             instance.update(|r| r.phase = Phase::Dead)?;
             Ok(code)
         }
@@ -195,33 +211,64 @@ pub fn media(plan: &Plan, record: &Record, home: &Home) -> Result<Media> {
     Ok(launch::media(plan, &home.store, home.store.pin(&id)?)?)
 }
 
-fn up(instance: &Arc<Instance>, home: &Home, prepared: Option<Prepared>) -> Result<Up> {
-    let record = instance.record()?;
-    let plan = read_plan(instance)?;
-    let (media, origin) = match prepared {
-        Some(Prepared { media, origin, template }) => (media, Some((origin, template))),
-        None => (media(&plan, &record, home)?, None),
+fn up(instance: &Arc<Instance>, home: &Home, copy: Option<Copy>) -> Result<Up> {
+    let is_copy = copy.is_some();
+    let (plan, media, origin) = match copy.and_then(|copy| copy.0) {
+        Some(Prepared { plan, media, origin }) => (plan, media, Some(origin)),
+        None => {
+            let plan = read_plan(instance)?;
+            let media = media(&plan, &instance.record()?, home)?;
+            (plan, media, None)
+        }
     };
     let group = Group { gate: Some(wait_for_start), origin };
     trace::point("file");
     let bound = launch::bind_ports(&plan.ports)?;
     let command = command(&plan, &media.spec);
     let records = || {
-        let pid = std::process::id();
-        instance.update(|r| (r.phase, r.pid, r.exit_code, r.health) = (Phase::Running, pid, None, None))?;
-        if record.kept {
-            home.store.add_reference(&media.pin, &instance.path(""))?;
+        if is_copy {
+            own_log(instance)?;
         }
-        Ok(())
+        let (pid, mut kept) = (std::process::id(), false);
+        instance.update(|r| {
+            (r.phase, r.pid, r.exit_code, r.health) = (Phase::Running, pid, None, None);
+            kept = r.kept;
+        })?;
+        let owner = instance.path("");
+        match (kept, is_copy) {
+            (false, _) => Ok(()),
+            (true, false) => Ok(home.store.add_reference(&media.pin, &owner)?),
+            // What it starts from is gone with a power failure, too.
+            (true, true) => Ok(home.store.add_passing_reference(&media.pin, &owner)?),
+        }
     };
-    let started = launch::start(instance, &media, &plan, bound, group, command, records)?;
+    // Of copies that begin together each would take the processor from those that have not begun: nobody asks anything of
+    // them before their agents have answered.
+    let at_once = || if is_copy { Ok(()) } else { records() };
+    let started = launch::start(instance, &media, &plan, bound, group, command, at_once)?;
     let ending = Arc::new(Ending::default());
     let control = Control { vmm: started.vmm.clone(), instance: instance.clone(), ending: ending.clone() };
-    let listening = control::listen(instance)?;
+    let listening = if is_copy { None } else { Some(control::listen(instance)?) };
     let mut running = started.up()?;
+    let listening = match listening {
+        Some(listening) => listening,
+        None => {
+            records()?;
+            control::listen(instance)?
+        }
+    };
     let server = listening.serve(Arc::new(control))?;
     let session = running.session()?;
     Ok(Up { running, server, session, ending, plan })
+}
+
+/// From here on what goes wrong is told in the instance's own directory. (Making a file is a large part of what a copy
+/// costs: up to here, where all have begun, it tells it in that of the first copy.)
+fn own_log(instance: &Instance) -> Result<()> {
+    let path = instance.path("vmm.log");
+    let log = File::options().create(true).append(true).open(&path);
+    let log = log.with_context(|| format!("making {}", path.display()))?;
+    rustix::stdio::dup2_stderr(&log).context("redirecting the standard error")
 }
 
 /// Waits for the end: of the command, of the service, or of the machine.
@@ -331,10 +378,13 @@ fn command(plan: &Plan, machine: &MachineSpec) -> Option<Target> {
     Some(Target::Exec(spec))
 }
 
-/// Says that the copy is whole and waits until it may run.
+/// Says that the copy is whole and waits until it may run: until its standard input ends. Nothing is read: of many that
+/// read one pipe each has to wait for a lock on it, and for the processor in between, while those before it run already.
 fn wait_for_start(name: &str) {
     let _ = say(name, Word::Whole);
-    let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+    let input = rustix::stdio::stdin();
+    let mut polled = [PollFd::new(&input, PollFlags::IN)];
+    while matches!(rustix::event::poll(&mut polled, None), Err(rustix::io::Errno::INTR)) {}
 }
 
 /// One write: lines of copies that share a pipe stay whole (pipe(7), PIPE_BUF).

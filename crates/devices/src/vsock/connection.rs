@@ -12,6 +12,8 @@ use std::sync::mpsc::SyncSender;
 use super::packet::{Header, NO_RECEIVE, NO_SEND, Op, Ports};
 use super::{CHUNK, WINDOW};
 
+/// Bytes read from a stream at a time, until once there were more.
+const SMALL: usize = 4096;
 /// Tell the guest of taken bytes when this many were taken since it last heard.
 const TELL: u32 = WINDOW / 4;
 
@@ -283,11 +285,14 @@ impl Connection {
 
     fn read_stream(&mut self, room: usize, spare: &mut Spare) {
         let mut buffer = spare.take();
-        let limit = room.min(CHUNK);
+        let limit = room.min(buffer.bytes.len());
         while let Some(stream) = self.stream.as_mut() {
             match stream.read(&mut buffer.bytes[..limit]) {
                 Ok(0) => self.host_ended = true,
-                Ok(n) => buffer.end = n,
+                Ok(n) => {
+                    buffer.end = n;
+                    spare.large |= n == buffer.bytes.len();
+                }
                 Err(e) if e.kind() == ErrorKind::Interrupted => continue,
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {}
                 Err(_) => self.host_ended = true,
@@ -352,17 +357,27 @@ pub struct Buffer {
 
 /// A few buffers to use again, so that an idle connection needs none.
 #[derive(Default)]
-pub struct Spare(Vec<Buffer>);
+pub struct Spare {
+    buffers: Vec<Buffer>,
+    /// There is more to read at a time than fits into [`SMALL`]: most machines are asked small things, and many.
+    large: bool,
+}
 
 impl Spare {
+    fn len(&self) -> usize {
+        if self.large { CHUNK } else { SMALL }
+    }
+
     fn take(&mut self) -> Buffer {
-        let fresh = || Buffer { bytes: vec![0; CHUNK].into(), start: 0, end: 0 };
-        self.0.pop().unwrap_or_else(fresh)
+        let len = self.len();
+        let fresh = || Buffer { bytes: vec![0; len].into(), start: 0, end: 0 };
+        self.buffers.pop().filter(|buffer| buffer.bytes.len() == len).unwrap_or_else(fresh)
     }
 
     fn put(&mut self, buffer: Option<Buffer>) {
-        if let Some(buffer) = buffer.filter(|_| self.0.len() < 2) {
-            self.0.push(Buffer { start: 0, end: 0, ..buffer });
+        let len = self.len();
+        if let Some(buffer) = buffer.filter(|buffer| self.buffers.len() < 2 && buffer.bytes.len() == len) {
+            self.buffers.push(Buffer { start: 0, end: 0, ..buffer });
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -27,16 +27,40 @@ struct State {
     tail: VecDeque<u8>,
     line: Vec<u8>,
     ready: bool,
-    log: Option<File>,
+    log: Log,
     logged: u64,
+}
+
+/// The file that keeps the output, made with its first bytes: most machines that are resumed say nothing.
+enum Log {
+    No,
+    At(PathBuf),
+    Made(File),
+}
+
+impl Log {
+    /// A log that cannot be written is not worth a machine.
+    fn write(&mut self, bytes: &[u8]) {
+        if let Self::At(path) = self {
+            *self = File::options().create(true).append(true).open(path).map_or(Self::No, Self::Made);
+        }
+        if let Self::Made(file) = self {
+            let _ = file.write_all(bytes);
+        }
+    }
 }
 
 impl Console {
     /// `log`: a file that also gets the output, up to a limit.
     pub fn new(log: Option<&Path>) -> Self {
-        let log = log.and_then(|path| File::options().create(true).append(true).open(path).ok());
+        let log = log.map_or(Log::No, |path| Log::At(path.to_owned()));
         let state = State { tail: VecDeque::new(), line: Vec::new(), ready: false, log, logged: 0 };
         Self { state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    /// The output to come is also kept in the file `log`.
+    pub fn keep_in(&self, log: &Path) {
+        lock(&self.state).log = Log::At(log.to_owned());
     }
 
     /// What a machine writes to.
@@ -49,10 +73,7 @@ impl Console {
         let mut state = lock(&self.state);
         if state.logged < LOG_MAX {
             state.logged += bytes.len() as u64;
-            if let Some(log) = &mut state.log {
-                // A log that cannot be written is not worth a machine.
-                let _ = log.write_all(bytes);
-            }
+            state.log.write(bytes);
         }
         for byte in bytes {
             if state.tail.len() == TAIL {

@@ -8,9 +8,11 @@
 //! Invariants: nobody sees it. It has no network, no ports, no folders and no volumes, and a disk and memory that are gone
 //! with it; what the guest does meanwhile has never happened. When it is over, its threads are, too.
 
-use std::time::Duration;
+use std::io::Read;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
-use agent_protocol::RestoreReason;
+use agent_protocol::{Request, RestoreReason};
 use artifact::MachineFile;
 use machine::Template;
 
@@ -29,6 +31,30 @@ pub struct Frozen<'a> {
 impl<'a> From<&'a MachineFile> for Frozen<'a> {
     fn from(file: &'a MachineFile) -> Self {
         Self { file, template: None }
+    }
+}
+
+/// What a process that was split off has of its own, where all else is as in the process that it was split off from.
+pub struct Own {
+    /// The guest's host name.
+    pub hostname: String,
+    /// See [`VmmOptions::scratch_dir`].
+    pub scratch_dir: PathBuf,
+    /// See [`VmmOptions::kernel_log`].
+    pub kernel_log: PathBuf,
+    /// See [`VmmOptions::gate`].
+    pub gate: fn(&str),
+}
+
+impl Vmm {
+    /// Makes a machine that [`Vmm::restore`] brought back, before processes were split off, that of one of them.
+    pub fn become_own(&mut self, own: Own) {
+        self.begun = Instant::now();
+        self.machine.keep_disk_in(&own.scratch_dir);
+        self.console.keep_in(&own.kernel_log);
+        let options = &mut self.options;
+        (options.hostname, options.gate) = (Some(own.hostname), Some(own.gate));
+        (options.scratch_dir, options.kernel_log) = (own.scratch_dir, Some(own.kernel_log));
     }
 }
 
@@ -72,10 +98,24 @@ impl Media {
         };
         let (vmm, waking) = Vmm::wake(self, from, RestoreReason::Fork, options, |_| Ok(()))?;
         // An agent that is not done by then has shown most of what it does.
-        let _ = waking.finish_within(limit);
+        let _ = waking.finish_within(limit).and_then(|()| vmm.hear_it_hang_up(limit));
         vmm.machine.pause()?;
         template.learn(&vmm.machine);
         Ok(template)
+    }
+}
+
+impl Vmm {
+    /// Waits until the agent has served one more connection to its end: then it has also seen the end of the one
+    /// before, and what every copy does after it has answered was done.
+    fn hear_it_hang_up(&self, limit: Duration) -> Result<(), Error> {
+        let stream = self.begin_connect()?;
+        let io = agent_protocol::ClientError::Io;
+        stream.set_read_timeout(Some(limit)).map_err(io)?;
+        let mut client = agent_protocol::Client::new(stream);
+        client.call(&Request::Ping)?;
+        let _ = client.into_stream().read(&mut [0]).map_err(io)?;
+        Ok(())
     }
 }
 

@@ -284,22 +284,23 @@ impl Cpu {
     /// (and what follows it), up to the instruction count `limit`. `None`: nothing has happened, interpret it.
     pub(crate) fn jit_turn(&mut self, code: &mut CodeCache, index: u32, limit: u64) -> Option<Turn> {
         let (after, longest) = code.jit.limits();
-        let block = *code.block(index);
-        if block.heat == NEVER {
+        let heat = code.heat(index);
+        if heat == NEVER {
             return None;
         }
-        if block.heat & TRANSLATED == 0 && self.insn_count < code.quiet_until {
+        if heat & TRANSLATED == 0 && self.insn_count < code.quiet_until {
             return None;
         }
-        if block.heat < after {
-            code.set_heat(index, block.heat + 1);
+        if heat < after {
+            code.set_heat(index, heat + 1);
             return None;
         }
         let room = limit.saturating_sub(self.insn_count).min(JIT_TICK + u64::from(longest));
         let budget = room.checked_sub(u64::from(longest))?;
         code.jit.sync(self);
+        let block = *code.block(index);
         let place = block.place(self);
-        let known = code.jit.find(block.heat, place);
+        let known = code.jit.find(heat, place);
         let number = match known {
             Some(n) => n,
             None => {

@@ -25,6 +25,7 @@ use std::sync::Arc;
 use arch::x86_64::regs::{Cr0, Cr4, Efer};
 use guestmem::GuestMemory;
 
+pub(crate) use self::raw::Table;
 pub(crate) use self::tlb::StackPage;
 use self::tlb::{BANKS, ENTRIES, Entry, Tlb};
 pub(crate) use self::walk::Intent;
@@ -210,6 +211,12 @@ impl Mmu {
         self.counters.flushes += 1;
         self.tlb.flush_all();
         (0..BANKS).for_each(|bank| self.move_epoch(bank));
+    }
+
+    /// Gives the memory of translations back; they are found again when they are asked for. What was remembered of jumps
+    /// holds: no translation has changed.
+    pub(crate) fn give_back(&mut self) {
+        self.tlb.give_back();
     }
 
     /// Forgets the translation of one address (INVLPG).

@@ -6,47 +6,71 @@
 //! referred to by raw pointers, so no Rust reference is invalidated; where vCPUs and devices race on the same
 //! bytes, each access is the host's single instruction ([`host::shared`]).
 
+use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 
 use host::Mapping;
 use host::shared::Shared;
 
-use super::tlb::{BANKS, ENTRIES, Entry, Tlb, empty};
+use super::tlb::{ENTRIES, Entry, Tlb};
 use super::{Mmu, PAGE_MASK};
 
-const BYTES: usize = ENTRIES * BANKS * size_of::<Entry>();
+const PAGE: usize = 4096;
 
-/// All TLB entries of a vCPU, empty, in memory of which only what is used becomes resident.
-pub(super) struct Table(Mapping);
+/// What a [`Table`] is made of.
+///
+/// # Safety
+/// Zero bytes are a value of the type.
+pub(crate) unsafe trait Zeroed: Copy {}
 
-impl Table {
+// SAFETY: integers.
+unsafe impl Zeroed for Entry {}
+// SAFETY: integers.
+unsafe impl Zeroed for (u64, u64, u32) {}
+
+/// Entries that begin as zeros and never move, in memory of which only what is used becomes resident.
+pub(crate) struct Table<T> {
+    memory: Mapping,
+    len: usize,
+    entries: PhantomData<T>,
+}
+
+impl<T: Zeroed> Table<T> {
+    /// `len` entries, all zeros.
+    ///
     /// # Panics
     /// When the process has no address space left.
-    pub(super) fn new() -> Self {
-        let memory = Mapping::anonymous(BYTES);
-        let mut table = Self(memory.unwrap_or_else(|e| panic!("no address space for a TLB: {e}")));
-        for slot in [0, ENTRIES] {
-            table[slot] = empty(slot);
+    pub(crate) fn new(len: usize) -> Self {
+        let bytes = (len * size_of::<T>()).next_multiple_of(PAGE);
+        let memory = Mapping::anonymous(bytes);
+        let memory = memory.unwrap_or_else(|e| panic!("no address space for {bytes} bytes of tables: {e}"));
+        Self { memory, len, entries: PhantomData }
+    }
+
+    /// Makes all entries zeros; none of them is resident then.
+    pub(crate) fn give_back(&mut self) {
+        if self.memory.give_back(0, self.memory.len()).is_err() {
+            // SAFETY: the whole of an owned mapping, of which there is no other reference.
+            unsafe { std::ptr::write_bytes(self.memory.base().as_ptr(), 0, self.memory.len()) };
         }
-        table
     }
 }
 
-impl Deref for Table {
-    type Target = [Entry];
+impl<T: Zeroed> Deref for Table<T> {
+    type Target = [T];
 
     #[inline(always)]
-    fn deref(&self) -> &[Entry] {
-        // SAFETY: the mapping is owned, page-aligned and of that size; entries are integers, for which zeros are valid.
-        unsafe { std::slice::from_raw_parts(self.0.base().as_ptr().cast(), ENTRIES * BANKS) }
+    fn deref(&self) -> &[T] {
+        // SAFETY: the mapping is owned, page-aligned and at least that long; zeros are valid entries.
+        unsafe { std::slice::from_raw_parts(self.memory.base().as_ptr().cast(), self.len) }
     }
 }
 
-impl DerefMut for Table {
+impl<T: Zeroed> DerefMut for Table<T> {
     #[inline(always)]
-    fn deref_mut(&mut self) -> &mut [Entry] {
+    fn deref_mut(&mut self) -> &mut [T] {
         // SAFETY: as above, and nobody else has it.
-        unsafe { std::slice::from_raw_parts_mut(self.0.base().as_ptr().cast(), ENTRIES * BANKS) }
+        unsafe { std::slice::from_raw_parts_mut(self.memory.base().as_ptr().cast(), self.len) }
     }
 }
 

@@ -82,6 +82,13 @@ pub(crate) struct StackPage {
 
 const NO_STACK: StackPage = StackPage { base: 0, host: 0, limit8: 0, limit16: 0, info: 0 };
 
+/// Makes a table of zeros empty.
+fn begin(data: &mut Table<Entry>) {
+    for slot in [0, ENTRIES] {
+        data[slot] = empty(slot);
+    }
+}
+
 /// One translation for instruction fetch.
 #[derive(Clone, Copy)]
 struct ExecEntry {
@@ -93,7 +100,7 @@ const EMPTY_EXEC: ExecEntry = ExecEntry { tag: NO_TAG, info: 0 };
 
 pub(super) struct Tlb {
     /// `ENTRIES * BANKS`; it never moves, since translated code knows where it is.
-    pub(super) data: Table,
+    pub(super) data: Table<Entry>,
     exec: Box<[ExecEntry; EXEC_ENTRIES * BANKS]>,
     /// Slots filled with entries that are not global, since the last flush.
     local: Vec<u16>,
@@ -170,8 +177,10 @@ fn large_bit(lin: u64) -> (usize, u64) {
 
 impl Tlb {
     pub(super) fn new() -> Self {
+        let mut data = Table::new(ENTRIES * BANKS);
+        begin(&mut data);
         Self {
-            data: Table::new(),
+            data,
             exec: Box::new([EMPTY_EXEC; EXEC_ENTRIES * BANKS]),
             local: Vec::with_capacity(LOG_LIMIT),
             local_exec: Vec::with_capacity(EXEC_ENTRIES),
@@ -260,6 +269,21 @@ impl Tlb {
         for (slot, entry) in self.data.iter_mut().enumerate() {
             *entry = empty(slot);
         }
+        self.forget_others();
+    }
+
+    /// [`Tlb::flush_all`], the memory that it took, too.
+    pub(super) fn give_back(&mut self) {
+        self.drop_stacks(|_| true);
+        if std::mem::take(&mut self.filled) {
+            self.data.give_back();
+            begin(&mut self.data);
+            self.forget_others();
+        }
+    }
+
+    /// What else there is to empty when the table is.
+    fn forget_others(&mut self) {
         self.exec.fill(EMPTY_EXEC);
         self.local.clear();
         self.local_exec.clear();
