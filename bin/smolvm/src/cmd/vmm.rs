@@ -12,15 +12,16 @@ use agent_protocol::SERVICE_SESSION;
 use anyhow::{Context, Result, anyhow};
 use instance::control;
 use instance::session::{self, Session, Target};
-use instance::{Instance, Media, Phase, Record, Vmm};
+use instance::{Instance, Lasting, Media, PLAN, Phase, Record, Vmm};
 use machine::Outcome;
 use serde::{Deserialize, Serialize};
 use spec::MachineSpec;
 
 use crate::args::Global;
+use crate::cmd::update;
 use crate::interrupt::{self, Undo};
 use crate::launch::keeper::{self, Backoff};
-use crate::launch::{self, Control, Defaults, Ending, Group, Home, Plan, Prepared};
+use crate::launch::{self, Control, Defaults, Ending, Group, Home, Mode, Plan, Prepared};
 use crate::trace;
 use crate::ui::say::{say, tell};
 
@@ -53,15 +54,19 @@ pub enum Word {
     Lost,
 }
 
-/// Keeps how to start in the instance's directory.
+/// Keeps how to start in the directory of a new instance.
 pub fn write_plan(instance: &Instance, plan: &Plan) -> Result<()> {
-    let path = instance.path("plan.json");
-    fs::write(&path, serde_json::to_vec_pretty(plan)?).with_context(|| format!("writing {}", path.display()))
+    Ok(instance.put(PLAN, &serde_json::to_vec_pretty(plan)?, Lasting::Kill)?)
+}
+
+/// Changes how an instance is started, which may have something saved.
+pub fn replace_plan(instance: &Instance, plan: &Plan) -> Result<()> {
+    Ok(instance.put(PLAN, &serde_json::to_vec_pretty(plan)?, Lasting::Durable)?)
 }
 
 /// How the instance was started last.
 pub fn read_plan(instance: &Instance) -> Result<Plan> {
-    let path = instance.path("plan.json");
+    let path = instance.path(PLAN);
     let text = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
     serde_json::from_slice(&text).with_context(|| format!("reading {}", path.display()))
 }
@@ -210,7 +215,8 @@ fn up(instance: &Arc<Instance>, home: &Home, prepared: Option<Prepared>) -> Resu
     let records = || {
         let pid = std::process::id();
         instance.update(|r| (r.phase, r.pid, r.exit_code, r.health) = (Phase::Running, pid, None, None))?;
-        if record.kept {
+        // A copy has one until its state is saved.
+        if record.kept && plan.mode != Mode::Forked {
             home.store.add_reference(&media.pin, &instance.path(""))?;
         }
         Ok(())
@@ -222,6 +228,7 @@ fn up(instance: &Arc<Instance>, home: &Home, prepared: Option<Prepared>) -> Resu
     let mut running = started.up()?;
     let server = listening.serve(Arc::new(control))?;
     let session = running.session()?;
+    update::commit(instance, home)?;
     Ok(Up { running, server, session, ending, plan })
 }
 
@@ -247,7 +254,10 @@ fn live(instance: &Arc<Instance>, up: Up, home: &Home) -> Result<u8> {
     let record = instance.record()?;
     if record.phase == Phase::Running {
         let phase = if record.exit_code.is_some() { Phase::Stopped } else { Phase::Dead };
-        instance.update(|r| r.phase = phase)?;
+        match phase {
+            Phase::Stopped => launch::note_saved(instance, phase)?,
+            _ => instance.update(|r| r.phase = phase)?,
+        }
         // It ended by itself: a guest that shut itself down, or one that failed.
         let code = if matches!(outcome, Some(Outcome::PowerOff)) { 0 } else { 1 };
         if phase == Phase::Dead && policy.wants(code, record.restarts) {
