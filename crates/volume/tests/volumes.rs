@@ -124,13 +124,13 @@ fn what_makers_that_are_gone_left_is_found_and_nothing_else() {
     let left = home.path().join("volumes/.other.77");
     std::fs::create_dir(&left).unwrap();
     std::fs::write(left.join("disk"), b"half").unwrap();
-    assert_eq!(volumes.leftovers(false).unwrap(), [left.clone()]);
+    assert_eq!(volumes.leftovers(false).unwrap(), std::slice::from_ref(&left));
     // Its maker lives.
     let maker = std::fs::File::open(&left).unwrap();
     maker.lock().unwrap();
     assert!(volumes.leftovers(true).unwrap().is_empty() && left.exists());
     drop(maker);
-    assert_eq!(volumes.leftovers(true).unwrap(), [left.clone()]);
+    assert_eq!(volumes.leftovers(true).unwrap(), std::slice::from_ref(&left));
     assert!(!left.exists());
     assert_eq!(volumes.list().unwrap().iter().map(|v| v.name()).collect::<Vec<_>>(), ["data"]);
 }
