@@ -7,9 +7,11 @@ use std::process::ExitCode;
 use clap::{Args as ClapArgs, Parser, Subcommand};
 
 mod data;
+mod files;
 mod resources;
 mod shell;
 pub use data::{Delta, DeltaVerb, Update, Volume, VolumeVerb};
+pub use files::{Doctor, Import, Prune, System, SystemVerb};
 pub use resources::{Keep, OnFailure, Rightsize, Stats};
 pub use shell::Shell;
 
@@ -104,6 +106,8 @@ pub enum Verb {
     Images,
     /// Remove what nothing uses: from the store, and dead machines that nobody named
     Prune(Prune),
+    /// Say what takes room, and what needs what
+    System(System),
     /// Make, list, copy and remove volumes: data that outlives machines
     Volume(Volume),
     /// Make one machine file of another and what changed
@@ -112,7 +116,7 @@ pub enum Verb {
     Update(Update),
     /// Look at a machine's network
     Net(Net),
-    /// Say what this host can do
+    /// Say what this host can do and whether all that is kept is whole; repair it
     Doctor(Doctor),
     /// Print versions
     Version,
@@ -456,36 +460,6 @@ pub struct Files {
     /// Machine files
     #[arg(required = true)]
     pub files: Vec<PathBuf>,
-}
-
-#[derive(Debug, ClapArgs)]
-pub struct Import {
-    /// The machine file
-    pub file: PathBuf,
-    /// Its name in the store; the machine's own when absent
-    #[arg(long)]
-    pub name: Option<String>,
-}
-
-#[derive(Debug, ClapArgs)]
-pub struct Prune {
-    /// Also what has a name
-    #[arg(short, long)]
-    pub all: bool,
-    /// Only say what would be removed
-    #[arg(long)]
-    pub dry_run: bool,
-}
-
-#[derive(Debug, ClapArgs)]
-pub struct Doctor {
-    /// Can this host run this machine file?
-    pub file: Option<PathBuf>,
-    /// Move a computation between this host's engines, in every pairing (with --json: to send in)
-    #[arg(long, conflicts_with = "file")]
-    pub selftest: bool,
-    #[command(flatten)]
-    pub engine: EngineArgs,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use agent_protocol::RestoreReason;
 use anyhow::{Context, Result, bail};
-use artifact::MachineFile;
+use artifact::{MachineFile, VerifyOptions};
 use instance::control::{Asker, Handler, Request};
 use instance::forward::{self, Bound, Publish};
 use instance::session::{self, Asked, Session, Target};
@@ -485,7 +485,7 @@ impl Control {
             }
             Request::Stop { grace_ms } => {
                 self.vmm.stop(grace_ms, Some(&self.instance.saved()))?;
-                self.instance.update(|r| r.phase = Phase::Stopped)?;
+                note_saved(&self.instance, Phase::Stopped)?;
                 Ok((done, None))
             }
             Request::Kill => {
@@ -497,7 +497,7 @@ impl Control {
                 let report =
                     self.vmm.freeze_to(&self.instance.saved(), SnapshotTarget::StateOnly, &|| true)?;
                 volumes::remember(&self.instance, self.vmm.volumes())?;
-                self.instance.update(|r| r.phase = Phase::Frozen)?;
+                note_saved(&self.instance, Phase::Frozen)?;
                 Ok((serde_json::to_value(report).unwrap_or_default(), None))
             }
             Request::Snapshot { path, incremental } => {
@@ -530,6 +530,19 @@ impl Control {
             }
         }
     }
+}
+
+/// Notes that this machine's state or disk is saved. From then on its machine file is needed, whatever comes.
+///
+/// # Errors
+/// The store's, the host's.
+pub fn note_saved(instance: &Instance, phase: Phase) -> Result<(), instance::Error> {
+    let refused = |error: &dyn std::fmt::Display| instance::Error::Refused(error.to_string());
+    let home = Home::open().map_err(|e| refused(&e))?;
+    let id = instance.record()?.file.parse().map_err(|_| refused(&"the record names no machine file"))?;
+    let pin = home.store.pin(&id).map_err(|e| refused(&e))?;
+    home.store.add_reference(&pin, &instance.path("")).map_err(|e| refused(&e))?;
+    instance.update(|r| r.phase = phase)
 }
 
 /// The user's directories and store.

@@ -11,6 +11,7 @@ use store::{ImportOptions, Pin};
 use crate::args::Process;
 use crate::launch::{Exec, Home};
 
+pub mod config;
 mod containers;
 pub use containers::{Source, registry};
 

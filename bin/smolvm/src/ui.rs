@@ -155,14 +155,7 @@ pub fn json(value: &impl serde::Serialize) -> anyhow::Result<()> {
 
 /// Bytes as people read them.
 pub fn bytes(n: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut value = n as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{n} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+    artifact::space::words(n)
 }
 
 /// A time span as people read it.

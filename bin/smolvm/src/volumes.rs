@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use anyhow::{Context, Result};
-use instance::{Instance, VolumeMount};
+use instance::{Instance, Lasting, VolumeMount};
 use store::Dirs;
 use volume::{Access, Volumes};
 
@@ -75,9 +75,8 @@ pub fn remember(instance: &Instance, mounted: &[VolumeMount]) -> Result<(), inst
         let info = volumes.get(&mount.name).and_then(|volume| volume.info()).map_err(|e| refused(&e))?;
         generations.insert(&mount.name, info.generation);
     }
-    let path = instance.path(REMEMBERED);
     let text = serde_json::to_vec_pretty(&generations).map_err(|e| refused(&e))?;
-    fs::write(&path, text).map_err(instance::io_error("write", &path))
+    instance.put(REMEMBERED, &text, Lasting::Durable)
 }
 
 fn remembered(instance: &Instance) -> Result<BTreeMap<String, u64>> {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use crate::foreign::Foreign;
+use crate::space::words;
 
 /// A result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -107,8 +108,9 @@ pub enum Problem {
     },
     /// The file system has not enough room.
     #[error(
-        "not enough room in {}: {needed} bytes are needed, {available} are free; free some or choose another place",
-        dir.display()
+        "not enough room in {}: {} are needed, {} are free; `smolvm prune` removes what nothing uses \
+         (`smolvm system df` says how much), or choose another place",
+        dir.display(), words(*needed), words(*available)
     )]
     NoSpace {
         /// The directory that the file would be in.
@@ -125,7 +127,7 @@ pub enum Problem {
     #[error("cannot be written: {0} (a fault of the program, please report it)")]
     Misuse(String),
     /// The operating system refused something.
-    #[error("cannot {attempt}: {error}")]
+    #[error("cannot {attempt}: {error}{}", room(error))]
     Io {
         /// What was tried.
         attempt: String,
@@ -147,5 +149,15 @@ impl Problem {
 
     pub(crate) fn at(self, path: &Path) -> Error {
         Error::new(path, self)
+    }
+}
+
+/// The way out where the disk got full on the way.
+fn room(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "; `smolvm prune` removes what nothing uses, or choose another place"
+        }
+        _ => "",
     }
 }

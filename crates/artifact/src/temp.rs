@@ -10,7 +10,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
@@ -117,17 +117,24 @@ impl TempFile {
     fn link(&self, path: &Path) -> io::Result<bool> {
         let linked = match &self.name {
             Some(name) => rustix::fs::linkat(CWD, name, CWD, path, AtFlags::empty()),
-            None => {
-                // The way without privileges (open(2), O_TMPFILE).
-                let this = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-                rustix::fs::linkat(CWD, this, CWD, path, AtFlags::SYMLINK_FOLLOW)
-            }
+            None => return link_open(&self.file, path),
         };
         match linked {
             Ok(()) => Ok(true),
             Err(Errno::EXIST) => Ok(false),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+/// Gives an open file one more name, on its own file system; `false` where it is taken.
+pub fn link_open(file: &File, path: &Path) -> io::Result<bool> {
+    // The way without privileges (open(2), O_TMPFILE).
+    let this = format!("/proc/self/fd/{}", file.as_raw_fd());
+    match rustix::fs::linkat(CWD, this, CWD, path, AtFlags::SYMLINK_FOLLOW) {
+        Ok(()) => Ok(true),
+        Err(Errno::EXIST) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -138,6 +145,23 @@ impl Drop for TempFile {
             let _ = fs::remove_file(name);
         }
     }
+}
+
+/// Writes a small file whole or not at all: whoever comes after a kill finds the old bytes or the new ones.
+///
+/// `durable`: so does whoever comes after a power failure, and the new ones are there to stay when this returns.
+/// Without it a power failure may leave an empty file in the place of the old one.
+pub fn write_whole(path: &Path, bytes: &[u8], mode: u32, durable: bool) -> io::Result<()> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let temp = TempFile::create_in(dir, mode, TempStyle::Auto)?;
+    temp.file().write_all_at(bytes, 0)?;
+    if durable {
+        temp.file().sync_all()?;
+    }
+    let file = temp.replace(path)?;
+    // The lock said that it was unfinished.
+    let _ = file.unlock();
+    if durable { sync_dir(dir) } else { Ok(()) }
 }
 
 /// A name in `dir` that nobody else has.
@@ -156,6 +180,23 @@ pub fn is_temp_name(name: &OsStr) -> bool {
 /// Removes unfinished files of dead processes from `dir`, and says which. Those of living ones stay.
 pub fn clean_leftovers(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut removed = Vec::new();
+    each_leftover(dir, |path| {
+        if fs::remove_file(&path).is_ok() {
+            removed.push(path);
+        }
+    })?;
+    Ok(removed)
+}
+
+/// Unfinished files of dead processes in `dir`.
+pub fn leftovers(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    each_leftover(dir, |path| found.push(path))?;
+    Ok(found)
+}
+
+/// Calls `each` with every leftover, which is locked meanwhile.
+fn each_leftover(dir: &Path, mut each: impl FnMut(PathBuf)) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         if !is_temp_name(&entry.file_name()) || !entry.file_type()?.is_file() {
@@ -168,11 +209,11 @@ pub fn clean_leftovers(dir: &Path) -> io::Result<Vec<PathBuf>> {
             continue;
         };
         let file = File::from(fd);
-        if file.try_lock().is_ok() && fs::remove_file(&path).is_ok() {
-            removed.push(path);
+        if file.try_lock().is_ok() {
+            each(path);
         }
     }
-    Ok(removed)
+    Ok(())
 }
 
 /// Brings `dir`'s names to the disk.

@@ -151,6 +151,16 @@ impl MachineFileWriter {
         })
     }
 
+    /// Refuses to go on when `bytes` more do not fit.
+    pub fn expect(&self, bytes: u64) -> Result<()> {
+        space::check(&self.path, &self.dir, bytes)
+    }
+
+    /// [`MachineFileWriter::expect`] for what is copied of other files: where that may cost nothing it is let through.
+    pub fn expect_copies(&self, bytes: u64) -> Result<()> {
+        if space::may_share(&self.dir) { Ok(()) } else { self.expect(bytes) }
+    }
+
     /// The file builds on the sections of another one, its parent, whose id this is.
     pub fn set_parent(&mut self, parent: Digest) {
         self.index.parent = Some(parent);
@@ -208,6 +218,7 @@ impl MachineFileWriter {
         fill: impl Fn(u64, &mut [u8]) -> io::Result<()> + Sync,
     ) -> Result<()> {
         self.check_head(&head)?;
+        self.expect(len)?;
         self.broken = true;
         let threads = if threads == 0 { usual_threads() } else { threads };
         let (file, at) = (self.temp.file(), self.at);
@@ -223,6 +234,7 @@ impl MachineFileWriter {
     /// memory: copied by the kernel, or shared where the file system can, then read back for the digest.
     pub fn add_file_ranges(&mut self, head: SectionHead, from: &File, ranges: &[(u64, u64)]) -> Result<()> {
         self.check_head(&head)?;
+        self.expect_copies(ranges.iter().fold(0, |sum: u64, (_, len)| sum.saturating_add(*len)))?;
         self.broken = true;
         let file = self.temp.file();
         let mut at = self.at;
@@ -251,6 +263,7 @@ impl MachineFileWriter {
     ) -> Result<()> {
         if check == CopyCheck::Trust {
             self.check_head(&head)?;
+            self.expect_copies(section.len)?;
             self.broken = true;
             let source = (from.file(), section.offset);
             let copied = copy_range(source, (self.temp.file(), self.at), section.len, |_| Ok(()));

@@ -3,8 +3,8 @@
 use std::io;
 use std::sync::Arc;
 
-use artifact::{CopyCheck, MachineFile, SectionHead, SectionKind};
-use image::{ErofsOptions, FileRange, Limits, Tree, read_erofs, write_erofs};
+use artifact::{CopyCheck, MachineFile, SectionHead, SectionKind, space};
+use image::{ErofsOptions, FileRange, Limits, Tree, read_erofs, write_erofs_where};
 use instance::{BOOT_ZSTD, io_error};
 use spec::{MachineSpec, SPEC_VERSION};
 use store::{Pin, Store};
@@ -43,7 +43,8 @@ pub(crate) fn write(store: &Store, parts: &BaseParts<'_>) -> Result<Pin, Error> 
         RootSource::Tree(tree, erofs) => {
             let root = writer.begin(SectionHead::new(SectionKind::RootImage, RAW))?;
             let mut buffered = io::BufWriter::with_capacity(1 << 20, root);
-            write_erofs(tree, &mut buffered, erofs)?;
+            let room = |bytes| space::check(store.root(), store.root(), bytes).map_err(io::Error::other);
+            write_erofs_where(tree, &mut buffered, erofs, room)?;
             let failed = || io_error("write the root image into", store.root());
             buffered.into_inner().map_err(|e| failed()(e.into_error()))?.end()?;
         }

@@ -137,6 +137,11 @@ impl<'a> Cache<'a> {
     }
 }
 
+/// The objects that earlier builds are remembered by.
+pub fn cached(cache: &Path) -> Vec<Digest> {
+    entries(&place(cache)).iter().filter_map(|(path, _)| read(path)?.object.parse().ok()).collect()
+}
+
 /// Forgets what leads to objects that are gone: after the store was pruned.
 pub fn forget_pruned(cache: &Path, store: &Store) {
     for (path, _) in entries(&place(cache)) {

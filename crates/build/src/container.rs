@@ -15,6 +15,7 @@ use spec::{ImageDefaults, MachineSpec};
 use store::{Origin, Pin, Store};
 
 use crate::base::{self, BaseParts, RootSource};
+use crate::downloads;
 use crate::error::Error;
 use crate::lock::Lock;
 use crate::progress::Progress;
@@ -43,6 +44,7 @@ pub fn image_base(
     oci: &OciOptions,
     progress: &dyn Progress,
 ) -> Result<Pin, Error> {
+    let _in_use = downloads::in_use(&oci.cache)?;
     progress.step(&format!("looking at {name}"));
     let image = Image::open(name, oci, None)?;
     let tag = tag("oci", image.digest().as_bytes());

@@ -4,7 +4,7 @@
 //! packages configured inside a machine) → `steps.rs` (steps inside the machine, what they changed
 //! merged back) → `base.rs` (an object of the store that boots) → `snapshots.rs` (ready, frozen,
 //! into one file). `cache.rs` remembers what the slow stages made; `builtin.rs` is the machine that
-//! needs no definition, `container.rs` those made of images.
+//! needs no definition, `container.rs` those made of images; `downloads.rs` is what can be had again.
 #![forbid(unsafe_code)]
 
 mod base;
@@ -12,6 +12,7 @@ mod builtin;
 mod cache;
 mod check;
 mod container;
+mod downloads;
 mod error;
 mod job;
 mod lock;
@@ -23,9 +24,10 @@ mod stage;
 mod steps;
 
 pub use builtin::{built_in, built_in_ready, built_in_tag};
-pub use cache::forget_pruned;
+pub use cache::{cached, forget_pruned};
 pub use check::{Definition, check};
 pub use container::{PlainRoot, image_base, plain_base};
+pub use downloads::{CleanPolicy, Cleaned, Kept, clean_downloads, kept_downloads};
 pub use error::Error;
 pub use lock::Lock;
 pub use progress::{Progress, Silent};

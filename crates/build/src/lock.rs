@@ -6,6 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use artifact::hash::Digest;
+use artifact::temp::write_whole;
 use image::{ImageLock, PackageLock, SourceLock};
 use instance::io_error;
 use serde::{Deserialize, Serialize};
@@ -106,6 +107,6 @@ impl Lock {
         if fs::read_to_string(path).is_ok_and(|old| old == text) {
             return Ok(());
         }
-        Ok(fs::write(path, text).map_err(io_error("write", path))?)
+        Ok(write_whole(path, text.as_bytes(), 0o666, true).map_err(io_error("write", path))?)
     }
 }

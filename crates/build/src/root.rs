@@ -140,6 +140,8 @@ fn configure(job: &Job<'_>, root: &mut Root, cache: &debian::Cache) -> Result<Pi
     job.progress.step(&format!("fetching {} packages ({} MiB)", packages.len(), bytes >> 20));
     let on_download =
         |count: usize, bytes: u64| job.progress.detail(&format!("{count} packages, {} MiB", bytes >> 20));
+    let missing: u64 = packages.iter().filter(|p| !cache.has(p)).map(|p| p.size).sum();
+    artifact::space::check(Path::new("the packages"), &job.options.cache, missing)?;
     debian::fetch(packages, ARCH, cache, &on_download)?;
     job.progress.step("unpacking packages");
     let on_package = |name: &str| job.progress.detail(name);

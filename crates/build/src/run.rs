@@ -12,6 +12,7 @@ use store::{Origin, Pin, Store};
 
 use crate::base::RootSource;
 use crate::check::{Definition, check};
+use crate::downloads;
 use crate::error::Error;
 use crate::job::Job;
 use crate::lock::Lock;
@@ -73,6 +74,7 @@ pub fn build(options: &BuildOptions, store: &Store, progress: &dyn Progress) -> 
     let begun = Instant::now();
     let definition = check(&options.smolfile)?;
     fs::create_dir_all(&options.cache).map_err(io_error("make the directory", &options.cache))?;
+    let _in_use = downloads::in_use(&options.cache)?;
     let lock_path = options.smolfile.with_file_name("Smolfile.lock");
     let old = if options.update_lock { None } else { Lock::read(&lock_path)? };
     let image = image(options, &definition, old.as_ref(), progress)?;

@@ -15,3 +15,4 @@ pub use sys::poller::{Interest, Poller, Ready};
 pub use sys::process::{Side, alone_within, split};
 pub use sys::timer::Timer;
 pub use sys::usage::{Usage, usage};
+pub use sys::writers::has_writers;

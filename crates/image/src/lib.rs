@@ -23,7 +23,7 @@ pub mod tree;
 pub use archive::ArchiveError;
 pub use content::{Content, Digest, FileRange, ReadAt, Spool, SpoolError};
 pub use debian::{DebianError, DebianRoot};
-pub use erofs::{ErofsError, ErofsOptions, ImageInfo, ReadError, read_erofs, write_erofs};
+pub use erofs::{ErofsError, ErofsOptions, ImageInfo, ReadError, read_erofs, write_erofs, write_erofs_where};
 pub use lock::{ImageLock, PackageLock, SourceKind, SourceLock, hex};
 pub use merge::{MergeOptions, merge_upper};
 pub use source::{

@@ -31,7 +31,7 @@ pub use machine::Template;
 pub use media::{BOOT_ZSTD, Media, built_in_spec, differing_pages, read_spec};
 pub use neighbours::{Door, Neighbours, open_door};
 pub use net::NetOptions;
-pub use record::{Health, Instance, Phase, Record, list, new_name, remove_dead};
+pub use record::{Health, Instance, Lasting, PLAN, Phase, Record, hold_needed, list, new_name, remove_dead};
 pub use sizes::{FileSizes, sizes};
 pub use snapshot::{Point, SnapshotInfo, UNNAMED, find, points};
 pub use vmm::{FreezeReport, Frozen, Own, SnapshotTarget, StartReport, Vmm, VmmOptions, Waking, copy_base};

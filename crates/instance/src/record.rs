@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! instances/NAME/record.json   what it is (Record), replaced atomically
+//!                plan.json     how it is started
+//!                update.json   what it was before an update that is not whole yet
 //!                lock          held (flock) by the VMM while it lives
 //!                saved         memory, CPU, devices and disk while frozen; disk while stopped
 //!                origin        what a copy was made of: state, and what differs from its machine file;
@@ -9,16 +11,18 @@
 //!                kernel.log    the serial console, bounded
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use artifact::temp::sync_dir;
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
-use store::Dirs;
+use store::{Dirs, Store};
 
 use crate::error::{Error, io_error};
 
@@ -37,6 +41,11 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// Whether a file holds its state or disk.
+    pub fn is_saved(self) -> bool {
+        matches!(self, Phase::Frozen | Phase::Stopped)
+    }
+
     /// The word in tables and messages.
     pub fn word(self) -> &'static str {
         match self {
@@ -105,6 +114,22 @@ impl Health {
 
 /// The name of the record's file.
 const RECORD: &str = "record.json";
+/// What a small file that replaces another one is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lasting {
+    /// After a kill there is the old one or the new one. After a power failure perhaps neither.
+    Kill,
+    /// After a power failure, too, there is the old one or the new one.
+    Power,
+    /// The new one is there to stay.
+    Durable,
+}
+
+/// How it is started, which its starter writes.
+pub const PLAN: &str = "plan.json";
+
+/// Files that are written without waiting for the disk as long as nothing is saved.
+const UNSYNCED: [&str; 2] = [PLAN, "volumes.json"];
 
 /// An instance's directory.
 #[derive(Debug)]
@@ -261,15 +286,72 @@ impl Instance {
         fs::hard_link(&from, &to).map_err(io_error("write", &to))
     }
 
-    /// Replaces the record; a reader sees the old one or the new one.
+    /// Replaces the record. One that says that something is saved is durable, with all that a start needs.
     ///
     /// # Errors
     /// The host's.
     pub fn write_record(&self, record: &Record) -> Result<(), Error> {
-        let (path, temp) = (self.path(RECORD), self.path("record.json.new"));
+        let lasting = if record.phase.is_saved() { Lasting::Durable } else { Lasting::Kill };
+        self.put_record(record, lasting)
+    }
+
+    /// Replaces the record.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn put_record(&self, record: &Record, lasting: Lasting) -> Result<(), Error> {
         let text = serde_json::to_vec_pretty(record).map_err(io::Error::other);
-        text.and_then(|text| fs::write(&temp, text)).map_err(io_error("write", &temp))?;
-        fs::rename(&temp, &path).map_err(io_error("replace", &path))
+        let text = text.map_err(io_error("write", &self.path(RECORD)))?;
+        if lasting == Lasting::Durable {
+            self.sync()?;
+        }
+        self.put(RECORD, &text, lasting)
+    }
+
+    /// Replaces a small file of its directory: a reader sees the old bytes or the new ones.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn put(&self, file: &str, bytes: &[u8], lasting: Lasting) -> Result<(), Error> {
+        let (path, temp) = (self.path(file), self.path(&format!("{file}.new")));
+        let written = File::create(&temp).and_then(|mut to| {
+            to.write_all(bytes)?;
+            if lasting == Lasting::Kill { Ok(()) } else { to.sync_all() }
+        });
+        written.map_err(io_error("write", &temp))?;
+        fs::rename(&temp, &path).map_err(io_error("replace", &path))?;
+        match lasting {
+            Lasting::Durable => sync_dir(&self.dir).map_err(io_error("bring to the disk", &self.dir)),
+            Lasting::Kill | Lasting::Power => Ok(()),
+        }
+    }
+
+    /// Removes a file of its directory, if it is there, and brings that to the disk.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn take_away(&self, file: &str) -> Result<(), Error> {
+        let path = self.path(file);
+        match fs::remove_file(&path) {
+            Ok(()) => sync_dir(&self.dir).map_err(io_error("bring to the disk", &self.dir)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(io_error("remove", &path)(e)),
+        }
+    }
+
+    /// Brings to the disk what was written without waiting for it while there was nothing to lose.
+    fn sync(&self) -> Result<(), Error> {
+        for file in UNSYNCED {
+            match File::open(self.path(file)).and_then(|file| file.sync_all()) {
+                Ok(()) => {}
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(io_error("bring to the disk", &self.path(file))(e)),
+            }
+        }
+        let dirs = [Some(self.dir.as_path()), self.dir.parent()];
+        dirs.into_iter()
+            .flatten()
+            .try_for_each(|dir| sync_dir(dir).map_err(io_error("bring to the disk", dir)))
     }
 
     /// Changes the record in place.
@@ -280,9 +362,19 @@ impl Instance {
         // Threads of a VMM that change it at the same time must not lose each other's words.
         static ONE: Mutex<()> = Mutex::new(());
         let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut record = self.record()?;
+        let old = self.record()?;
+        let mut record = old.clone();
         change(&mut record);
-        self.write_record(&record)
+        if record == old {
+            return Ok(());
+        }
+        let lasting = match record.phase.is_saved() || old.phase.is_saved() {
+            true => Lasting::Durable,
+            // A copy ends with the power, and so does what nobody keeps.
+            false if record.kept && record.forked_from.is_none() => Lasting::Power,
+            false => Lasting::Kill,
+        };
+        self.put_record(&record, lasting)
     }
 
     /// What state it is in: what its record says, corrected by whether its VMM lives.
@@ -295,14 +387,24 @@ impl Instance {
         }
     }
 
+    /// Bytes that its files take on the disk. Files of several names are counted once, by whoever comes first: `seen`
+    /// holds device and inode of what was counted.
+    pub fn on_disk(&self, seen: &mut HashSet<(u64, u64)>) -> u64 {
+        let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        let files = entries.filter_map(|entry| entry.metadata().ok());
+        files.filter(|meta| seen.insert((meta.dev(), meta.ino()))).map(|meta| meta.blocks() * 512).sum()
+    }
+
     /// Whether nobody asked to keep it once its VMM is gone.
     fn is_unwanted(&self) -> bool {
-        if self.path(RECORD).exists() {
-            // One that cannot be read may be wanted: `rm` is for it.
-            return self.record().is_ok_and(|record| !record.kept);
-        }
         let made = fs::metadata(&self.dir).and_then(|dir| dir.modified());
-        made.is_ok_and(|made| made.elapsed().is_ok_and(|age| age >= UNWRITTEN))
+        let old = made.is_ok_and(|made| made.elapsed().is_ok_and(|age| age >= UNWRITTEN));
+        if self.path(RECORD).exists() {
+            // One that cannot be read may be wanted: `rm` is for it. Without a plan it never ran and cannot be started:
+            // of a fork that was cut off.
+            return self.record().is_ok_and(|record| !record.kept || (old && !self.path(PLAN).exists()));
+        }
+        old
     }
 
     fn phase_word(&self) -> &'static str {
@@ -361,7 +463,7 @@ pub fn list(dirs: &Dirs) -> Result<Vec<Instance>, Error> {
     Ok(names.iter().filter_map(|name| Instance::at(dirs, name).ok()).collect())
 }
 
-/// How old a directory without a record must be: its `run` may still be writing it.
+/// How old a directory without a record or plan must be: its `run` may still be writing it.
 const UNWRITTEN: Duration = Duration::from_secs(60);
 
 /// Removes what killed VMMs left and nobody asked to keep: dead instances that were to be discarded at their end, and
@@ -384,6 +486,28 @@ pub fn remove_dead(dirs: &Dirs, dry_run: bool) -> Result<Vec<String>, Error> {
         }
     }
     Ok(gone)
+}
+
+/// Makes sure that the store knows what each kept instance needs, whatever a power failure took.
+///
+/// # Errors
+/// The store's, the host's.
+pub fn hold_needed(dirs: &Dirs, store: &Store) -> Result<(), Error> {
+    for instance in list(dirs)? {
+        let Some(record) = instance.record().ok().filter(|record| record.kept) else { continue };
+        let Ok(id) = record.file.parse() else { continue };
+        let owner = instance.path("");
+        if store.is_referred(&id, &owner) {
+            continue;
+        }
+        match store.pin(&id) {
+            Ok(pin) => store.add_reference(&pin, &owner)?,
+            // Nothing to hold.
+            Err(store::Error::Gone { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 const FIRST: [&str; 24] = [

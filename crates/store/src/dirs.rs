@@ -8,6 +8,8 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use artifact::temp::sync_dir;
+
 use crate::error::{Error, Result};
 
 /// smolvm's directories. None of them need exist; [`ensure_private`] makes one.
@@ -87,8 +89,7 @@ pub fn ensure_private(dir: &Path) -> Result<()> {
     let meta = match fs::symlink_metadata(dir) {
         Ok(meta) => meta,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
-            made.map_err(|error| Error::io(dir, "make the directory", error))?;
+            make(dir).map_err(|error| Error::io(dir, "make the directory", error))?;
             fs::symlink_metadata(dir).map_err(look)?
         }
         Err(error) => return Err(look(error)),
@@ -98,6 +99,20 @@ pub fn ensure_private(dir: &Path) -> Result<()> {
     }
     check_ours(dir, &meta)?;
     check_private(dir, &fs::metadata(dir).map_err(look)?)
+}
+
+/// Makes it and what is missing above it. Their names are brought to the disk, too: what is durable in a directory
+/// would go with the directory.
+fn make(dir: &Path) -> io::Result<()> {
+    let named = dir.ancestors().filter(|above| !above.as_os_str().is_empty());
+    let missing: Vec<&Path> = named.take_while(|above| fs::symlink_metadata(above).is_err()).collect();
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    for above in missing.iter().rev().filter_map(|dir| dir.parent()) {
+        let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
+        // One that this user may pass through and not open is somebody else's to look after.
+        let _ = sync_dir(above);
+    }
+    Ok(())
 }
 
 fn check_private(dir: &Path, meta: &fs::Metadata) -> Result<()> {

@@ -85,6 +85,14 @@ pub enum Error {
         /// Who uses it.
         user: String,
     },
+    /// A file that cannot be moved into the store.
+    #[error("{}: it cannot be moved into the store: {why}", path.display())]
+    NotMovable {
+        /// The user's file.
+        path: PathBuf,
+        /// What is in the way, and what to do.
+        why: &'static str,
+    },
     /// The user's file was written to while it was copied.
     #[error("{}: it changed while it was being copied; wait until it is written and try again", path.display())]
     Changed {

@@ -13,6 +13,7 @@ use std::time::SystemTime;
 use artifact::copy::{clone_file, copy_range};
 use artifact::{Digest, Error as FileError, MachineFile, Problem, Progress, VerifyOptions, space};
 
+use crate::alike::{self, Known};
 use crate::error::{Error, Result};
 use crate::paths::Stamp;
 use crate::pin::Pin;
@@ -67,7 +68,11 @@ impl Store {
     /// Fails, with nothing left behind, when a byte of it is wrong, when the store's file system has no room, or
     /// when the file changes meanwhile. Many processes may import one file: one of them copies.
     pub fn import_with(&self, path: &Path, options: ImportOptions<'_>) -> Result<Pin> {
-        let file = artifact::open_quietly(path)?;
+        self.import_file(artifact::open_quietly(path)?, path, options)
+    }
+
+    /// [`Store::import_with`] of a file that is open.
+    pub(crate) fn import_file(&self, file: File, path: &Path, options: ImportOptions<'_>) -> Result<Pin> {
         // Before the first byte is read: see `Stamp::is_settled`.
         let begun = SystemTime::now();
         let before = stamp(&file, path)?;
@@ -116,9 +121,14 @@ impl Store {
         let temp = self.temp_file(0o400)?;
         let shared = clone_file(source.file(), temp.file())
             .map_err(|error| FileError::io(source.path(), "share its blocks with the store", error))?;
-        if !shared {
-            space::check(source.path(), &self.part("tmp"), source.len())?;
-            copy(source, temp.file(), options)?;
+        let known = self.sections_at_hand(source)?;
+        if shared {
+            alike::share(&known, temp.file())
+                .map_err(|error| FileError::io(source.path(), "share its blocks with the store", error))?;
+        } else {
+            let shared: u64 = known.iter().map(|(section, ..)| section.len).sum();
+            space::check(source.path(), &self.part("tmp"), source.len().saturating_sub(shared))?;
+            copy(source, temp.file(), &known, options)?;
         }
         let copy = temp.file().try_clone().map_err(|error| Error::io(self.root(), "use a file", error))?;
         // Under the user's name: that is the file which is at fault if this fails.
@@ -134,7 +144,7 @@ impl Store {
 
     /// Waits until nobody else imports a file with this id, so that a hundred starts of a new file make one copy.
     /// (Files whose ids begin alike wait for each other, too.)
-    fn import_turn(&self, id: &Digest) -> Result<File> {
+    pub(crate) fn import_turn(&self, id: &Digest) -> Result<File> {
         let stripe = id.as_bytes().first().map_or(0, |byte| byte >> 4);
         let path = self.made_part("locks")?.join(format!("import-{stripe:x}"));
         let fail = |error| Error::io(&path, "lock it", error);
@@ -144,16 +154,17 @@ impl Store {
     }
 }
 
-fn stamp(file: &File, path: &Path) -> Result<Stamp> {
+pub(crate) fn stamp(file: &File, path: &Path) -> Result<Stamp> {
     let meta = file.metadata().map_err(|error| Error::io(path, "look at it", error))?;
     Ok(Stamp::of(&meta))
 }
 
-/// The bytes of `source` into the empty `into`.
-fn copy(source: &MachineFile, into: &File, options: ImportOptions<'_>) -> Result<()> {
+/// The bytes of `source` into the empty `into`; those of `known` sections from objects that have them, so that the file
+/// system keeps them once.
+fn copy(source: &MachineFile, into: &File, known: &[Known], options: ImportOptions<'_>) -> Result<()> {
     let (mut done, total) = (0, source.len());
     let cancelled = AtomicBool::new(false);
-    let copied = copy_range((source.file(), 0), (into, 0), total, |piece| {
+    let mut each = |piece| {
         done += piece;
         match options.progress.map(|progress| progress(Stage::Copy, Progress { done, total })) {
             Some(ControlFlow::Break(())) => {
@@ -162,7 +173,16 @@ fn copy(source: &MachineFile, into: &File, options: ImportOptions<'_>) -> Result
             }
             _ => Ok(()),
         }
-    });
+    };
+    let mut at = 0;
+    let mut copied = Ok(());
+    for (section, object, offset) in known {
+        copied = copied
+            .and_then(|()| copy_range((source.file(), at), (into, at), section.offset - at, &mut each))
+            .and_then(|()| copy_range((object, *offset), (into, section.offset), section.len, &mut each));
+        at = section.offset + section.len;
+    }
+    let copied = copied.and_then(|()| copy_range((source.file(), at), (into, at), total - at, &mut each));
     copied.map_err(|error| {
         if cancelled.load(Ordering::Relaxed) {
             return source.error(Problem::Cancelled).into();
@@ -171,7 +191,7 @@ fn copy(source: &MachineFile, into: &File, options: ImportOptions<'_>) -> Result
     })
 }
 
-fn verify(file: &MachineFile, options: ImportOptions<'_>) -> Result<()> {
+pub(crate) fn verify(file: &MachineFile, options: ImportOptions<'_>) -> Result<()> {
     let progress =
         |progress| options.progress.map_or(ControlFlow::Continue(()), |f| f(Stage::Verify, progress));
     Ok(file.verify_all(VerifyOptions { threads: 0, progress: Some(&progress) })?)

@@ -1,8 +1,8 @@
 //! The user's store: every machine file that was used once, verified, read-only, named by its identity.
 //!
 //! A first use copies the user's file in and checks the copy (`import.rs`); from then on a path is recognised by
-//! its stamp (`paths.rs`) and a resume maps the store's file, which it holds against removal (`pin.rs`). Names
-//! are `tags.rs`, lasting uses `refs.rs`, cleaning up `prune.rs`; where the store and everything else of smolvm
+//! its stamp (`paths.rs`; `take.rs` moves it in, `alike.rs` keeps common sections once) and a resume maps the store's file, which it holds against removal (`pin.rs`). Names
+//! are `tags.rs`, lasting uses `refs.rs`, cleaning up `prune.rs`, what went wrong `check.rs`; where the store and everything else of smolvm
 //! lies is `dirs.rs`. The store's layout:
 //!
 //! ```text
@@ -12,10 +12,13 @@
 //! refs/<id>/<key>  directories (instances) that need an object while they exist
 //! locks/           one import of a file at a time
 //! tmp/             files being written
+//! damaged/         what was found wrong and set aside
 //! ```
 //!
 //! Next on the way of a run: crate `instance`, which pins an object and maps its pages.
 
+mod alike;
+mod check;
 pub mod dirs;
 mod error;
 mod import;
@@ -26,7 +29,9 @@ mod prune;
 mod refs;
 mod root;
 mod tags;
+mod take;
 
+pub use check::{CheckOptions, Fault, Finding};
 pub use dirs::Dirs;
 pub use error::{Error, Result};
 pub use import::{ImportOptions, Stage};
@@ -35,3 +40,4 @@ pub use pin::{ObjectWriter, Pin};
 pub use prune::{PrunePolicy, Pruned, Removed};
 pub use root::Store;
 pub use tags::{Origin, Tag, check_name};
+pub use take::Taken;

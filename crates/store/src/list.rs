@@ -46,6 +46,10 @@ pub struct Image {
     pub last_used: SystemTime,
     /// Whether somebody holds it now.
     pub in_use: bool,
+    /// The object that it builds on.
+    pub parent: Option<Digest>,
+    /// Its first root image: digest and length in bytes. What builds on another object has that one's.
+    pub root: Option<(Digest, u64)>,
 }
 
 impl Store {
@@ -84,16 +88,19 @@ impl Store {
         // The lock ends with `file`, a moment from now.
         let in_use = matches!(file.try_lock(), Err(TryLockError::WouldBlock));
         let oci = tags.iter().any(|tag| tag.origin == Origin::Oci);
-        let kind = match MachineFile::open(file, &path) {
-            Ok(machine) if machine.id() != id => ImageKind::Damaged,
-            Ok(machine) if machine.is_snapshot() => ImageKind::Snapshot,
-            Ok(machine) if machine.section(SectionKind::Spec).is_none() => ImageKind::Layer,
-            Ok(_) if oci => ImageKind::Oci,
-            Ok(_) => ImageKind::Base,
-            Err(_) => ImageKind::Damaged,
+        let machine = MachineFile::open(file, &path).ok().filter(|machine| machine.id() == id);
+        let kind = match &machine {
+            Some(machine) if machine.is_snapshot() => ImageKind::Snapshot,
+            Some(machine) if machine.section(SectionKind::Spec).is_none() => ImageKind::Layer,
+            Some(_) if oci => ImageKind::Oci,
+            Some(_) => ImageKind::Base,
+            None => ImageKind::Damaged,
         };
+        let parent = machine.as_ref().and_then(MachineFile::parent);
+        let root = machine.as_ref().and_then(|machine| machine.section(SectionKind::RootImage));
+        let root = root.map(|section| (section.digest, section.len));
         let names = tags.into_iter().map(|tag| tag.name).collect();
         let (len, on_disk) = (meta.len(), meta.blocks().saturating_mul(512));
-        Ok(Image { id, names, kind, len, on_disk, created, last_used, in_use })
+        Ok(Image { id, names, kind, len, on_disk, created, last_used, in_use, parent, root })
     }
 }

@@ -83,6 +83,14 @@ fn id_in(record: &[u8], stamp: &Stamp) -> Option<Digest> {
     (stamp.record(&id) == record).then_some(id)
 }
 
+/// Whether a record is as it was written, whatever it is about.
+pub(crate) fn is_whole(record: &[u8]) -> bool {
+    let parts = record.split_last_chunk::<16>();
+    record.len() == RECORD_LEN
+        && record.starts_with(&MAGIC)
+        && parts.is_some_and(|(bytes, check)| Digest::of(bytes).as_bytes().starts_with(check))
+}
+
 impl Store {
     /// The id of the file at `path`, if it was imported and did not change since. Costs a stat and the read of
     /// one small file, whatever the store holds. That the object is still there, [`Store::pin`] says.

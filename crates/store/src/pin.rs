@@ -52,6 +52,16 @@ impl Pin {
 impl Store {
     /// Holds an object for use, and notes that it was used now.
     pub fn pin(&self, id: &Digest) -> Result<Pin> {
+        let pin = self.pin_quietly(id)?;
+        // Access times may be off for the file system, but can always be set. Best effort: it is for `images`.
+        let omit = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+        let _ = rustix::fs::futimens(&pin.file, &Timestamps { last_access: now, last_modification: omit });
+        Ok(pin)
+    }
+
+    /// Holds an object without noting so: to look is not to use.
+    pub(crate) fn pin_quietly(&self, id: &Digest) -> Result<Pin> {
         let path = self.object_path(id);
         let fail = |attempt, error: io::Error| match error.kind() {
             io::ErrorKind::NotFound => Error::Gone { id: *id },
@@ -62,10 +72,6 @@ impl Store {
         if !same_file(&file, &path).map_err(|error| fail("look at it", error))? {
             return Err(Error::Gone { id: *id });
         }
-        // Access times may be off for the file system, but can always be set. Best effort: it is for `images`.
-        let omit = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
-        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
-        let _ = rustix::fs::futimens(&file, &Timestamps { last_access: now, last_modification: omit });
         Ok(Pin { file, id: *id, path })
     }
 

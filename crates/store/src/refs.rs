@@ -4,11 +4,12 @@
 //! instance that is removed, by whatever means, gives its machine free.
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use artifact::temp::sync_dir;
 use artifact::{Digest, MachineFile};
 
 use crate::error::{Error, Result};
@@ -28,11 +29,17 @@ impl Store {
         let part = format!("refs/{}", pin.id());
         let owner = owner.as_os_str().as_bytes();
         let name = Digest::of(owner).to_string();
-        // Written whole or not at all: one that is there is as good as a new one.
-        if fs::symlink_metadata(self.part(&part).join(&name)).is_ok() {
-            return Ok(());
+        let path = self.part(&part).join(&name);
+        match File::open(&path) {
+            // Written whole or not at all: one that is there is as good as a new one.
+            Ok(_) if !durable => Ok(()),
+            // It may have been a passing one until now. Where it was not, this costs next to nothing.
+            Ok(file) => file
+                .sync_all()
+                .and_then(|()| sync_dir(&self.part(&part)))
+                .map_err(|error| Error::io(&path, "bring it to the disk", error)),
+            Err(_) => self.put(&part, &name, owner, durable),
         }
-        self.put(&part, &name, owner, durable)
     }
 
     /// Holds the object that `file` builds on, if it builds on one.
@@ -62,7 +69,14 @@ impl Store {
         self.refer(pin, owner, false)
     }
 
-    /// The directories that need an object. Ones that are gone are forgotten.
+    /// Whether `owner` is known to need the object.
+    pub fn is_referred(&self, id: &Digest, owner: &Path) -> bool {
+        let owner = std::path::absolute(owner).unwrap_or_else(|_| owner.to_owned());
+        let name = Digest::of(owner.as_os_str().as_bytes()).to_string();
+        self.part(&format!("refs/{id}")).join(name).exists()
+    }
+
+    /// The directories, and objects of the store, that need an object. Ones that are gone are forgotten.
     pub fn references(&self, id: &Digest) -> Result<Vec<PathBuf>> {
         let part = format!("refs/{id}");
         let mut owners = Vec::new();
@@ -82,6 +96,18 @@ impl Store {
             }
         }
         Ok(owners)
+    }
+
+    /// The object is not needed by `owner` any more.
+    pub fn drop_reference(&self, id: &Digest, owner: &Path) -> Result<()> {
+        let owner = std::path::absolute(owner).map_err(|error| Error::io(owner, "use it", error))?;
+        let name = Digest::of(owner.as_os_str().as_bytes()).to_string();
+        let path = self.part(&format!("refs/{id}")).join(name);
+        match fs::remove_file(&path) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(Error::io(&path, "remove it", error)),
+        }
     }
 
     /// Removes what is left of the references to an object that goes.

@@ -147,7 +147,7 @@ fn file_name(name: &str) -> String {
 }
 
 /// The name of a file in `tags/`.
-fn name_of(file: &str) -> Option<String> {
+pub(crate) fn name_of(file: &str) -> Option<String> {
     let name = file.replace("%2f", "/").replace("%3a", ":").replace("%40", "@");
     (file_name(&name) == file).then_some(name)
 }

@@ -428,3 +428,93 @@ fn what_a_build_discards_goes_unless_it_is_named_or_used() {
     assert!(home.store.remove_unnamed(&used).unwrap());
     assert_eq!(home.store.ids().unwrap(), [named]);
 }
+
+#[test]
+fn what_is_kept_for_a_time_goes_when_the_store_grows_too_large() {
+    let home = Home::new();
+    let ago = |seconds| SystemTime::now() - Duration::from_secs(seconds);
+    let ids: Vec<Digest> = (1..=4)
+        .map(|seed| {
+            let (path, id) = home.machine(&format!("m{seed}"), seed);
+            home.store.import(&path).unwrap();
+            set_times(
+                &home.store.object_path(&id),
+                FileTimes::new().set_accessed(ago(1000 * u64::from(seed))),
+            );
+            id
+        })
+        .collect();
+    let len = home.store.images().unwrap()[0].len;
+    home.store.tag("named", &ids[3], Origin::Built).unwrap();
+    set_times(&home.store.object_path(&ids[3]), FileTimes::new().set_accessed(ago(9000)));
+    let day = Some(Duration::from_secs(86_400));
+    let prune = |policy| {
+        let done = home.store.prune(policy).unwrap();
+        (done.objects.iter().map(|(id, _)| *id).collect::<Vec<_>>(), done.left)
+    };
+    let keep = PrunePolicy { unused_for: day, ..PrunePolicy::default() };
+    assert_eq!(prune(keep), (vec![], 4 * len));
+    // The longest unused first, and no more than has to.
+    let two = PrunePolicy { max_size: Some(2 * len), ..keep };
+    assert_eq!(prune(PrunePolicy { dry_run: true, ..two }), (vec![ids[2], ids[1]], 2 * len));
+    assert_eq!(prune(two), (vec![ids[2], ids[1]], 2 * len));
+    assert_eq!(prune(two), (vec![], 2 * len));
+    // What is in use or has a name stays, however much that is.
+    let held = home.store.pin(&ids[0]).unwrap();
+    let none = PrunePolicy { max_size: Some(0), ..keep };
+    assert_eq!(prune(none), (vec![], 2 * len));
+    drop(held);
+    assert_eq!(prune(none), (vec![ids[0]], len));
+    assert_eq!(prune(PrunePolicy { named: true, ..none }), (vec![ids[3]], 0));
+}
+
+#[test]
+fn what_another_builds_on_outlives_that_one_by_a_prune() {
+    let home = Home::new();
+    let (path, base) = home.machine("base", 1);
+    home.store.import(&path).unwrap();
+    let mut writer = artifact::MachineFileWriter::create(&home.path("changes")).unwrap();
+    writer.set_parent(base);
+    writer.add_bytes(SectionHead::new(SectionKind::CpuState, 1), b"state").unwrap();
+    writer.finish().unwrap();
+    let child = home.store.import(&home.path("changes")).unwrap().id();
+    let images = home.store.images().unwrap();
+    let of = |id| images.iter().find(|image| image.id == id).unwrap();
+    assert_eq!((of(child).parent, of(base).parent), (Some(base), None));
+    assert_eq!(of(base).root.map(|(_, len)| len), Some(300_000));
+    home.store.tag("child", &child, Origin::Built).unwrap();
+    assert!(home.store.prune(PrunePolicy::default()).unwrap().objects.is_empty());
+    home.store.untag("child").unwrap();
+    let prune = |policy| -> Vec<Digest> {
+        home.store.prune(policy).unwrap().objects.into_iter().map(|(id, _)| id).collect()
+    };
+    assert_eq!(prune(PrunePolicy { dry_run: true, ..PrunePolicy::default() }), [child]);
+    assert_eq!(prune(PrunePolicy::default()), [child]);
+    // Its file is still the user's, and runs.
+    home.store.import(&home.path("changes")).unwrap();
+    assert_eq!(prune(PrunePolicy::default()), [child]);
+    assert_eq!(prune(PrunePolicy::default()), [base]);
+    // Where room is short both go at once.
+    home.store.import(&path).unwrap();
+    home.store.import(&home.path("changes")).unwrap();
+    let mut gone = prune(PrunePolicy { max_size: Some(0), dry_run: true, ..PrunePolicy::default() });
+    gone.sort_unstable();
+    let mut both = [child, base];
+    both.sort_unstable();
+    assert_eq!(gone, both);
+}
+
+#[test]
+fn a_passing_need_becomes_a_lasting_one() {
+    let home = Home::new();
+    let (path, id) = home.machine("a", 1);
+    let pin = home.store.import(&path).unwrap();
+    let owner = home.path("instance");
+    fs::create_dir(&owner).unwrap();
+    home.store.add_passing_reference(&pin, &owner).unwrap();
+    home.store.add_reference(&pin, &owner).unwrap();
+    assert!(home.store.is_referred(&id, &owner));
+    home.store.drop_reference(&id, &owner).unwrap();
+    home.store.drop_reference(&id, &owner).unwrap();
+    assert!(!home.store.is_referred(&id, &owner));
+}

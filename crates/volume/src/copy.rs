@@ -1,24 +1,17 @@
-//! A sparse file's copy: by reference where the file system can, else only the bytes that are there.
+//! A sparse file's copy: only the bytes that are there.
 
 use std::fs::File;
 use std::io;
 
-use artifact::copy::{clone_file, copy_range};
+use artifact::copy::copy_range;
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
-/// Makes the empty file `to` the same as `from`, and brings it to the disk.
+/// Makes the empty file `to` the same as `from`.
 ///
 /// # Errors
 /// The host's.
 pub(crate) fn copy_sparse(from: &File, to: &File) -> io::Result<()> {
-    if !clone_file(from, to)? {
-        copy_data(from, to)?;
-    }
-    to.sync_all()
-}
-
-fn copy_data(from: &File, to: &File) -> io::Result<()> {
     let size = from.metadata()?.len();
     to.set_len(size)?;
     let mut at = 0;

@@ -45,6 +45,8 @@ pub enum Error {
     Blank(#[from] disk::SparseError),
     #[error(transparent)]
     Store(#[from] store::Error),
+    #[error(transparent)]
+    File(#[from] artifact::Error),
 }
 
 /// [`Error::Io`] in one call.

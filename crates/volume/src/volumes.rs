@@ -6,6 +6,8 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use artifact::copy::clone_file;
+use artifact::space;
 use disk::{Disk, SparseDisk};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
@@ -71,6 +73,8 @@ impl Volumes {
         }
         self.make(name, None, |path| {
             let blank = SparseDisk::new(assets::volume_ext4_list())?;
+            let bytes = blank.stored().map(|(_, bytes)| bytes.len() as u64).sum();
+            space::check(path, &self.root, bytes)?;
             let file = new_file(path)?;
             let written = blank.stored().try_for_each(|(offset, bytes)| file.write_all_at(bytes, offset));
             written.and_then(|()| file.set_len(size.max(blank.size()))).map_err(io_error("write", path))?;
@@ -86,7 +90,13 @@ impl Volumes {
         let source = from.lock(FlockOperation::NonBlockingLockShared)?;
         self.make(name, Some(from.name.clone()), |path| {
             let file = new_file(path)?;
-            copy_sparse(&source, &file).map_err(io_error("copy a volume to", path))
+            let failed = || io_error("copy a volume to", path);
+            if !clone_file(&source, &file).map_err(failed())? {
+                let bytes = source.metadata().map_err(failed())?.blocks() * 512;
+                space::check(path, &self.root, bytes)?;
+                copy_sparse(&source, &file).map_err(failed())?;
+            }
+            file.sync_all().map_err(failed())
         })
     }
 
@@ -108,6 +118,8 @@ impl Volumes {
         let unnamed = self.root.join(format!(".{name}.{}", std::process::id()));
         let made = fs::create_dir(&unnamed).map_err(io_error("make the directory", &unnamed));
         let filled = made.and_then(|()| {
+            // Says that its maker lives: see `leftovers`.
+            let _alive = locked(&unnamed).map_err(io_error("lock", &unnamed))?;
             fill(&unnamed.join("disk"))?;
             let created_ms =
                 SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
@@ -132,6 +144,29 @@ impl Volumes {
         filled?;
         sync_dir(&self.root)?;
         Ok(volume)
+    }
+
+    /// What makers that are gone left unfinished; with `remove` it is removed.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn leftovers(&self, remove: bool) -> Result<Vec<PathBuf>, Error> {
+        let entries = match fs::read_dir(&self.root) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(io_error("list", &self.root)(e)),
+        };
+        let mut found = Vec::new();
+        for entry in entries.flatten().filter(|entry| is_unnamed(&entry.file_name().to_string_lossy())) {
+            let path = entry.path();
+            // Locked while it is removed; who made it just now and has not locked it yet fails to fill it.
+            let Ok(_lock) = locked(&path) else { continue };
+            if remove {
+                fs::remove_dir_all(&path).map_err(io_error("remove", &path))?;
+            }
+            found.push(path);
+        }
+        Ok(found)
     }
 
     /// Finds one.
@@ -251,6 +286,19 @@ impl Volume {
         let _lock = self.lock(FlockOperation::NonBlockingLockExclusive)?;
         fs::remove_dir_all(&self.dir).map_err(io_error("remove", &self.dir))
     }
+}
+
+/// `.NAME.PID`, as [`Volumes::create`] has it.
+fn is_unnamed(file: &str) -> bool {
+    let parts = file.strip_prefix('.').and_then(|rest| rest.rsplit_once('.'));
+    parts.is_some_and(|(name, pid)| valid_name(name) && pid.parse::<u32>().is_ok())
+}
+
+/// A directory, locked while this exists; an error when it is locked already.
+fn locked(dir: &Path) -> io::Result<File> {
+    let file = File::open(dir)?;
+    rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+    Ok(file)
 }
 
 fn new_file(path: &Path) -> Result<File, Error> {

@@ -115,3 +115,22 @@ fn a_copy_has_the_same_bytes_and_goes_its_own_way() {
     original.disk.read_at(5 << 30, &mut bytes).unwrap();
     assert_eq!(bytes[0], 7);
 }
+
+#[test]
+fn what_makers_that_are_gone_left_is_found_and_nothing_else() {
+    let (home, volumes) = home();
+    assert!(volumes.leftovers(true).unwrap().is_empty());
+    volumes.create("data", MIN_SIZE).unwrap();
+    let left = home.path().join("volumes/.other.77");
+    std::fs::create_dir(&left).unwrap();
+    std::fs::write(left.join("disk"), b"half").unwrap();
+    assert_eq!(volumes.leftovers(false).unwrap(), std::slice::from_ref(&left));
+    // Its maker lives.
+    let maker = std::fs::File::open(&left).unwrap();
+    maker.lock().unwrap();
+    assert!(volumes.leftovers(true).unwrap().is_empty() && left.exists());
+    drop(maker);
+    assert_eq!(volumes.leftovers(true).unwrap(), std::slice::from_ref(&left));
+    assert!(!left.exists());
+    assert_eq!(volumes.list().unwrap().iter().map(|v| v.name()).collect::<Vec<_>>(), ["data"]);
+}

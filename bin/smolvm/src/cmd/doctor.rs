@@ -1,6 +1,9 @@
-//! `doctor`: what this host can do; whether it can run a file, and what is missing if not; the
-//! engines against each other.
+//! `doctor`: what this host can do, and whether all that is kept is whole (`doctor/kept.rs`); whether it can run a
+//! file, and what is missing if not; the engines against each other.
 
+mod kept;
+
+use std::io::IsTerminal;
 use std::path::Path;
 
 use anyhow::Result;
@@ -11,8 +14,10 @@ use serde_json::{Value, json};
 use crate::args::{Doctor, Global};
 use crate::cmd::version;
 use crate::launch::Home;
-use crate::ui;
 use crate::ui::say::say;
+use crate::ui::{self, Steps};
+use build::Progress;
+use kept::Fault;
 
 /// Exit code when the answer is no.
 const NO: u8 = 1;
@@ -22,6 +27,7 @@ pub fn doctor(doctor: &Doctor, global: &Global) -> Result<u8> {
     match &doctor.file {
         _ if doctor.selftest => selftest(global),
         Some(path) => file(path, choice, global),
+        None if doctor.repair => repair(global),
         None => this_host(choice, global),
     }
 }
@@ -32,10 +38,12 @@ fn this_host(choice: EngineChoice, global: &Global) -> Result<u8> {
     let places = places();
     let host = host();
     if global.json {
+        let faults = look(false, global)?;
         ui::json(&json!({
-            "version": version::versions(), "host": host, "engine": chosen, "kvm": kvm, "places": places
+            "version": version::versions(), "host": host, "engine": chosen, "kvm": kvm, "places": places,
+            "faults": faults,
         }))?;
-        return Ok(0);
+        return Ok(verdict_of(&faults));
     }
     say!("smolvm   {}", version::line());
     let text = |key: &str| host[key].as_str().unwrap_or("?").to_owned();
@@ -60,7 +68,50 @@ fn this_host(choice: EngineChoice, global: &Global) -> Result<u8> {
             place["path"].as_str().unwrap_or_default()
         );
     }
-    Ok(0)
+    let faults = look(false, global)?;
+    match faults.len() {
+        0 => say!("kept     all of it is whole"),
+        n => say!("kept     {n} faults; `smolvm doctor --repair` sees to those that it can mend"),
+    }
+    faults.iter().for_each(say_fault);
+    Ok(verdict_of(&faults))
+}
+
+fn repair(global: &Global) -> Result<u8> {
+    let faults = look(true, global)?;
+    let left = faults.iter().filter(|fault| !fault.repaired).count();
+    if global.json {
+        ui::json(&json!({ "faults": faults }))?;
+    } else if !global.quiet {
+        match (faults.len(), left) {
+            (0, _) => say!("nothing to repair: all that is kept is whole"),
+            (n, 0) => say!("{n} faults, all repaired"),
+            (n, left) => say!("{n} faults, {left} of which are left to you"),
+        }
+        faults.iter().for_each(say_fault);
+    }
+    Ok(verdict_of(&faults))
+}
+
+fn look(repair: bool, global: &Global) -> Result<Vec<Fault>> {
+    // To people it is told what takes the time; in a log it would be noise.
+    let steps = Steps::new(global.quiet || global.json || !std::io::stderr().is_terminal(), global.verbose);
+    let faults = kept::check(&Home::open()?, repair, &|what| steps.step(what));
+    steps.finish();
+    faults
+}
+
+fn say_fault(fault: &Fault) {
+    let remedy = match (&fault.remedy, fault.repaired) {
+        (Some(remedy), true) => format!(": {remedy}"),
+        (Some(remedy), false) => format!(" (would be {remedy})"),
+        (None, _) => String::new(),
+    };
+    say!("  - {} {}{remedy}", fault.about, fault.what);
+}
+
+fn verdict_of(faults: &[Fault]) -> u8 {
+    if faults.iter().all(|fault| fault.repaired) { 0 } else { NO }
 }
 
 fn host() -> Value {

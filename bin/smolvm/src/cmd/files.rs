@@ -1,14 +1,14 @@
-//! The store: `verify`, `import`, `images`, `prune`.
+//! The store: `verify`, `import`, `images`.
 
 use std::ops::ControlFlow;
 use std::time::SystemTime;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use artifact::{MachineFile, VerifyOptions};
 use serde_json::json;
-use store::{Image, ImageKind, Origin, PrunePolicy};
+use store::{Image, ImageKind, ImportOptions, Origin};
 
-use crate::args::{Files, Global, Import, Prune};
+use crate::args::{Files, Global, Import};
 use crate::cmd::silent;
 use crate::launch::Home;
 use crate::ui;
@@ -32,7 +32,13 @@ pub fn verify(files: &Files, global: &Global) -> Result<u8> {
 }
 
 pub fn import(import: &Import, global: &Global, home: &Home) -> Result<u8> {
-    let pin = home.store.import(&import.file)?;
+    let (pin, taken) = match import.moved {
+        true => {
+            let taken = home.store.take_over(&import.file, ImportOptions::default())?;
+            (home.store.pin(&taken.pin().id())?, Some(taken))
+        }
+        false => (home.store.import(&import.file)?, None),
+    };
     let name = match &import.name {
         Some(name) => name.clone(),
         None => instance::Media::open_in(&home.store, home.store.pin(&pin.id())?)?.spec.name,
@@ -43,6 +49,12 @@ pub fn import(import: &Import, global: &Global, home: &Home) -> Result<u8> {
         && !silent(global)
     {
         tell!("smolvm: {name} was {} until now, which keeps its id", before.id.short());
+    }
+    // Only now that it has a name there: what has none may be pruned.
+    if let Some(taken) = taken
+        && !taken.finish()?
+    {
+        tell!("smolvm: {} is another file by now, and stays", import.file.display());
     }
     if global.json {
         ui::json(&json!({ "name": name, "id": pin.id().to_string() }))?;
@@ -103,23 +115,4 @@ fn row(image: &Image, home: &Home) -> serde_json::Value {
 fn age(at: SystemTime) -> String {
     let seconds = SystemTime::now().duration_since(at).map_or(0, |d| d.as_secs());
     format!("{} ago", ui::span(seconds))
-}
-
-pub fn prune(prune: &Prune, global: &Global, home: &Home) -> Result<u8> {
-    let machines = instance::remove_dead(&home.dirs, prune.dry_run)?;
-    let policy = PrunePolicy { named: prune.all, dry_run: prune.dry_run, ..PrunePolicy::default() };
-    let pruned = home.store.prune(policy).context("pruning the store")?;
-    if !prune.dry_run {
-        build::forget_pruned(&home.dirs.cache, &home.store);
-    }
-    if global.json {
-        let objects: Vec<String> = pruned.objects.iter().map(|(id, _)| id.to_string()).collect();
-        ui::json(&json!({ "machines": machines, "objects": objects, "freed_bytes": pruned.freed() }))?;
-    } else if !global.quiet {
-        let done = if prune.dry_run { "would be removed" } else { "removed" };
-        machines.iter().for_each(|name| say!("{name}: dead, {done}"));
-        pruned.objects.iter().for_each(|(id, len)| say!("{}: {}, {done}", id.short(), ui::bytes(*len)));
-        say!("{} {}", ui::bytes(pruned.freed()), if prune.dry_run { "would be freed" } else { "freed" });
-    }
-    Ok(0)
 }

@@ -17,6 +17,7 @@ mod inspect;
 mod lockstep;
 mod logs;
 mod net;
+mod prune;
 mod ps;
 mod rescue;
 mod rightsize;
@@ -24,6 +25,7 @@ mod run;
 mod snapshot;
 mod start;
 mod stats;
+mod system;
 mod update;
 mod version;
 mod vmm;
@@ -82,7 +84,8 @@ fn verb(args: Args) -> Result<u8> {
         Verb::Verify(files) => files::verify(&files, global),
         Verb::Import(import) => files::import(&import, global, &Home::open()?),
         Verb::Images => files::images(global, &Home::open()?),
-        Verb::Prune(prune) => files::prune(&prune, global, &Home::open()?),
+        Verb::Prune(words) => prune::prune(&words, global, &Home::open()?),
+        Verb::System(words) => system::system(&words, global, &Home::open()?),
         Verb::Volume(volume) => volume::volume(&volume, global, &Home::open()?),
         Verb::Delta(words) => delta::delta(&words, global),
         Verb::Update(words) => update::update(&words, global, &Home::open()?),

@@ -6,13 +6,14 @@ use anyhow::{Result, bail};
 use instance::{Instance, Phase};
 
 use crate::args::{Global, Names};
-use crate::cmd::vmm;
+use crate::cmd::{update, vmm};
 use crate::launch::{Home, Mode};
 
 pub fn start(names: &Names, global: &Global, home: &Home) -> Result<u8> {
     let mut code = 0;
     for name in &names.names {
         let instance = Instance::open(&home.dirs, name)?;
+        update::undo_half(&instance)?;
         let mut plan = vmm::read_plan(&instance)?;
         plan.mode = match instance.phase() {
             Phase::Running => bail!("`{name}` is running already; `smolvm exec {name} …` runs in it"),
@@ -25,7 +26,7 @@ pub fn start(names: &Names, global: &Global, home: &Home) -> Result<u8> {
             // The command of the first run is among the frozen processes.
             plan.command = None;
         }
-        vmm::write_plan(&instance, &plan)?;
+        vmm::replace_plan(&instance, &plan)?;
         code = vmm::detach(Arc::new(instance), global, None)?.max(code);
     }
     Ok(code)

@@ -1,15 +1,19 @@
 //! `update`: an instance moves to a new version of its machine file.
 //!
-//! Stop, point record and plan at the new file, start as before. What was saved of the old one is put aside
-//! until the new one is up, so that a version that does not start leaves the machine as it was.
+//! Problem: a version that does not start, a kill or a power failure must leave the machine as it was, with what it
+//! had saved. Strategy: what it was is written down first ([`BEFORE`]); then record and plan point at the new file,
+//! and what was saved stays where it is, which the new version does not read. The new version's own process, once it
+//! is up, takes the note away ([`commit`]): the one instant at which the machine is the new one. Whoever comes upon
+//! a note of a machine that does not run undoes what it is about ([`undo_half`]).
 
 use std::fs;
-use std::path::PathBuf;
+use std::io;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
 use instance::control::{Client, Request};
-use instance::{Instance, Phase};
+use instance::{Instance, Lasting, Phase, Record};
+use serde::{Deserialize, Serialize};
 use store::Pin;
 
 use crate::args::{Global, Update};
@@ -23,42 +27,40 @@ const GRACE_MS: u32 = 10_000;
 
 pub fn update(words: &Update, global: &Global, home: &Home) -> Result<u8> {
     let instance = Instance::open(&home.dirs, &words.name)?;
+    undo_half(&instance)?;
     let what = resolve::machine_file(&words.to, home)?;
     let pin = resolve::fetch(&what, home)?;
-    let before = Before::of(&instance)?;
-    let plan = plan(&before.plan, &pin)?;
-    if before.phase == Phase::Running {
+    let new = plan(&vmm::read_plan(&instance)?, &pin)?;
+    let was_running = instance.phase() == Phase::Running;
+    if was_running {
         Client::new(&instance)?.call(&Request::Stop { grace_ms: GRACE_MS })?;
         instance.wait_end()?;
     }
-    let moved = before.put_aside(&instance).and_then(|()| {
-        home.store.add_reference(&pin, &instance.path(""))?;
-        vmm::write_plan(&instance, &plan)?;
-        let (file, source) = (pin.id().to_string(), what.label());
-        Ok(instance.update(|r| (r.file, r.source, r.kept, r.exit_code) = (file, source, true, None))?)
+    // What it is now, stopped with its disk saved: the file that it is from stays held by its reference.
+    Before::now(&instance)?.note(&instance)?;
+    let moved = point(&instance, &pin, &what.label(), &new, home);
+    let started = moved.and_then(|()| match was_running {
+        true => start(home, &words.name, global),
+        // Its next start is the new version's first.
+        false => commit(&instance, home).map(|()| say!("{}", words.name)),
     });
-    if let Err(error) = moved {
-        before.put_back(&instance)?;
+    let Err(error) = started else { return Ok(0) };
+    if !undo_half(&instance)? {
         return Err(error);
     }
-    if before.phase != Phase::Running {
-        // Its next start is the new version's first.
-        instance.update(|r| r.phase = Phase::Dead)?;
-        before.forget(&instance);
-        say!("{}", words.name);
-        return Ok(0);
+    if was_running {
+        start(home, &words.name, global).context("starting the old version again")?;
     }
-    match start(home, &words.name, global) {
-        Ok(()) => {
-            before.forget(&instance);
-            Ok(0)
-        }
-        Err(error) => {
-            before.put_back(&instance)?;
-            start(home, &words.name, global).context("starting the old version again")?;
-            Err(error.context(format!("`{}` goes on with its old version", words.name)))
-        }
-    }
+    Err(error.context(format!("`{}` goes on with its old version", words.name)))
+}
+
+/// Makes the new file the one that the instance starts from.
+fn point(instance: &Instance, pin: &Pin, source: &str, plan: &Plan, home: &Home) -> Result<()> {
+    home.store.add_reference(pin, &instance.path(""))?;
+    vmm::replace_plan(instance, plan)?;
+    let (file, source) = (pin.id().to_string(), source.to_owned());
+    let new = Record { file, source, kept: true, exit_code: None, phase: Phase::Dead, ..instance.record()? };
+    Ok(instance.put_record(&new, Lasting::Durable)?)
 }
 
 fn start(home: &Home, name: &str, global: &Global) -> Result<()> {
@@ -83,49 +85,76 @@ fn plan(old: &Plan, pin: &Pin) -> Result<Plan> {
     Ok(Plan { mode, snapshot, ..old.clone() })
 }
 
+/// In an instance's directory: what it was before an update that is not whole yet.
+const BEFORE: &str = "update.json";
+
+/// What an instance saved of an earlier version, which is of no use to the next.
+const SAVED: [&str; 3] = ["saved", "origin", "volumes.json"];
+
 /// What the machine was, to go back to.
+#[derive(Serialize, Deserialize)]
 struct Before {
-    phase: Phase,
-    record: instance::Record,
+    record: Record,
     plan: Plan,
 }
 
-/// What an instance saved of an earlier run.
-const SAVED: [&str; 3] = ["saved", "origin", "volumes.json"];
-
 impl Before {
-    fn of(instance: &Instance) -> Result<Self> {
-        let (phase, record) = (instance.phase(), instance.record()?);
-        Ok(Self { phase, record, plan: vmm::read_plan(instance)? })
-    }
-
-    fn files(instance: &Instance) -> impl Iterator<Item = (PathBuf, PathBuf)> {
-        SAVED.iter().map(|name| (instance.path(name), instance.path(&format!("{name}.before"))))
-    }
-
-    fn put_aside(&self, instance: &Instance) -> Result<()> {
-        for (path, aside) in Self::files(instance).filter(|(path, _)| path.exists()) {
-            fs::rename(&path, &aside).with_context(|| format!("putting {} aside", path.display()))?;
-        }
-        Ok(())
-    }
-
-    fn put_back(&self, instance: &Instance) -> Result<()> {
-        for (path, aside) in Self::files(instance).filter(|(_, aside)| aside.exists()) {
-            fs::rename(&aside, &path).with_context(|| format!("putting {} back", path.display()))?;
-        }
-        let mut plan = self.plan.clone();
-        if self.phase == Phase::Running {
-            plan.mode = Mode::Stopped;
-        }
-        vmm::write_plan(instance, &plan)?;
-        Ok(instance.write_record(&self.record)?)
-    }
-
-    fn forget(&self, instance: &Instance) {
-        for (_, aside) in Self::files(instance) {
-            // It is in nobody's way.
-            let _ = fs::remove_file(aside);
+    fn of(instance: &Instance) -> Result<Option<Self>> {
+        let path = instance.path(BEFORE);
+        match fs::read(&path) {
+            Ok(text) => {
+                Ok(serde_json::from_slice(&text).with_context(|| format!("reading {}", path.display()))?)
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e).with_context(|| format!("reading {}", path.display())),
         }
     }
+
+    /// With the plan that a start from here has.
+    fn now(instance: &Instance) -> Result<Self> {
+        let (record, mut plan) = (instance.record()?, vmm::read_plan(instance)?);
+        match instance.phase() {
+            Phase::Frozen => plan.mode = Mode::Frozen,
+            Phase::Stopped => plan.mode = Mode::Stopped,
+            Phase::Running | Phase::Dead => {}
+        }
+        Ok(Self { record, plan })
+    }
+
+    fn note(&self, instance: &Instance) -> Result<()> {
+        Ok(instance.put(BEFORE, &serde_json::to_vec_pretty(self)?, Lasting::Durable)?)
+    }
+}
+
+/// The instance is the new version from now on: called by its process when it is up. What the old one saved goes, and
+/// its machine file is not needed any more.
+pub fn commit(instance: &Instance, home: &Home) -> Result<()> {
+    let Some(before) = Before::of(instance)? else { return Ok(()) };
+    // On the disk before anything goes that going back would need.
+    instance.take_away(BEFORE)?;
+    SAVED.iter().try_for_each(|file| instance.take_away(file))?;
+    if let (Ok(old), Ok(new)) = (before.record.file.parse(), instance.record()?.file.parse())
+        && old != new
+    {
+        home.store.drop_reference(&old, &instance.path(""))?;
+    }
+    Ok(())
+}
+
+/// Whether an update of it is not whole.
+pub fn is_half(instance: &Instance) -> bool {
+    instance.path(BEFORE).exists()
+}
+
+/// Makes an instance what it was before an update that came to nothing; whether there was one. One that runs is left
+/// alone: its process will say that the update is whole, or end.
+pub fn undo_half(instance: &Instance) -> Result<bool> {
+    let Some(before) = Before::of(instance)? else { return Ok(false) };
+    if instance.phase() == Phase::Running {
+        return Ok(false);
+    }
+    vmm::replace_plan(instance, &before.plan)?;
+    instance.put_record(&before.record, Lasting::Durable)?;
+    instance.take_away(BEFORE)?;
+    Ok(true)
 }

@@ -12,16 +12,17 @@ use agent_protocol::SERVICE_SESSION;
 use anyhow::{Context, Result, anyhow};
 use instance::control;
 use instance::session::{self, Session, Target};
-use instance::{Instance, Media, Phase, Record, Vmm};
+use instance::{Instance, Lasting, Media, PLAN, Phase, Record, Vmm};
 use machine::Outcome;
 use rustix::event::{PollFd, PollFlags};
 use serde::{Deserialize, Serialize};
 use spec::MachineSpec;
 
 use crate::args::Global;
+use crate::cmd::update;
 use crate::interrupt::{self, Undo};
 use crate::launch::keeper::{self, Backoff};
-use crate::launch::{self, Control, Defaults, Ending, Group, Home, Plan, Prepared};
+use crate::launch::{self, Control, Defaults, Ending, Group, Home, Mode, Plan, Prepared};
 use crate::trace;
 use crate::ui::say::{say, tell};
 
@@ -56,15 +57,17 @@ pub enum Word {
 
 /// Where it is kept how an instance starts.
 pub fn plan_path(instance: &Instance) -> PathBuf {
-    instance.path("plan.json")
+    instance.path(PLAN)
 }
 
-/// Keeps how to start in the instance's directory. The file is replaced, since copies of a machine share theirs.
+/// Keeps how to start in the directory of a new instance. The file is replaced, since copies of a machine share theirs.
 pub fn write_plan(instance: &Instance, plan: &Plan) -> Result<()> {
-    let (path, temp) = (plan_path(instance), instance.path("plan.json.new"));
-    let written = serde_json::to_vec_pretty(plan).map_err(io::Error::other);
-    let written = written.and_then(|text| fs::write(&temp, text)).and_then(|()| fs::rename(&temp, &path));
-    written.with_context(|| format!("writing {}", path.display()))
+    Ok(instance.put(PLAN, &serde_json::to_vec_pretty(plan)?, Lasting::Kill)?)
+}
+
+/// Changes how an instance is started, which may have something saved.
+pub fn replace_plan(instance: &Instance, plan: &Plan) -> Result<()> {
+    Ok(instance.put(PLAN, &serde_json::to_vec_pretty(plan)?, Lasting::Durable)?)
 }
 
 /// How the instance was started last.
@@ -259,6 +262,7 @@ fn up(instance: &Arc<Instance>, home: &Home, copy: Option<Copy>) -> Result<Up> {
     };
     let server = listening.serve(Arc::new(control))?;
     let session = running.session()?;
+    update::commit(instance, home)?;
     Ok(Up { running, server, session, ending, plan })
 }
 
@@ -293,7 +297,10 @@ fn live(instance: &Arc<Instance>, up: Up, home: &Home) -> Result<u8> {
     let record = instance.record()?;
     if record.phase == Phase::Running {
         let phase = if record.exit_code.is_some() { Phase::Stopped } else { Phase::Dead };
-        instance.update(|r| r.phase = phase)?;
+        match phase {
+            Phase::Stopped => launch::note_saved(instance, phase)?,
+            _ => instance.update(|r| r.phase = phase)?,
+        }
         // It ended by itself: a guest that shut itself down, or one that failed.
         let code = if matches!(outcome, Some(Outcome::PowerOff)) { 0 } else { 1 };
         if phase == Phase::Dead && policy.wants(code, record.restarts) {

@@ -1,14 +1,13 @@
 //! Container images and plain roots named on the command line.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use build::{PlainRoot, image_base, plain_base};
 use image::oci::{Credentials, ImageName, OciOptions, RegistryOptions};
-use serde::Deserialize;
 use store::Pin;
 
+use super::config::Config;
 use crate::launch::Home;
 use crate::ui::Steps;
 
@@ -19,20 +18,6 @@ pub enum Source {
     Dir(PathBuf),
     /// A tar on standard input.
     Stdin,
-}
-
-/// The part of config.toml that is about registries; other tables are for others.
-#[derive(Default, Deserialize)]
-struct Config {
-    #[serde(default)]
-    registries: BTreeMap<String, RegistryConfig>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RegistryConfig {
-    #[serde(default)]
-    mirrors: Vec<String>,
 }
 
 impl Source {
@@ -92,12 +77,7 @@ impl Source {
 /// # Errors
 /// A config.toml that cannot be read.
 pub fn registry(home: &Home) -> Result<RegistryOptions> {
-    let path = home.dirs.config.join("config.toml");
-    let config: Config = match std::fs::read_to_string(&path) {
-        Ok(text) => toml::from_str(&text).with_context(|| format!("reading {}", path.display()))?,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Config::default(),
-        Err(e) => return Err(e).with_context(|| format!("reading {}", path.display())),
-    };
+    let config = Config::read(&home.dirs)?;
     let mirrors = config.registries.into_iter().map(|(name, of)| (name, of.mirrors)).collect();
     Ok(RegistryOptions { credentials: Credentials::from_env(|name| std::env::var_os(name)), mirrors })
 }

@@ -12,4 +12,4 @@ mod write;
 mod xattr;
 
 pub use read::{ReadError, read_erofs};
-pub use write::{ErofsError, ErofsOptions, ImageInfo, write_erofs};
+pub use write::{ErofsError, ErofsOptions, ImageInfo, write_erofs, write_erofs_where};

@@ -36,6 +36,8 @@ pub struct ImageInfo {
 pub enum ErofsError {
     #[error("writing the root image failed: {0}; is the disk full?")]
     Write(io::Error),
+    #[error("the root image: {0}")]
+    NoRoom(io::Error),
     #[error("reading the content of `{path}` for the root image failed: {source}")]
     Content { path: String, source: io::Error },
     #[error(
@@ -57,7 +59,21 @@ pub fn write_erofs(
     out: &mut impl Write,
     options: &ErofsOptions,
 ) -> Result<ImageInfo, ErofsError> {
+    write_erofs_where(tree, out, options, |_| Ok(()))
+}
+
+/// [`write_erofs`], once `room` has heard how many bytes it will be, and has not refused.
+///
+/// # Errors
+/// As there; [`ErofsError::NoRoom`].
+pub fn write_erofs_where(
+    tree: &Tree,
+    out: &mut impl Write,
+    options: &ErofsOptions,
+    room: impl FnOnce(u64) -> io::Result<()>,
+) -> Result<ImageInfo, ErofsError> {
     let plan = Plan::new(tree, options.build_time).map_err(|e| plan_error(tree, e))?;
+    room(plan.blocks * BLOCK).map_err(ErofsError::NoRoom)?;
     let root_nid = u16::try_from(plan.nid(ROOT)).map_err(|_| ErofsError::Root)?;
     let superblock = Superblock {
         root_nid,

@@ -87,6 +87,23 @@ impl BlobCache {
         Ok(())
     }
 
+    /// Refuses blobs of so many bytes that are to come when they do not fit.
+    pub(super) fn room(&self, bytes: u64) -> Result<(), Problem> {
+        let asked = failed("asking for free space in", &self.dir);
+        let stat = rustix::fs::statvfs(&self.dir).map_err(|e| asked(e.into()))?;
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        if bytes <= free {
+            return Ok(());
+        }
+        let what = format!(
+            "{} KiB are needed, {} KiB are free; `smolvm prune` removes what nothing uses",
+            bytes >> 10,
+            free >> 10
+        );
+        let full = io::Error::new(io::ErrorKind::StorageFull, what);
+        Err(failed("making room for layers in", &self.dir)(full))
+    }
+
     /// Takes a blob out that turned out damaged, so that the next run fetches it again.
     pub(super) fn forget(&self, blob: &Descriptor) {
         if let Ok(path) = self.path(blob) {

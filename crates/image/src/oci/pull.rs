@@ -177,6 +177,7 @@ impl Image {
             return Ok(());
         }
         let bytes = missing.iter().fold(0u64, |sum, i| sum.saturating_add(layers[*i].size()));
+        self.cache.room(bytes).map_err(|p| self.of_layer(missing[0], p))?;
         on_step(&format!("transferring {} of {} layers ({} KiB)", missing.len(), layers.len(), bytes >> 10));
         let (next, failure) = (AtomicUsize::new(0), Mutex::new(None));
         let work = || {

@@ -165,6 +165,10 @@ impl Vmm {
         let durable = target != SnapshotTarget::Fork;
         let options = WriterOptions { durable, ..WriterOptions::default() };
         let mut writer = MachineFileWriter::create_with(path, options)?;
+        if target == SnapshotTarget::Whole {
+            // What memory takes is known, and compared with what is free, once it stands still.
+            writer.expect_copies(base_len(&self.base))?;
+        }
         let standing = self.standing.write().unwrap_or_else(PoisonError::into_inner);
         let frozen = self.quiesce(target)?;
         let stopped = Instant::now();
@@ -281,6 +285,11 @@ const BASE: [SectionKind; 6] = [
     SectionKind::Lock,
     SectionKind::BuildInfo,
 ];
+
+/// Bytes that [`copy_base`] copies.
+fn base_len(base: &MachineFile) -> u64 {
+    BASE.iter().filter_map(|kind| base.section(*kind)).map(|section| section.len).sum()
+}
 
 /// Repeats a base's sections in another file. They were verified: the base is in the store.
 ///

@@ -10,3 +10,4 @@ pub mod poller;
 pub mod process;
 pub mod timer;
 pub mod usage;
+pub mod writers;
