@@ -235,6 +235,18 @@ pub fn bind_ports(ports: &[Publish]) -> Result<Vec<Bound>> {
     Ok(ports.iter().map(|p| forward::bind(*p)).collect::<Result<_, _>>()?)
 }
 
+/// Where bound ports are reached: (address, guest port).
+pub fn published(bound: &[Bound]) -> Vec<(String, u16)> {
+    bound.iter().map(|port| (port.address().to_string(), port.guest())).collect()
+}
+
+/// Says which ports were chosen where the user left it open.
+pub fn tell_chosen(wanted: &[Publish], ports: &[(String, u16)]) {
+    for (_, (host, guest)) in wanted.iter().zip(ports).filter(|(wanted, _)| wanted.host.port() == 0) {
+        tell!("smolvm: {host} is the machine's port {guest}");
+    }
+}
+
 /// A machine file as the plan means it: its base, or one of its snapshots.
 pub fn media(plan: &Plan, store: &Store, pin: Pin) -> Result<Media, instance::Error> {
     let mut media = match (&plan.snapshot, plan.mode) {

@@ -4,7 +4,8 @@
 //! packages configured inside a machine) → `steps.rs` (steps inside the machine, what they changed
 //! merged back) → `base.rs` (an object of the store that boots) → `snapshots.rs` (ready, frozen,
 //! into one file). `cache.rs` remembers what the slow stages made; `builtin.rs` is the machine that
-//! needs no definition, `container.rs` those made of images.
+//! needs no definition, `container.rs` those made of images. `kept.rs` is the definition inside a finished
+//! file, to be built again; `newer.rs` compares what a file was made of with what there is now.
 #![forbid(unsafe_code)]
 
 mod base;
@@ -14,7 +15,9 @@ mod check;
 mod container;
 mod error;
 mod job;
+mod kept;
 mod lock;
+mod newer;
 mod progress;
 mod root;
 mod run;
@@ -27,6 +30,8 @@ pub use cache::forget_pruned;
 pub use check::{Definition, check};
 pub use container::{PlainRoot, image_base, plain_base};
 pub use error::Error;
+pub use kept::{Kept, read_definition, read_lock};
 pub use lock::Lock;
+pub use newer::{Part, changes, guest_parts, image_part, package_parts};
 pub use progress::{Progress, Silent};
-pub use run::{BuildOptions, BuildReport, SnapshotReport, build};
+pub use run::{BuildOptions, BuildReport, SnapshotReport, build, rebuild};

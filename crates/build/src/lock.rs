@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use artifact::hash::Digest;
-use image::{ImageLock, PackageLock, SourceLock};
+use image::{ImageLock, PackageLock, SourceKind, SourceLock};
 use instance::io_error;
 use serde::{Deserialize, Serialize};
 
@@ -83,6 +83,11 @@ impl Lock {
     pub(crate) fn inputs(&self) -> Result<Digest, Error> {
         let inputs = Self { definition: String::new(), root: None, ..self.clone() };
         Ok(Digest::of(inputs.text()?.as_bytes()))
+    }
+
+    /// What came from the host that it was built on. (Not what smolvm brings.)
+    pub(crate) fn host_sources(&self) -> Vec<&SourceLock> {
+        self.sources.iter().filter(|source| source.kind != SourceKind::BuiltIn).collect()
     }
 
     /// The file's text.

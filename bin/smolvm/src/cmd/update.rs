@@ -13,7 +13,7 @@ use instance::{Instance, Phase};
 use store::Pin;
 
 use crate::args::{Global, Update};
-use crate::cmd::vmm;
+use crate::cmd::vmm::{self, Detached, UpReport};
 use crate::launch::{Home, Mode, Plan};
 use crate::resolve;
 use crate::ui::say::say;
@@ -22,8 +22,17 @@ use crate::ui::say::say;
 const GRACE_MS: u32 = 10_000;
 
 pub fn update(words: &Update, global: &Global, home: &Home) -> Result<u8> {
-    let instance = Instance::open(&home.dirs, &words.name)?;
-    let what = resolve::machine_file(&words.to, home)?;
+    match move_to(&words.name, &words.to, home)? {
+        Some(up) => up.print(global)?,
+        None => say!("{}", words.name),
+    }
+    Ok(0)
+}
+
+/// Moves a machine to a machine file; what to tell of it where it runs.
+pub fn move_to(name: &str, to: &str, home: &Home) -> Result<Option<UpReport>> {
+    let instance = Instance::open(&home.dirs, name)?;
+    let what = resolve::machine_file(to, home)?;
     let pin = resolve::fetch(&what, home)?;
     let before = Before::of(&instance)?;
     let plan = plan(&before.plan, &pin)?;
@@ -45,26 +54,25 @@ pub fn update(words: &Update, global: &Global, home: &Home) -> Result<u8> {
         // Its next start is the new version's first.
         instance.update(|r| r.phase = Phase::Dead)?;
         before.forget(&instance);
-        say!("{}", words.name);
-        return Ok(0);
+        return Ok(None);
     }
-    match start(home, &words.name, global) {
-        Ok(()) => {
+    match start(home, name) {
+        Ok(up) => {
             before.forget(&instance);
-            Ok(0)
+            Ok(Some(up))
         }
         Err(error) => {
             before.put_back(&instance)?;
-            start(home, &words.name, global).context("starting the old version again")?;
-            Err(error.context(format!("`{}` goes on with its old version", words.name)))
+            start(home, name).context("starting the old version again")?;
+            Err(error.context(format!("`{name}` goes on with its old version")))
         }
     }
 }
 
-fn start(home: &Home, name: &str, global: &Global) -> Result<()> {
-    match vmm::detach(Arc::new(Instance::open(&home.dirs, name)?), global, None)? {
-        0 => Ok(()),
-        _ => Err(anyhow!("the new version did not start")),
+fn start(home: &Home, name: &str) -> Result<UpReport> {
+    match vmm::bring_up(Arc::new(Instance::open(&home.dirs, name)?), None)? {
+        Detached::Up(up) => Ok(up),
+        Detached::Failed(_) => Err(anyhow!("the new version did not start")),
     }
 }
 
