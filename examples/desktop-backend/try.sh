@@ -31,13 +31,13 @@ native=
 
 # Two versions, as their maker builds them: the second is one line different.
 for version in 1 2; do
+    [ ! -f "app-$version.smolmachine" ] || continue
     rm -rf "v$version"
     mkdir "v$version"
     cp -R "$here/Smolfile" "$here/backend" "v$version/"
-    [ -f Smolfile.lock ] && cp Smolfile.lock "v$version/"
+    [ ! -f Smolfile.lock ] || cp Smolfile.lock "v$version/"
     sed -i "s/^VERSION = 1$/VERSION = $version/" "v$version/backend/server.py"
-    [ -f "app-$version.smolmachine" ] ||
-        smolvm build -q -f "v$version/Smolfile" -o "app-$version.smolmachine" >/dev/null
+    smolvm build -q -f "v$version/Smolfile" -o "app-$version.smolmachine"
     cp "v$version/Smolfile.lock" .
 done
 smolvm delta create app-1.smolmachine app-2.smolmachine -o app-1-2.smoldelta
