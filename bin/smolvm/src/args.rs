@@ -8,10 +8,12 @@ use clap::{Args as ClapArgs, Parser, Subcommand};
 
 mod data;
 mod files;
+mod renew;
 mod resources;
 mod shell;
 pub use data::{Delta, DeltaVerb, Update, Volume, VolumeVerb};
 pub use files::{Doctor, Import, Prune, System, SystemVerb};
+pub use renew::{Outdated, Rebuild};
 pub use resources::{Keep, OnFailure, Rightsize, Stats};
 pub use shell::Shell;
 
@@ -114,6 +116,10 @@ pub enum Verb {
     Delta(Delta),
     /// Move a machine to a new version of its machine file; its volumes stay
     Update(Update),
+    /// Say what there are newer packages, images or kernels for
+    Outdated(Outdated),
+    /// Build machine files again, of newer packages and this smolvm's kernel
+    Rebuild(Rebuild),
     /// Look at a machine's network
     Net(Net),
     /// Say what this host can do and whether all that is kept is whole; repair it
@@ -135,12 +141,13 @@ pub enum Verb {
 impl Verb {
     /// Whether a signal half-way needs something undone. (`run` knows best itself from when on.)
     pub fn makes_something(&self) -> bool {
-        use Verb::{Build, Delta, Demo, Fork, Import, Rightsize, Snapshot};
-        matches!(self, Demo(_) | Build(_) | Fork(_) | Snapshot(_) | Import(_) | Rightsize(_) | Delta(_))
+        use Verb::{Build, Delta, Demo, Fork, Import, Rebuild, Rightsize, Snapshot};
+        let files = matches!(self, Build(_) | Rebuild(_) | Snapshot(_) | Import(_) | Delta(_));
+        files || matches!(self, Demo(_) | Fork(_) | Rightsize(_))
     }
 }
 
-/// How a machine runs.
+// How a machine runs. (A doc comment would be the help's first line of every verb that takes these.)
 #[derive(Debug, Clone, ClapArgs)]
 pub struct EngineArgs {
     /// What executes the guest: auto, soft or kvm
@@ -204,7 +211,7 @@ pub struct Build {
     pub engine: EngineArgs,
 }
 
-/// What `run` and `exec` share about a command.
+// What `run` and `exec` share about a command. (Not a doc comment, as above.)
 #[derive(Debug, Clone, Default, ClapArgs)]
 pub struct Process {
     /// Set an environment variable: KEY=VALUE, or KEY to pass the host's
@@ -250,6 +257,9 @@ pub struct Run {
     /// Publish a port: [IP:]HOST:GUEST[/udp] (UDP needs the network)
     #[arg(short, long, value_name = "[IP:]HOST:GUEST")]
     pub publish: Vec<String>,
+    /// Publish every TCP port that the machine says it listens on, each as a free port of loopback
+    #[arg(short = 'P', long)]
+    pub publish_all: bool,
     /// Mount a volume by its name (see `smolvm volume`) or a folder of this host: SRC:DST[:ro]
     #[arg(short = 'v', long = "volume", value_name = "SRC:DST[:ro]")]
     pub mounts: Vec<String>,
@@ -288,7 +298,7 @@ pub struct Run {
     pub timeout: Option<String>,
     /// Resume so that the run is the same each time, to the bit: one thread, time counted in instructions, fixed
     /// seeds and date, no input but the command line. Prints the state's digest at the end
-    #[arg(long, conflicts_with_all = ["detach", "name", "cold", "publish", "net", "allow_host", "allow_cidr", "dns", "interactive", "tty"])]
+    #[arg(long, conflicts_with_all = ["detach", "name", "cold", "publish", "publish_all", "net", "allow_host", "allow_cidr", "dns", "interactive", "tty"])]
     pub deterministic: bool,
     /// Run it deterministically twice at once, translated and interpreted, and compare the CPUs' states all the time:
     /// for finding mistakes of the translator. As slow as the interpreter
@@ -525,6 +535,19 @@ mod tests {
     #[test]
     fn the_definition_is_sound() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn each_verb_says_what_it_does_itself() {
+        let mut args = Args::command();
+        args.build();
+        for verb in args.get_subcommands().filter(|verb| !verb.is_hide_set()) {
+            let said = verb.get_about().map(ToString::to_string).unwrap_or_default();
+            let listed = Args::command()
+                .find_subcommand(verb.get_name())
+                .map(|v| v.get_about().map(ToString::to_string));
+            assert_eq!(Some(Some(said)), listed, "{}", verb.get_name());
+        }
     }
 
     #[test]

@@ -248,6 +248,18 @@ pub fn bind_ports(ports: &[Publish]) -> Result<Vec<Bound>> {
     Ok(ports.iter().map(|p| forward::bind(*p)).collect::<Result<_, _>>()?)
 }
 
+/// Where bound ports are reached: (address, guest port).
+pub fn published(bound: &[Bound]) -> Vec<(String, u16)> {
+    bound.iter().map(|port| (port.address().to_string(), port.guest())).collect()
+}
+
+/// Says which ports were chosen where the user left it open.
+pub fn tell_chosen(wanted: &[Publish], ports: &[(String, u16)]) {
+    for (_, (host, guest)) in wanted.iter().zip(ports).filter(|(wanted, _)| wanted.host.port() == 0) {
+        tell!("smolvm: {host} is the machine's port {guest}");
+    }
+}
+
 /// A machine file as the plan means it: its base, or one of its snapshots.
 pub fn media(plan: &Plan, store: &Store, pin: Pin) -> Result<Media, instance::Error> {
     let mut media = match (&plan.snapshot, plan.mode) {
@@ -332,7 +344,12 @@ pub fn open_origin(instance: &Instance) -> Result<MachineFile> {
 fn copy(instance: &Instance, media: &Media, mut options: VmmOptions, group: Group) -> Result<Vmm> {
     let origin = match group.origin {
         Some(origin) => origin,
-        None => Origin::File(Box::new(open_origin(instance)?), None),
+        None => {
+            let file = open_origin(instance)?;
+            // It was never brought to the disk: a power failure may have torn it.
+            file.verify_all(VerifyOptions::default()).context("checking what the instance is a copy of")?;
+            Origin::File(Box::new(file), None)
+        }
     };
     match (origin, group.gate) {
         (Origin::Machine(mut vmm), Some(gate)) => {

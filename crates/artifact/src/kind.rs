@@ -47,6 +47,8 @@ kinds! {
     Lock = 5, "lock";
     /// Who built it, with what, when.
     BuildInfo = 6, "build-info";
+    /// The definition that `build` made the file of, as its user wrote it (crate `build`).
+    Definition = 7, "definition";
     /// Which guest pages lie where in `MemoryPages`: an [`crate::ExtentMap`].
     MemoryMap = 16, "memory-map";
     /// Raw 4 KiB guest pages.

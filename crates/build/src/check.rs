@@ -50,10 +50,21 @@ pub fn check(path: &Path) -> Result<Definition, Error> {
     let wrong = |source| Error::Definition { path: path.to_owned(), source };
     let file = spec::parse(&text).map_err(wrong)?;
     let dir = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
-    let spec = file.resolve(&default_name(&dir)).map_err(wrong)?;
+    let name = default_name(&dir);
+    resolved(file, text, dir, &name).map_err(wrong)
+}
+
+/// What a definition means here; `name` is the machine's where it has none itself.
+pub(crate) fn resolved(
+    file: Smolfile,
+    text: String,
+    dir: PathBuf,
+    name: &str,
+) -> Result<Definition, DefinitionError> {
+    let spec = file.resolve(name)?;
     let definition = Definition { file, spec, text, dir };
-    fits(&definition).map_err(wrong)?;
-    sources(&definition).map_err(wrong)?;
+    fits(&definition)?;
+    sources(&definition)?;
     Ok(definition)
 }
 

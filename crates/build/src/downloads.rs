@@ -21,7 +21,7 @@ const UNFINISHED: [(&str, &str); 2] = [("debian", "download-"), ("oci", "part-")
 
 /// One kind of what is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Kept {
+pub struct Downloads {
     /// What it is: `packages`, `image layers`.
     pub what: &'static str,
     /// How many.
@@ -65,9 +65,9 @@ fn open_lock(cache: &Path) -> io::Result<File> {
 }
 
 /// What is kept in the cache directory, and how much of it was not used for `least`.
-pub fn kept_downloads(cache: &Path, least: Duration) -> Vec<Kept> {
+pub fn kept_downloads(cache: &Path, least: Duration) -> Vec<Downloads> {
     let sum = |(what, dir): (&'static str, &str)| {
-        let mut kept = Kept { what, files: 0, bytes: 0, unused_bytes: 0 };
+        let mut kept = Downloads { what, files: 0, bytes: 0, unused_bytes: 0 };
         for entry in entries(&cache.join(dir)) {
             let len = entry.metadata().map_or(0, |meta| meta.len());
             kept.files += 1;

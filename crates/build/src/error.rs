@@ -17,6 +17,8 @@ pub enum Error {
     },
     #[error("{path}: {what}", path = .path.display())]
     Lock { path: PathBuf, what: String },
+    #[error("{path} cannot be built again: {what}", path = .path.display())]
+    Rebuild { path: PathBuf, what: String },
     #[error(
         "configuring the packages inside the machine ended with exit code {code}; the last output:\n{tail}"
     )]

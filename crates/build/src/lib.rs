@@ -5,6 +5,8 @@
 //! merged back) → `base.rs` (an object of the store that boots) → `snapshots.rs` (ready, frozen,
 //! into one file). `cache.rs` remembers what the slow stages made; `builtin.rs` is the machine that
 //! needs no definition, `container.rs` those made of images; `downloads.rs` is what can be had again.
+//! `kept.rs` is the definition inside a finished file, to be built again; `newer.rs` compares what a
+//! file was made of with what there is now.
 #![forbid(unsafe_code)]
 
 mod base;
@@ -15,7 +17,9 @@ mod container;
 mod downloads;
 mod error;
 mod job;
+mod kept;
 mod lock;
+mod newer;
 mod progress;
 mod root;
 mod run;
@@ -27,8 +31,10 @@ pub use builtin::{built_in, built_in_ready, built_in_tag};
 pub use cache::{cached, forget_pruned};
 pub use check::{Definition, check};
 pub use container::{PlainRoot, image_base, plain_base};
-pub use downloads::{CleanPolicy, Cleaned, Kept, clean_downloads, kept_downloads};
+pub use downloads::{CleanPolicy, Cleaned, Downloads, clean_downloads, kept_downloads};
 pub use error::Error;
+pub use kept::{Kept, read_definition, read_lock};
 pub use lock::Lock;
+pub use newer::{Part, changes, guest_parts, image_part, package_parts};
 pub use progress::{Progress, Silent};
-pub use run::{BuildOptions, BuildReport, SnapshotReport, build};
+pub use run::{BuildOptions, BuildReport, SnapshotReport, build, rebuild};

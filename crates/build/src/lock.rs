@@ -7,7 +7,7 @@ use std::path::Path;
 
 use artifact::hash::Digest;
 use artifact::temp::write_whole;
-use image::{ImageLock, PackageLock, SourceLock};
+use image::{ImageLock, PackageLock, SourceKind, SourceLock};
 use instance::io_error;
 use serde::{Deserialize, Serialize};
 
@@ -84,6 +84,11 @@ impl Lock {
     pub(crate) fn inputs(&self) -> Result<Digest, Error> {
         let inputs = Self { definition: String::new(), root: None, ..self.clone() };
         Ok(Digest::of(inputs.text()?.as_bytes()))
+    }
+
+    /// What came from the host that it was built on. (Not what smolvm brings.)
+    pub(crate) fn host_sources(&self) -> Vec<&SourceLock> {
+        self.sources.iter().filter(|source| source.kind != SourceKind::BuiltIn).collect()
     }
 
     /// The file's text.

@@ -27,7 +27,7 @@ pub(crate) const SPOOL_LIMIT: u64 = 64 << 30;
 /// Time of files that come from a checkout when no package sets an epoch: 2020-01-01.
 pub(crate) const EPOCH: Time = Time::from_secs(1_577_836_800);
 /// Debian's name of the guest's architecture.
-const ARCH: &str = "amd64";
+pub(crate) const ARCH: &str = "amd64";
 
 /// A root whose sources are in.
 pub(crate) struct Root {
@@ -175,10 +175,11 @@ fn files(job: &Job<'_>, root: &mut Root) -> Result<(), Error> {
         |(host, guest): (&String, &String)| FileSource { host: job.host_path(host), guest: guest.clone() };
     let sources: Vec<FileSource> = files.iter().map(source).collect();
     let mut alone = Tree::new(Limits::default());
-    let options = DirOptions::checkout(root.epoch);
-    add_files(&mut alone, &root.spool, &sources, &options)?;
+    // At one time whatever the packages: the same files have the same digest over other packages, too.
+    add_files(&mut alone, &root.spool, &sources, &DirOptions::checkout(EPOCH))?;
     let digest = alone.digest().map_err(io_error("read again", Path::new("the definition's files")))?;
     root.lock.sources.push(SourceLock { kind: SourceKind::Files, blake3: hex(&digest) });
+    let options = DirOptions::checkout(root.epoch);
     let report = add_files(&mut root.tree, &root.spool, &sources, &options)?;
     report.skipped.iter().for_each(|line| job.progress.warn(line));
     Ok(())

@@ -15,6 +15,7 @@ use crate::check::{Definition, check};
 use crate::downloads;
 use crate::error::Error;
 use crate::job::Job;
+use crate::kept::Kept;
 use crate::lock::Lock;
 use crate::progress::Progress;
 use crate::root;
@@ -64,6 +65,9 @@ pub struct BuildReport {
     pub total_ms: u64,
     pub freeze: FreezeReport,
     pub sizes: FileSizes,
+    /// Exactly what it was built of.
+    #[serde(skip)]
+    pub lock: Lock,
 }
 
 /// Builds a machine file.
@@ -73,15 +77,65 @@ pub struct BuildReport {
 pub fn build(options: &BuildOptions, store: &Store, progress: &dyn Progress) -> Result<BuildReport, Error> {
     let begun = Instant::now();
     let definition = check(&options.smolfile)?;
-    fs::create_dir_all(&options.cache).map_err(io_error("make the directory", &options.cache))?;
-    let _in_use = downloads::in_use(&options.cache)?;
     let lock_path = options.smolfile.with_file_name("Smolfile.lock");
     let old = if options.update_lock { None } else { Lock::read(&lock_path)? };
-    let image = image(options, &definition, old.as_ref(), progress)?;
+    let name = definition.spec.name.clone();
+    let (report, pin) =
+        run(options, definition, Locks::Beside { path: &lock_path, old: old.as_ref() }, store, progress)?;
+    store.tag(&name, &pin.id(), Origin::Built)?;
+    Ok(BuildReport { total_ms: begun.elapsed().as_millis() as u64, ..report })
+}
+
+/// Builds the definition that a machine file holds once more, of what its packages, its image and this smolvm are
+/// now. `options.smolfile` is what messages call the definition; what it names of this host lies below `sources`.
+/// No name of the store is given.
+///
+/// # Errors
+/// As [`build`]; [`Error::Rebuild`] when the definition needs `sources` and there are none.
+pub fn rebuild(
+    kept: &Kept,
+    sources: Option<&Path>,
+    options: &BuildOptions,
+    store: &Store,
+    progress: &dyn Progress,
+) -> Result<(BuildReport, Pin), Error> {
+    let begun = Instant::now();
+    let definition = kept.definition(sources)?;
+    let (report, pin) = run(options, definition, Locks::Kept(&kept.lock), store, progress)?;
+    Ok((BuildReport { total_ms: begun.elapsed().as_millis() as u64, ..report }, pin))
+}
+
+/// The lock of an earlier build.
+enum Locks<'a> {
+    /// The file beside the definition: followed, and written.
+    Beside { path: &'a Path, old: Option<&'a Lock> },
+    /// The one in the file that is built again: compared.
+    Kept(&'a Lock),
+}
+
+impl Locks<'_> {
+    fn followed(&self) -> Option<&Lock> {
+        match self {
+            Locks::Beside { old, .. } => *old,
+            Locks::Kept(_) => None,
+        }
+    }
+}
+
+fn run(
+    options: &BuildOptions,
+    definition: Definition,
+    locks: Locks<'_>,
+    store: &Store,
+    progress: &dyn Progress,
+) -> Result<(BuildReport, Pin), Error> {
+    fs::create_dir_all(&options.cache).map_err(io_error("make the directory", &options.cache))?;
+    let _in_use = downloads::in_use(&options.cache)?;
+    let image = image(options, &definition, locks.followed(), progress)?;
     let job = Job::new(options, store, progress, definition, image)?;
-    let made = make(&job, &lock_path, old);
+    let made = make(&job, &locks);
     job.clean();
-    made.map(|report| BuildReport { total_ms: begun.elapsed().as_millis() as u64, ..report })
+    made
 }
 
 /// What `[root] image` names: the very image of the lock, where it is this definition's.
@@ -100,8 +154,14 @@ fn image(
     Ok(Some(Image::open(&name, &oci, locked.map(|lock| lock.manifest.as_str()))?))
 }
 
-fn make(job: &Job<'_>, lock_path: &Path, old: Option<Lock>) -> Result<BuildReport, Error> {
-    let root = root::gather(job, old.as_ref())?;
+fn make(job: &Job<'_>, locks: &Locks<'_>) -> Result<(BuildReport, Pin), Error> {
+    let old = locks.followed();
+    let root = root::gather(job, old)?;
+    if let Locks::Kept(lock) = locks
+        && lock.host_sources() != root.lock.host_sources()
+    {
+        job.progress.warn("the files in --sources are not those that it was built of: the new machine has them as they are now");
+    }
     let points = snapshots::points(&job.definition.file);
     let mut steps = Steps::new(job, &root);
     let mut roots: Vec<(&Point, Pin)> = Vec::new();
@@ -114,8 +174,10 @@ fn make(job: &Job<'_>, lock_path: &Path, old: Option<Lock>) -> Result<BuildRepor
     let steps_run = steps.ran;
     drop(steps);
     let base = job.write_base(&job.definition.spec, RootSource::Base(&whole.open()?), &root.lock)?;
-    let lock = recorded(job, root.lock, old.as_ref(), &base)?;
-    lock.write(lock_path)?;
+    let lock = recorded(job, root.lock, old, &base)?;
+    if let Locks::Beside { path, .. } = locks {
+        lock.write(path)?;
+    }
     let frozen = roots
         .into_iter()
         .map(|(point, root)| snapshots::freeze_after_step(job, point, root))
@@ -123,21 +185,22 @@ fn make(job: &Job<'_>, lock_path: &Path, old: Option<Lock>) -> Result<BuildRepor
     let default = snapshots::assemble(job, &points, &frozen, base)?;
     drop(frozen);
     let output = job.output();
-    // The first run finds it in the store already, also by its name.
+    // The first run finds it in the store already.
     let pin = job.store.import(&output)?;
-    job.store.tag(&job.definition.spec.name, &pin.id(), Origin::Built)?;
     let file = MachineFile::open_path(&output)?;
-    Ok(BuildReport {
+    let report = BuildReport {
         file_bytes: file.len(),
         sizes: instance::sizes(&file)?,
         file: output,
-        root: lock.root.unwrap_or_default(),
+        root: lock.root.clone().unwrap_or_default(),
         snapshots: points.into_iter().map(|p| SnapshotReport { name: p.name, after_step: p.after }).collect(),
         steps_run,
         cold_ms: default.cold_ms,
         total_ms: 0,
         freeze: default.freeze,
-    })
+        lock,
+    };
+    Ok((report, pin))
 }
 
 /// The lock with the finished root's digest, compared with what an old lock promised.

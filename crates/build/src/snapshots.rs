@@ -16,6 +16,7 @@ use store::Pin;
 
 use crate::error::Error;
 use crate::job::Job;
+use crate::kept;
 use crate::stage;
 
 /// When and as what the machine is frozen.
@@ -102,6 +103,7 @@ pub(crate) fn assemble(
         add(&mut writer, if is_default { 0 } else { i as u32 + 1 }, one, &mut roots)?;
     }
     job.progress.step("writing the file");
+    kept::write(&mut writer, &job.definition.text)?;
     writer.finish()?;
     Ok(default)
 }

@@ -45,12 +45,14 @@ pub fn bind(publish: Publish) -> Result<Bound, Error> {
 pub type Connect = Arc<dyn Fn() -> Result<UnixStream, Error> + Send + Sync>;
 
 impl Bound {
-    /// The address that is listened on (with the port that was chosen for port 0).
-    ///
-    /// # Errors
-    /// The host's.
-    pub fn address(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+    /// The address that is listened on, with the port that was chosen for port 0.
+    pub fn address(&self) -> SocketAddr {
+        self.listener.local_addr().unwrap_or(self.publish.host)
+    }
+
+    /// The guest's port.
+    pub fn guest(&self) -> u16 {
+        self.publish.guest
     }
 
     /// Starts carrying connections, on threads that wait while nothing happens.

@@ -148,6 +148,9 @@ pub struct RunDef {
     pub user: Option<String>,
     /// Absolute path in the guest; `/` when absent.
     pub workdir: Option<String>,
+    /// TCP ports that the service listens on. It opens nothing: `run -P` publishes them.
+    #[serde(default)]
+    pub ports: Vec<u16>,
 }
 
 /// When the service is ready: exactly one check.

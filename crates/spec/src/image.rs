@@ -52,6 +52,7 @@ impl MachineSpec {
                 user: own.user.or_else(|| image.user.clone()),
                 workdir: own.workdir.or_else(|| image.workdir.clone()),
                 stop_signal: own.stop_signal.or(image.stop_signal),
+                ports: own.ports,
             }),
             None if argv.is_empty() => None,
             None => Some(Service {
@@ -60,6 +61,7 @@ impl MachineSpec {
                 user: image.user.clone(),
                 workdir: image.workdir.clone(),
                 stop_signal: image.stop_signal,
+                ports: Vec::new(),
             }),
         };
         self.env = image.env.clone();

@@ -44,6 +44,9 @@ pub struct Service {
     /// What asks it to end, 1 to 64; TERM when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_signal: Option<u8>,
+    /// TCP ports that it says it listens on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<u16>,
 }
 
 /// When the service counts as ready.
@@ -62,4 +65,35 @@ pub enum ReadyCheck {
     Log(String),
     Exec(Vec<String>),
     AfterMs(u64),
+}
+
+impl MachineSpec {
+    /// TCP ports that the machine says it listens on: the definition's `ports`, what the service is ready by,
+    /// what the image exposes. Ascending, each once. What they mean for a host is for its user to say.
+    pub fn tcp_ports(&self) -> Vec<u16> {
+        let ready = self.ready.as_ref().and_then(|ready| ready.check.tcp_port());
+        let own = self.service.iter().flat_map(|service| service.ports.iter().copied());
+        let image = self.image.iter().flat_map(ImageDefaults::tcp_ports);
+        let mut ports: Vec<u16> = own.chain(ready).chain(image).filter(|port| *port > 0).collect();
+        ports.sort_unstable();
+        ports.dedup();
+        ports
+    }
+}
+
+impl ReadyCheck {
+    /// The TCP port that the check asks, 80 where a URL names none.
+    fn tcp_port(&self) -> Option<u16> {
+        match self {
+            ReadyCheck::Port(port) => Some(*port),
+            ReadyCheck::Http(url) => {
+                let host = url.strip_prefix("http://")?.split(['/', '?', '#']).next()?;
+                match host.rsplit_once(':') {
+                    Some((_, port)) if !port.ends_with(']') => port.parse().ok(),
+                    _ => Some(80),
+                }
+            }
+            _ => None,
+        }
+    }
 }

@@ -141,6 +141,9 @@ fn validate_run(run: &RunDef) -> Result<(), Complaint> {
         let what = format!("workdir = {dir:?} must be an absolute path in the guest, like \"/srv/app\"");
         return refuse(&["run", "workdir"], what);
     }
+    if run.ports.contains(&0) {
+        return refuse(&["run", "ports"], "ports: 0 is no port; write those that the service listens on");
+    }
     Ok(())
 }
 
@@ -298,6 +301,7 @@ impl Smolfile {
                 user: run.user.clone(),
                 workdir: run.workdir.clone(),
                 stop_signal: None,
+                ports: run.ports.clone(),
             }),
             ready,
             hooks: self.hooks.clone(),

@@ -153,3 +153,24 @@ fn the_network_is_off_unless_asked_for() {
     assert!(spec::parse("[net]\nallow = []").is_err());
     assert!(!serde_json::to_string(&spec::parse("").unwrap().resolve("m").unwrap()).unwrap().contains("net"));
 }
+
+#[test]
+fn a_machine_listens_where_it_says_and_where_it_is_asked_whether_it_is_ready() {
+    let ports = |text: &str| {
+        parse(&format!("[run]\ncommand = \"x\"\n{text}")).unwrap().resolve("m").unwrap().tcp_ports()
+    };
+    assert_eq!(ports(""), [0u16; 0]);
+    assert_eq!(ports("ports = [9000, 80, 80]"), [80, 9000]);
+    assert_eq!(ports("ports = [9000]\n[ready]\nport = 8000"), [8000, 9000]);
+    for (url, port) in [
+        ("http://127.0.0.1:8000/healthz", 8000),
+        ("http://[::1]:81?a=b", 81),
+        ("http://[::1]/", 80),
+        ("http://localhost", 80),
+    ] {
+        assert_eq!(ports(&format!("[ready]\nhttp = \"{url}\"")), [port], "{url}");
+    }
+    assert_eq!(ports("[ready]\nlog = \"listening on 80\""), [0u16; 0]);
+    assert!(refusal("[run]\ncommand = \"x\"\nports = [0]").starts_with("line 3: ports: 0"));
+    assert!(refusal("[run]\ncommand = \"x\"\nports = [65536]").starts_with("line 3"));
+}

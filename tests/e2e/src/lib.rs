@@ -4,6 +4,7 @@
 //! builds it, so that `cargo test -p e2e` alone works.
 
 pub mod debian;
+pub mod oci;
 pub mod power;
 mod terminal;
 

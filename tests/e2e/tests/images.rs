@@ -3,46 +3,10 @@
 use std::fs;
 use std::io::Read;
 use std::net::TcpListener;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use e2e::oci::layout;
 use e2e::{Home, engines, text};
-use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
-
-/// An image of busybox that says everything an image can say about how it runs.
-fn layout(dir: &Path) {
-    let mut tar = tar::Builder::new(Vec::new());
-    let mut put = |path: &str, mode, data: &[u8]| {
-        let mut header = tar::Header::new_gnu();
-        header.set_mode(mode);
-        header.set_size(data.len() as u64);
-        tar.append_data(&mut header, path, data).unwrap();
-    };
-    put("bin/busybox", 0o755, &assets::busybox());
-    put("bin/sh", 0o755, b"#!/bin/busybox sh\nexec /bin/busybox sh \"$@\"\n");
-    put("etc/passwd", 0o644, b"root:x:0:0::/root:/bin/sh\napp:x:1000:1000::/srv:/bin/sh\n");
-    put("entry", 0o755, b"#!/bin/busybox sh\necho \"$@ $(/bin/busybox id -u) $(/bin/busybox pwd) $WHO\"\n");
-    let layer = tar.into_inner().unwrap();
-    let blobs = dir.join("blobs/sha256");
-    fs::create_dir_all(&blobs).unwrap();
-    let digest = |bytes: &[u8]| Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect::<String>();
-    let blob = |kind: &str, bytes: &[u8]| -> Value {
-        let hex = digest(bytes);
-        fs::write(blobs.join(&hex), bytes).unwrap();
-        json!({ "mediaType": format!("application/vnd.oci.image.{kind}"), "digest": format!("sha256:{hex}"), "size": bytes.len() })
-    };
-    let config = json!({ "os": "linux", "architecture": "amd64",
-        "config": { "Entrypoint": ["/entry"], "Cmd": ["default"], "Env": ["WHO=image"], "User": "app", "WorkingDir": "/srv/app" },
-        "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{}", digest(&layer))] } });
-    let manifest = json!({ "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": blob("config.v1+json", config.to_string().as_bytes()), "layers": [blob("layer.v1.tar", &layer)] });
-    let mut named = blob("manifest.v1+json", manifest.to_string().as_bytes());
-    named["annotations"] = json!({ "org.opencontainers.image.ref.name": "1" });
-    fs::write(dir.join("index.json"), json!({ "schemaVersion": 2, "manifests": [named] }).to_string())
-        .unwrap();
-    fs::write(dir.join("oci-layout"), "{\"imageLayoutVersion\":\"1.0.0\"}").unwrap();
-}
 
 #[test]
 fn an_image_runs_as_its_configuration_says() {

@@ -46,7 +46,7 @@ pub struct Rightsize {
     pub command: Vec<String>,
 }
 
-/// Who looks after a machine, and who is beside it.
+// Who looks after a machine, and who is beside it. (A doc comment would be the help's first line of `run`.)
 #[derive(Debug, ClapArgs)]
 pub struct Keep {
     /// Start the service (or command) again when it ends: no, on-failure[:N] or always (with -d)

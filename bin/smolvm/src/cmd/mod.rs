@@ -17,8 +17,10 @@ mod inspect;
 mod lockstep;
 mod logs;
 mod net;
+mod outdated;
 mod prune;
 mod ps;
+mod rebuild;
 mod rescue;
 mod rightsize;
 mod run;
@@ -89,6 +91,8 @@ fn verb(args: Args) -> Result<u8> {
         Verb::Volume(volume) => volume::volume(&volume, global, &Home::open()?),
         Verb::Delta(words) => delta::delta(&words, global),
         Verb::Update(words) => update::update(&words, global, &Home::open()?),
+        Verb::Outdated(words) => outdated::outdated(&words, global, &Home::open()?),
+        Verb::Rebuild(words) => rebuild::rebuild(&words, global, &Home::open()?),
         Verb::Net(net) => net::net(&net, global, &Home::open()?),
         Verb::Doctor(doctor) => doctor::doctor(&doctor, global),
         Verb::Version => version::version(global),

@@ -1,5 +1,6 @@
 //! `run`: resume (or boot) a machine and execute.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -7,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use agent_protocol::{LogStream, LogsSpec, SERVICE_SESSION};
 use anyhow::{Context, Result, bail};
 use instance::control;
+use instance::forward::Publish;
 use instance::session::Target;
 use instance::{Instance, Media, Phase, Record, Vmm};
 use machine::Outcome;
@@ -62,7 +64,8 @@ pub fn run(run: &Run, global: &Global) -> Result<u8> {
             None => vmm::forget(&name),
         }
     })?;
-    let record = || record(&instance, run, &what, &media.pin, &plan, kept);
+    let ports = launch::published(&bound);
+    let record = || record(&instance, run, &what, &media.pin, &plan, ports.clone(), kept);
     if run.detach {
         drop(bound);
         interrupt::watch().context(WATCHING)?;
@@ -81,6 +84,9 @@ pub fn run(run: &Run, global: &Global) -> Result<u8> {
         Ok(())
     };
     let undo = (!kept).then_some(undo);
+    if !silent(global) {
+        launch::tell_chosen(&plan.ports, &ports);
+    }
     let result =
         foreground(&instance, &media, &plan, bound, run, After { discarded: undo, reference }, records);
     // Frozen or stopped by name meanwhile: it is wanted. A named one whose start failed is not.
@@ -169,6 +175,9 @@ fn plan(run: &Run, argv: &[String], what: &What, pin: &Pin, store: &Store) -> Re
         .filter(|p| !p.ends_with("/udp"))
         .map(|p| resolve::publish(p))
         .collect::<Result<_>>()?;
+    if run.publish_all {
+        plan.ports.extend(publish_all(&plan.ports, pin, store)?);
+    }
     // An image's command stands in its service's place, as with docker: behind the entrypoint.
     let image = match cold && *what != What::BuiltIn {
         true => Media::open_in(store, store.pin(&pin.id())?)?.spec.image,
@@ -190,6 +199,17 @@ fn plan(run: &Run, argv: &[String], what: &What, pin: &Pin, store: &Store) -> Re
         deterministic(&mut plan)?;
     }
     Ok(plan)
+}
+
+/// The ports that the machine says it listens on and that are not in `named`, each as any free port of loopback.
+fn publish_all(named: &[Publish], pin: &Pin, store: &Store) -> Result<Vec<Publish>> {
+    let all = Media::open_in(store, store.pin(&pin.id())?)?.spec.tcp_ports();
+    if all.is_empty() {
+        tell!("smolvm: -P: this machine names no port that it listens on; -p HOST:GUEST publishes one");
+    }
+    let new = all.into_iter().filter(|guest| named.iter().all(|publish| publish.guest != *guest));
+    let host = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0);
+    Ok(new.map(|guest| Publish { host, guest }).collect())
 }
 
 /// Makes the run repeatable, or says why it cannot be.
@@ -231,7 +251,15 @@ fn tell_engine(plan: &Plan, global: &Global) {
 }
 
 /// Writes down what the instance is, for other commands and for its next start.
-fn record(instance: &Instance, run: &Run, what: &What, pin: &Pin, plan: &Plan, kept: bool) -> Result<()> {
+fn record(
+    instance: &Instance,
+    run: &Run,
+    what: &What,
+    pin: &Pin,
+    plan: &Plan,
+    ports: Vec<(String, u16)>,
+    kept: bool,
+) -> Result<()> {
     let source = what.label();
     let labels = run.label.iter().map(|l| {
         let (k, v) = l.split_once('=').unwrap_or((l, ""));
@@ -248,7 +276,7 @@ fn record(instance: &Instance, run: &Run, what: &What, pin: &Pin, plan: &Plan, k
         engine: plan.engine.clone(),
         command: plan.command.as_ref().map(|c| c.argv.clone()).unwrap_or_default(),
         kept,
-        ports: plan.ports.iter().map(|p| (p.host.to_string(), p.guest)).collect(),
+        ports,
         labels: labels.collect(),
         exit_code: None,
         forked_from: None,

@@ -102,7 +102,7 @@ impl Room {
             Volumes::of(&home.dirs).list()?.iter().map(|one| volume(one, home)).collect::<Result<_>>()?;
         let kept = build::kept_downloads(&home.dirs.cache, would.keep.unwrap_or_default()).into_iter();
         let busy = would.downloads.busy;
-        let download = |kept: build::Kept| Row {
+        let download = |kept: build::Downloads| Row {
             what: kept.what,
             total: kept.files,
             active: 0,

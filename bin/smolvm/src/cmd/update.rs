@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use store::Pin;
 
 use crate::args::{Global, Update};
-use crate::cmd::vmm;
+use crate::cmd::vmm::{self, Detached, UpReport};
 use crate::launch::{Home, Mode, Plan};
 use crate::resolve;
 use crate::ui::say::say;
@@ -26,9 +26,18 @@ use crate::ui::say::say;
 const GRACE_MS: u32 = 10_000;
 
 pub fn update(words: &Update, global: &Global, home: &Home) -> Result<u8> {
-    let instance = Instance::open(&home.dirs, &words.name)?;
+    match move_to(&words.name, &words.to, home)? {
+        Some(up) => up.print(global)?,
+        None => say!("{}", words.name),
+    }
+    Ok(0)
+}
+
+/// Moves a machine to a machine file; what to tell of it where it runs.
+pub fn move_to(name: &str, to: &str, home: &Home) -> Result<Option<UpReport>> {
+    let instance = Instance::open(&home.dirs, name)?;
     undo_half(&instance)?;
-    let what = resolve::machine_file(&words.to, home)?;
+    let what = resolve::machine_file(to, home)?;
     let pin = resolve::fetch(&what, home)?;
     let new = plan(&vmm::read_plan(&instance)?, &pin)?;
     let was_running = instance.phase() == Phase::Running;
@@ -40,18 +49,21 @@ pub fn update(words: &Update, global: &Global, home: &Home) -> Result<u8> {
     Before::now(&instance)?.note(&instance)?;
     let moved = point(&instance, &pin, &what.label(), &new, home);
     let started = moved.and_then(|()| match was_running {
-        true => start(home, &words.name, global),
+        true => start(home, name).map(Some),
         // Its next start is the new version's first.
-        false => commit(&instance, home).map(|()| say!("{}", words.name)),
+        false => commit(&instance, home).map(|()| None),
     });
-    let Err(error) = started else { return Ok(0) };
+    let error = match started {
+        Ok(up) => return Ok(up),
+        Err(error) => error,
+    };
     if !undo_half(&instance)? {
         return Err(error);
     }
     if was_running {
-        start(home, &words.name, global).context("starting the old version again")?;
+        start(home, name).context("starting the old version again")?;
     }
-    Err(error.context(format!("`{}` goes on with its old version", words.name)))
+    Err(error.context(format!("`{name}` goes on with its old version")))
 }
 
 /// Makes the new file the one that the instance starts from.
@@ -63,10 +75,10 @@ fn point(instance: &Instance, pin: &Pin, source: &str, plan: &Plan, home: &Home)
     Ok(instance.put_record(&new, Lasting::Durable)?)
 }
 
-fn start(home: &Home, name: &str, global: &Global) -> Result<()> {
-    match vmm::detach(Arc::new(Instance::open(&home.dirs, name)?), global, None)? {
-        0 => Ok(()),
-        _ => Err(anyhow!("the new version did not start")),
+fn start(home: &Home, name: &str) -> Result<UpReport> {
+    match vmm::bring_up(Arc::new(Instance::open(&home.dirs, name)?), None)? {
+        Detached::Up(up) => Ok(up),
+        Detached::Failed(_) => Err(anyhow!("the new version did not start")),
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use agent_protocol::SERVICE_SESSION;
 use anyhow::{Context, Result, anyhow};
 use instance::control;
+use instance::forward::Publish;
 use instance::session::{self, Session, Target};
 use instance::{Instance, Lasting, Media, PLAN, Phase, Record, Vmm};
 use machine::Outcome;
@@ -113,8 +114,49 @@ impl Words {
 /// Starts the child for an instance, waits until its machine is up, prints the name. With `undo`, a
 /// signal until then ends the child, too.
 pub fn detach(instance: Arc<Instance>, global: &Global, undo: Option<Undo>) -> Result<u8> {
+    match bring_up(instance, undo)? {
+        Detached::Up(report) => report.print(global).map(|()| 0),
+        Detached::Failed(code) => Ok(code),
+    }
+}
+
+/// How a start in the background went.
+pub enum Detached {
+    Up(UpReport),
+    /// It was said why; the exit code.
+    Failed(u8),
+}
+
+/// A machine that is up in the background.
+#[derive(Serialize)]
+pub struct UpReport {
+    name: String,
+    first_instruction_us: u64,
+    agent_us: u64,
+    /// Published ports: (host address, guest port).
+    ports: Vec<(String, u16)>,
+    #[serde(skip)]
+    wanted: Vec<Publish>,
+}
+
+impl UpReport {
+    pub fn print(&self, global: &Global) -> Result<()> {
+        if global.json {
+            return crate::ui::json(self);
+        }
+        say!("{}", self.name);
+        if !global.quiet {
+            launch::tell_chosen(&self.wanted, &self.ports);
+        }
+        Ok(())
+    }
+}
+
+/// [`detach`] that prints no result.
+pub fn bring_up(instance: Arc<Instance>, undo: Option<Undo>) -> Result<Detached> {
     let name = instance.name().to_owned();
     let log = instance.path("vmm.log");
+    let wanted = read_plan(&instance)?.ports;
     // The child takes the instance's lock: this process lets go of it.
     drop(instance);
     let kills = undo.is_some();
@@ -138,14 +180,8 @@ pub fn detach(instance: Arc<Instance>, global: &Global, undo: Option<Undo>) -> R
     }
     match word {
         Some(Word::Up { first_instruction_us, agent_us, .. }) => {
-            if global.json {
-                crate::ui::json(&serde_json::json!({
-                    "name": name, "first_instruction_us": first_instruction_us, "agent_us": agent_us
-                }))?;
-            } else {
-                say!("{name}");
-            }
-            Ok(0)
+            let ports = if wanted.is_empty() { Vec::new() } else { ports_of(&name)? };
+            Ok(Detached::Up(UpReport { name, first_instruction_us, agent_us, ports, wanted }))
         }
         Some(Word::Failed { text, code }) => {
             let _ = child.wait();
@@ -154,7 +190,7 @@ pub fn detach(instance: Arc<Instance>, global: &Global, undo: Option<Undo>) -> R
                 forget(&name);
             }
             tell!("smolvm: {text}");
-            Ok(code)
+            Ok(Detached::Failed(code))
         }
         Some(Word::Whole | Word::Lost) | None => {
             let _ = child.wait();
@@ -162,6 +198,11 @@ pub fn detach(instance: Arc<Instance>, global: &Global, undo: Option<Undo>) -> R
             Err(anyhow!("the machine's process ended before its machine was up:\n{}", said.trim_end()))
         }
     }
+}
+
+/// Where a machine's ports are reached.
+fn ports_of(name: &str) -> Result<Vec<(String, u16)>> {
+    Ok(Instance::open(&Home::open()?.dirs, name)?.record()?.ports)
 }
 
 /// Removes an instance that did not come to life, as far as that goes.
@@ -227,6 +268,7 @@ fn up(instance: &Arc<Instance>, home: &Home, copy: Option<Copy>) -> Result<Up> {
     let group = Group { gate: Some(wait_for_start), origin };
     trace::point("file");
     let bound = launch::bind_ports(&plan.ports)?;
+    let ports = launch::published(&bound);
     let command = command(&plan, &media.spec);
     let records = || {
         if is_copy {
@@ -235,6 +277,7 @@ fn up(instance: &Arc<Instance>, home: &Home, copy: Option<Copy>) -> Result<Up> {
         let (pid, mut kept) = (std::process::id(), false);
         instance.update(|r| {
             (r.phase, r.pid, r.exit_code, r.health) = (Phase::Running, pid, None, None);
+            r.ports = ports.clone();
             kept = r.kept;
         })?;
         let owner = instance.path("");

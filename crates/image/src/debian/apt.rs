@@ -55,7 +55,7 @@ impl Apt {
         })
     }
 
-    fn stdout(&self, program: &str, arguments: &[&str]) -> Result<String, DebianError> {
+    pub(super) fn stdout(&self, program: &str, arguments: &[&str]) -> Result<String, DebianError> {
         let mut command = self.command(program);
         command.args(arguments);
         let output = self.run(command)?;
@@ -140,7 +140,7 @@ impl Apt {
         }
     }
 
-    fn has_lists(&self) -> bool {
+    pub(super) fn has_lists(&self) -> bool {
         let arguments = ["indextargets", "--format", "$(FILENAME)", "Created-By: Packages"];
         self.stdout("apt-get", &arguments).is_ok_and(|files| !files.trim().is_empty())
     }

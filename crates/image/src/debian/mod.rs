@@ -8,17 +8,19 @@
 //! what is in the cache needs no apt.
 //!
 //! Next, in the order of work: `request.rs` → `apt.rs` → `cache.rs` → `package.rs` →
-//! `unpack.rs` → `database.rs` → `order.rs` → `configure.rs`.
+//! `unpack.rs` → `database.rs` → `order.rs` → `configure.rs`; beside it `offers.rs`: what there is by now.
 
 mod apt;
 mod cache;
 mod configure;
 mod control;
 mod database;
+mod offers;
 mod order;
 mod package;
 mod request;
 mod unpack;
+mod version;
 
 use std::io;
 use std::path::PathBuf;
@@ -26,6 +28,7 @@ use std::path::PathBuf;
 use apt::Apt;
 pub use apt::resolve;
 pub use cache::{Cache, fetch};
+pub use offers::{Offer, offers};
 
 pub use request::{PackageSpec, Request};
 pub use unpack::{DebianRoot, unpack};

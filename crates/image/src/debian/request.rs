@@ -53,6 +53,11 @@ impl PackageSpec {
         Ok(Self { name: name.to_owned(), version: version.map(str::to_owned) })
     }
 
+    /// Whether a version is one that this asks for.
+    pub fn allows(&self, version: &str) -> bool {
+        self.version.as_ref().is_none_or(|wanted| super::version::matches(wanted, version))
+    }
+
     /// As apt takes it.
     pub(super) fn argument(&self) -> String {
         match &self.version {
