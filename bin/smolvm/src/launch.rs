@@ -56,6 +56,9 @@ pub struct Plan {
     /// `auto`, `soft` or `kvm`.
     pub engine: String,
     pub force_template: bool,
+    /// TSC frequency of a cold boot, in kHz.
+    #[serde(default)]
+    pub tsc_khz: Option<u32>,
     /// For the service of a cold start.
     pub env: Vec<(String, String)>,
     pub workdir: Option<String>,
@@ -84,6 +87,12 @@ pub struct Plan {
     pub restart: Policy,
     #[serde(default)]
     pub health: Option<HealthCheck>,
+    /// Beside its definition's.
+    #[serde(default)]
+    pub hooks: spec::Hooks,
+    /// The run before ended without saving: what was done in it is lost.
+    #[serde(default)]
+    pub lost: bool,
     /// Networks on which it and other machines reach each other by name.
     #[serde(default)]
     pub networks: Vec<String>,
@@ -100,6 +109,7 @@ impl Plan {
             snapshot: None,
             engine: engine.engine.clone(),
             force_template: engine.force_template,
+            tsc_khz: engine.tsc_khz,
             env: Vec::new(),
             workdir: None,
             cpus: None,
@@ -113,6 +123,8 @@ impl Plan {
             repeatable: false,
             restart: Policy::No,
             health: None,
+            hooks: spec::Hooks::default(),
+            lost: false,
             networks: Vec::new(),
             gdb: None,
         }
@@ -216,6 +228,7 @@ pub fn vmm_options(plan: &Plan, scratch_dir: PathBuf, kernel_log: Option<PathBuf
     Ok(VmmOptions {
         engine,
         force_template: plan.force_template,
+        tsc_khz: plan.tsc_khz,
         scratch_dir,
         kernel_log,
         boot_timeout: BOOT_TIMEOUT,
@@ -224,6 +237,7 @@ pub fn vmm_options(plan: &Plan, scratch_dir: PathBuf, kernel_log: Option<PathBuf
         gate: None,
         net: plan.net.clone(),
         repeatable: plan.repeatable,
+        hooks: plan.hooks.clone(),
         peers: None,
         folders: mounts::folders(&plan.mounts),
         volumes: Vec::new(),
@@ -241,10 +255,9 @@ pub fn media(plan: &Plan, store: &Store, pin: Pin) -> Result<Media, instance::Er
         (None, Mode::Cold | Mode::Frozen | Mode::Stopped) => Media::open_in(store, pin),
         (name, _) => Media::open_snapshot(store, pin, name.as_deref()),
     }?;
-    if plan.mode == Mode::Cold {
-        media.spec.vcpus = plan.cpus.unwrap_or(media.spec.vcpus);
-        media.spec.memory = plan.memory.unwrap_or(media.spec.memory);
-    }
+    // What it was booted with it has for life.
+    media.spec.vcpus = plan.cpus.unwrap_or(media.spec.vcpus);
+    media.spec.memory = plan.memory.unwrap_or(media.spec.memory);
     Ok(media)
 }
 
@@ -271,12 +284,17 @@ pub fn start(
     }
     options.volumes = volumes::attach(plan, instance)?;
     let saved = || MachineFile::open_path(&instance.saved()).context("opening what the instance saved");
+    let reason = match plan.mode {
+        _ if plan.lost => RestoreReason::Crash,
+        Mode::Forked => RestoreReason::Fork,
+        _ => RestoreReason::Resume,
+    };
     let mut started = match plan.mode {
-        Mode::Resume => {
-            wake(media, media.file.as_ref().into(), RestoreReason::Resume, options, bound, command, records)?
-        }
+        Mode::Resume => wake(media, media.file.as_ref().into(), reason, options, bound, command, records)?,
         Mode::Frozen => {
-            wake(media, (&saved()?).into(), RestoreReason::Resume, options, bound, command, records)?
+            // It has its host name, and is no other machine than the one that was frozen.
+            options.hostname = None;
+            wake(media, (&saved()?).into(), reason, options, bound, command, records)?
         }
         Mode::Forked => {
             // A copy has a name of its own in the guest, too.
@@ -286,7 +304,7 @@ pub fn start(
                 None => (open_origin(instance)?, None),
             };
             let from = Frozen { file: &origin, template };
-            wake(media, from, RestoreReason::Fork, options, bound, command, records)?
+            wake(media, from, reason, options, bound, command, records)?
         }
         Mode::Cold | Mode::Stopped => {
             records()?;

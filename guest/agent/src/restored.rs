@@ -113,6 +113,9 @@ fn put_right(world: &World, spec: &RestoredSpec) -> RestoredReport {
     }
     if let Some(machine) = spec.machine_id {
         note(notes, "writing /etc/machine-id", write_root(world, "etc/machine-id", &hex(&machine)));
+        if world.pid1 {
+            note(notes, "changing the hardware address", crate::network::renew_hardware_address());
+        }
     }
     note(notes, "writing the generation file", write_generation(world, &spec.generation));
     if world.pid1 && reaches_outside() {

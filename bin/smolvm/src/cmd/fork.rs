@@ -139,7 +139,7 @@ impl Copies<'_> {
                 .with_context(|| format!("naming {}", from.display()))?;
         }
         let mut plan = self.plan.clone();
-        (plan.mode, plan.engine) = (Mode::Forked, engine.to_owned());
+        (plan.mode, plan.engine, plan.lost) = (Mode::Forked, engine.to_owned(), false);
         // The command of the source's start is among the copied processes.
         (plan.command, plan.ports) = (None, Vec::new());
         vmm::write_plan(&instance, &plan)

@@ -154,6 +154,7 @@ fn plan(run: &Run, argv: &[String], what: &What, pin: &Pin, store: &Store) -> Re
     plan.net = net;
     plan.mounts = mounts::parse_all(&run.mounts)?;
     plan.networks = run.keep.network.clone();
+    plan.hooks = resolve::hooks(&run.keep.hooks)?;
     plan.gdb = run.keep.gdb;
     (plan.restart, plan.health) = keeper::resolve(&run.keep, run.detach)?;
     plan.ports = run

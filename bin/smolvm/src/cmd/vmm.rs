@@ -254,6 +254,9 @@ fn live(instance: &Arc<Instance>, up: Up, home: &Home) -> Result<u8> {
             instance.update(|r| r.restarts += 1)?;
             std::thread::sleep(BEFORE_AGAIN);
             drop(server);
+            let mut plan = read_plan(instance)?;
+            plan.lost = true;
+            write_plan(instance, &plan)?;
             return Err(again(instance.name(), home));
         }
     }
