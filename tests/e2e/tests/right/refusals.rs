@@ -38,22 +38,17 @@ fn what_a_file_asks_for_and_is_not_here_is_named_before_anything_runs() {
     fs::write(home.path("Smolfile"), "name = \"x\"\nmemory = \"64MiB\"\n").unwrap();
     home.ok(&["build", "-q"]);
     let from = home.path("x.smolmachine");
-    let (ecx, ebx) = (|bit: u32| 1u32 << bit, |bit: u32| 1u32 << bit);
     type Change = Box<dyn Fn(&mut MachineState, &mut Vec<PartState>)>;
     let leaf = |number: u32, set: Box<dyn Fn(&mut hv::CpuidLeaf)>| -> Change {
-        Box::new(move |state, _| match state.cpuid.iter_mut().find(|l| (l.leaf, l.subleaf) == (number, 0)) {
-            Some(leaf) => set(leaf),
-            None => {
-                let mut leaf = hv::CpuidLeaf { leaf: number, ..Default::default() };
-                set(&mut leaf);
-                state.cpuid.push(leaf);
-            }
+        Box::new(move |state, _| {
+            let of = |l: &&mut hv::CpuidLeaf| l.leaf == number && l.subleaf.is_none_or(|subleaf| subleaf == 0);
+            set(state.cpuid.iter_mut().find(of).expect("a leaf of the template"));
         })
     };
     let cases: Vec<(&str, &[&str], Change)> = vec![
         ("same", &[], Box::new(|_, _| {})),
-        ("avx", &["CPU feature avx"], leaf(1, Box::new(move |l| l.ecx |= ecx(28)))),
-        ("avx512", &["CPU feature avx2", "CPU feature avx512f"], leaf(7, Box::new(move |l| l.ebx |= ebx(5) | ebx(16)))),
+        ("avx", &["CPU feature avx"], leaf(1, Box::new(|l| l.ecx |= 1 << 28))),
+        ("avx512", &["CPU feature avx2", "CPU feature avx512f"], leaf(7, Box::new(|l| l.ebx |= 1 << 5 | 1 << 16))),
         ("template", &["CPU template version 2"], Box::new(|state, _| state.template_version = 2)),
         (
             "device",
