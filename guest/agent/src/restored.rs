@@ -160,7 +160,11 @@ fn write_root(world: &World, path: &str, text: &str) -> io::Result<()> {
     Ok(())
 }
 
-fn write_generation(world: &World, id: &[u8; 16]) -> io::Result<()> {
+/// Writes the id of a restore; zeros before the first.
+///
+/// # Errors
+/// The file system's.
+pub fn write_generation(world: &World, id: &[u8; 16]) -> io::Result<()> {
     let path = world.run.join(GENERATION_FILE);
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = rustix::fs::open(&path, flags, Mode::from_bits_retain(0o444))?;
