@@ -7,23 +7,27 @@ use std::sync::OnceLock;
 use e2e::{Home, debian};
 
 /// Unpacked without their scripts: Python with its OpenSSL and SQLite, and the programs `openssl` and `sh`.
-const PACKAGES: [&str; 20] = [
+const PACKAGES: [&str; 24] = [
     "coreutils",
     "dash",
+    "hostname",
+    "libacl1",
+    "libattr1",
     "libbz2-1.0",
     "libc6",
     "libexpat1",
     "libffi8",
     "libgcc-s1",
+    "libgmp10",
     "liblzma5",
+    "libpcre2-8-0",
     "libpython3.11-minimal",
     "libpython3.11-stdlib",
+    "libselinux1",
     "libsqlite3-0",
     "libssl3",
     "libuuid1",
     "openssl",
-    "procps",
-    "libproc2-0",
     "python3.11",
     "python3.11-minimal",
     "media-types",

@@ -122,7 +122,7 @@ fn machines_of_one_file_draw_different_numbers_from_the_kernel() {
 fn generators_in_a_process_differ_where_the_hook_or_the_generation_file_is_used_and_only_there() {
     for engine in engines() {
         let home = Home::new(engine);
-        let hook = "after_restore=pkill -USR1 -f 'draw.py hook'";
+        let hook = "after_restore=kill -USR1 $(cat /tmp/hook.ready)";
         let modes = ["none", "file", "hook"];
         let Some(()) = drawing(&home, &modes, &[hook]) else { return };
         let all = rounds(AT_ONCE, 1000);

@@ -5,7 +5,7 @@ draw.py MODE              from generators in this process that were seeded befor
                           them alone, `file` looks at the generation file before each use, `hook` seeds them anew on
                           SIGUSR1
 
-Writes /tmp/MODE.ready when it draws, /tmp/MODE.drawn with lines `SOURCE VALUE` after the resume.
+Writes /tmp/MODE.ready with its process id when it draws, /tmp/MODE.drawn with lines `SOURCE VALUE` after the resume.
 """
 
 import ctypes
@@ -86,6 +86,13 @@ def connection():
         return end.getsockname()[1], first
 
 
+def write(path, text):
+    """Makes a file that is there whole or not at all."""
+    with open(path + ".part", "w") as file:
+        file.write(text)
+    os.rename(path + ".part", path)
+
+
 def kernel_sources():
     pool = open("/dev/urandom", "rb", buffering=0)
     sources = {
@@ -121,6 +128,9 @@ def main():
     sources = kernel_sources() if mode == "kernel" else seeded_sources()
     if mode == "hook":
         signal.signal(signal.SIGUSR1, seed_anew)
+    if mode == "kernel":
+        # What the kernel draws once for all connections it has drawn before the freeze.
+        connection()
     before = generation()
     drawn = []
     turn = 0
@@ -139,14 +149,12 @@ def main():
                 break
         turn += 1
         if turn == 3:
-            open(f"/tmp/{mode}.ready", "w").close()
+            write(f"/tmp/{mode}.ready", str(os.getpid()))
         time.sleep(0.01)
     if mode == "kernel":
         port, first = connection()
         drawn += [f"tcp-port {port}", f"tcp-sequence {first}"]
-    with open(f"/tmp/{mode}.part", "w") as file:
-        file.write("\n".join(drawn) + "\n")
-    os.rename(f"/tmp/{mode}.part", f"/tmp/{mode}.drawn")
+    write(f"/tmp/{mode}.drawn", "\n".join(drawn) + "\n")
 
 
 main()
