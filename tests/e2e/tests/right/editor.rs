@@ -16,16 +16,30 @@ fn begin_work(terminal: &mut Terminal) {
     terminal.until("~");
     terminal.type_in(b"ihello wor");
     terminal.until("wor");
-    // Back to the w; the status line says when it is there.
-    terminal.type_in(b"\x1bhh\x07");
-    terminal.until("modified");
+    leave_insertion(terminal);
+    terminal.type_in(b"hh");
+    terminal.until(ON_THE_W);
+}
+
+/// The cursor in the first line, on the seventh character.
+const ON_THE_W: &str = "\x1b[1;7H";
+
+/// Escape, and the status line that follows: vi takes what comes with it as one key.
+fn leave_insertion(terminal: &mut Terminal) {
+    terminal.type_in(b"\x1b");
+    terminal.until("- /root/note [Modified]");
 }
 
 /// Goes on in the editor where the cursor was, saves, and asks the shell for what it was told before.
 fn end_work(home: &Home, name: &str, word: &str) {
     let mut terminal = Terminal::start(&mut home.command(&["attach", name]));
+    // What the screen showed last is shown again, up to where the cursor was.
     terminal.until("hello wor");
-    terminal.type_in(format!("i{word}\x1b:wq\n").as_bytes());
+    terminal.until(ON_THE_W);
+    terminal.type_in(format!("i{word}").as_bytes());
+    terminal.until(word);
+    leave_insertion(&mut terminal);
+    terminal.type_in(b":wq\n");
     let saved = "until grep -q wor /root/note 2>/dev/null; do sleep 0.05; done; cat /root/note";
     assert_eq!(sh(home, name, saved), format!("hello {word}wor\n"));
     terminal.type_in(b"echo mark-$((40+1))\n");
