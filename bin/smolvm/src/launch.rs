@@ -24,7 +24,6 @@ use store::{Dirs, Pin, Store};
 use crate::args::EngineArgs;
 use crate::mounts::{self, Mount};
 use crate::trace;
-use crate::ui::say::tell;
 use crate::volumes;
 
 pub mod keeper;
@@ -210,6 +209,8 @@ pub struct Started {
 pub struct Running {
     pub vmm: Arc<Vmm>,
     pub report: StartReport,
+    /// What did not go as it should on the way, for whoever started it.
+    pub notes: Vec<String>,
     /// The command that was given to [`start`].
     pub asked: Option<Asked>,
     /// Open to its neighbours while this lives.
@@ -221,6 +222,16 @@ pub const SYNC_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long a cold boot may take before its agent answers.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// What a guest's agent has to tell after a restore: so many notes, of so many characters each. Together they fit into
+/// one line of a child ([`crate::cmd::vmm::say`]).
+const NOTES: usize = 4;
+const NOTE: usize = 200;
+
+/// What the guest says, for a terminal.
+fn printable(note: &str) -> String {
+    note.chars().take(NOTE).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
 
 /// Options for a VMM of this instance directory.
 pub fn vmm_options(plan: &Plan, scratch_dir: PathBuf, kernel_log: Option<PathBuf>) -> Result<VmmOptions> {
@@ -357,23 +368,20 @@ impl Started {
     /// Waits for the guest's agent, then lets connections in.
     pub fn up(self) -> Result<Running> {
         let Self { vmm, waking, asked, mut report, bound, door } = self;
+        let mut notes = Vec::new();
         if let Some(waking) = waking {
             let (start, restored) = waking.finish()?;
             report = start;
             trace::point("agent");
-            for note in restored.notes {
-                tell!("smolvm: {note}");
-            }
+            notes = restored.notes.iter().take(NOTES).map(|note| printable(note)).collect();
         }
-        if let Some(note) = instance::missing_note(vmm.machine()) {
-            tell!("smolvm: {note}");
-        }
+        notes.extend(instance::missing_note(vmm.machine()));
         trace::machine(vmm.machine());
         for port in bound {
             let vmm = vmm.clone();
             port.serve(Arc::new(move || vmm.connect())).context("serving a published port")?;
         }
-        Ok(Running { vmm, report, asked, door })
+        Ok(Running { vmm, report, notes, asked, door })
     }
 }
 

@@ -188,7 +188,8 @@ fn start_all(names: &[String], copies: &Copies<'_>, engine: &str) -> Result<Vec<
     drop(begin);
     let living = names.len() - lost.len();
     collect(&mut words, living, &mut lost, |name, word| {
-        let Word::Up { first_instruction_us, agent_us, first_run_ns } = word else { return false };
+        let Word::Up { first_instruction_us, agent_us, first_run_ns, notes } = word else { return false };
+        notes.iter().for_each(|note| tell!("smolvm: {name}: {note}"));
         up.insert(name.to_owned(), Up { first_instruction_us, agent_us, first_run_ns });
         true
     });

@@ -273,6 +273,7 @@ fn foreground(
     // Whoever knocks now waits until the guest is awake.
     let listening = control::listen(instance)?;
     let mut running = started.up()?;
+    running.notes.iter().for_each(|note| tell!("smolvm: {note}"));
     let _server = listening.serve(Arc::new(control))?;
     if let Some(limit) = limit {
         end_after(vmm.clone(), limit.0, late.clone());

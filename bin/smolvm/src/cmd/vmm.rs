@@ -44,6 +44,8 @@ pub enum Word {
         first_instruction_us: u64,
         agent_us: u64,
         first_run_ns: u64,
+        /// What did not go as it should on the way.
+        notes: Vec<String>,
     },
     Failed {
         text: String,
@@ -127,7 +129,8 @@ pub fn detach(instance: Arc<Instance>, global: &Global, undo: Option<Undo>) -> R
         word = words.next().map(|said| said.word);
     }
     match word {
-        Some(Word::Up { first_instruction_us, agent_us, .. }) => {
+        Some(Word::Up { first_instruction_us, agent_us, notes, .. }) => {
+            notes.iter().for_each(|note| tell!("smolvm: {note}"));
             if global.json {
                 crate::ui::json(&serde_json::json!({
                     "name": name, "first_instruction_us": first_instruction_us, "agent_us": agent_us
@@ -231,7 +234,8 @@ fn live(instance: &Arc<Instance>, up: Up, home: &Home) -> Result<u8> {
     let first_run_ns = up.running.vmm.machine().first_run_ns().unwrap_or(0);
     let (first_instruction_us, agent_us) = (report.first_instruction_us, report.agent_us);
     trace::print();
-    say(instance.name(), Word::Up { first_instruction_us, agent_us, first_run_ns })?;
+    let notes = up.running.notes.clone();
+    say(instance.name(), Word::Up { first_instruction_us, agent_us, first_run_ns, notes })?;
     let Up { running, server, session, ending, plan } = up;
     // Open until the machine has ended.
     let (vmm, policy, _door) = (running.vmm, plan.restart, running.door);

@@ -132,12 +132,15 @@ fn a_hook_that_fails_stops_a_freeze_and_no_resume() {
     let hooks = ["--hooks", "before_snapshot=[ ! -e /tmp/no ]", "--hooks", "after_restore=[ -e /tmp/yes ]"];
     let output = home.run(&[&["run", "-d", "--name", "m"], &hooks[..]].concat());
     let said = text(&output.stderr);
-    assert!(output.status.success(), "{said}");
+    assert!(output.status.success() && said.contains("/tmp/yes"), "whoever started it is told: {said}");
     sh(&home, "m", "touch /tmp/no");
     let said = home.fails(&["freeze", "m"], 125);
     assert!(said.contains("hook") && said.contains("/tmp/no"), "{said}");
     assert_eq!(sh(&home, "m", "echo alive; rm /tmp/no"), "alive\n");
     home.ok(&["freeze", "m"]);
-    home.ok(&["start", "m"]);
+    let output = home.run(&["start", "m"]);
+    assert!(output.status.success() && text(&output.stderr).contains("/tmp/yes"), "{output:?}");
     assert_eq!(sh(&home, "m", "echo alive"), "alive\n");
+    let output = home.run(&["fork", "m", "--name", "copy"]);
+    assert!(output.status.success() && text(&output.stderr).contains("copy: hook"), "{output:?}");
 }
