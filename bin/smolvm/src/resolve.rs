@@ -319,7 +319,10 @@ mod tests {
     fn hooks_are_told_apart_by_when_they_run() {
         let words = ["after_restore=a=b c", "before_snapshot=x", "after_restore=d"].map(str::to_owned);
         let told = hooks(&words).unwrap();
-        assert_eq!((told.after_restore, told.before_snapshot), (vec!["a=b c".into(), "d".into()], vec!["x".into()]));
+        assert_eq!(
+            (told.after_restore, told.before_snapshot),
+            (vec!["a=b c".into(), "d".into()], vec!["x".into()])
+        );
         for bad in ["after_restore", "after_restore= ", "at_night=x", ""] {
             assert!(hooks(&[bad.to_owned()]).is_err(), "{bad}");
         }

@@ -89,8 +89,7 @@ fn missing_devices<'a>(names: impl Iterator<Item = &'a str>) -> impl Iterator<It
 
 /// Refuses a frozen machine that this smolvm would go on with wrongly, by the name of each thing that is missing.
 pub(crate) fn require(state: &MachineState, parts: &[PartState]) -> Result<(), Error> {
-    let mut missing =
-        missing_of_cpu(state.template_version, &state.cpuid, state.vcpus.len(), state.tsc_khz);
+    let mut missing = missing_of_cpu(state.template_version, &state.cpuid, state.vcpus.len(), state.tsc_khz);
     missing.extend(missing_devices(parts.iter().map(|part| part.name.as_str())));
     if missing.is_empty() { Ok(()) } else { Err(Error::Missing(missing.join(", "))) }
 }

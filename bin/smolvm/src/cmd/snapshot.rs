@@ -53,7 +53,9 @@ fn frozen(
 ) -> Result<u8> {
     let name = &snapshot.name;
     if snapshot.incremental {
-        bail!("`{name}` is frozen, and what is frozen is whole; leave --incremental out, or `smolvm start {name}`");
+        bail!(
+            "`{name}` is frozen, and what is frozen is whole; leave --incremental out, or `smolvm start {name}`"
+        );
     }
     // Nobody starts it meanwhile.
     instance.acquire()?;

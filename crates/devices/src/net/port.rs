@@ -119,10 +119,12 @@ impl<'a> Port<'a> {
                 *bytes = &bytes[n..];
                 Ok::<_, ViewError>(())
             };
-            put(&mut head).and_then(|()| put(&mut to)).and_then(|()| put(&mut body)).map_err(|e| match e {
-                ViewError::Memory(e) => QueueError::Memory(e),
-                ViewError::Short { .. } => QueueError::TooBig,
-            })?;
+            put(&mut head).and_then(|()| put(&mut to)).and_then(|()| put(&mut body)).map_err(
+                |e| match e {
+                    ViewError::Memory(e) => QueueError::Memory(e),
+                    ViewError::Short { .. } => QueueError::TooBig,
+                },
+            )?;
             used.push((chain.head(), room.written() as u32));
         }
         if to.is_empty() && body.is_empty() {

@@ -303,7 +303,8 @@ pub(crate) fn write_base(
         return copy_base(base, writer);
     }
     let changed = MachineSpec { vcpus: spec.vcpus, memory: spec.memory, ..own };
-    let bytes = serde_json::to_vec(&changed).map_err(|e| Error::Refused(format!("writing its specification: {e}")))?;
+    let bytes = serde_json::to_vec(&changed)
+        .map_err(|e| Error::Refused(format!("writing its specification: {e}")))?;
     writer.add_bytes(SectionHead::new(SectionKind::Spec, SPEC_VERSION), &bytes)?;
     let others = BASE.into_iter().filter(|kind| *kind != SectionKind::Spec);
     others.into_iter().try_for_each(|kind| copy_kind(base, kind, writer))

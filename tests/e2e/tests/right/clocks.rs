@@ -19,7 +19,8 @@ fn host_now() -> f64 {
 }
 
 /// The guest's wall clock and its time since boot, in seconds.
-const TIMES: &str = "adjtimex | sed -n 's/.*time.tv_sec: *//p; s/.*time.tv_usec: *//p'; cut -d' ' -f1 /proc/uptime";
+const TIMES: &str =
+    "adjtimex | sed -n 's/.*time.tv_sec: *//p; s/.*time.tv_usec: *//p'; cut -d' ' -f1 /proc/uptime";
 
 struct Times {
     wall: f64,
@@ -53,7 +54,10 @@ fn freeze_for(home: &Home, age: u64, what: &str) {
     let outer = asked.1.elapsed().as_secs_f64();
     // /proc/uptime has hundredths.
     for passed in [later.up - after.up, later.wall - after.wall] {
-        assert!(inner <= passed + 0.011 && passed <= outer + 0.011, "{what}: {inner} s, {passed} s, {outer} s");
+        assert!(
+            inner <= passed + 0.011 && passed <= outer + 0.011,
+            "{what}: {inner} s, {passed} s, {outer} s"
+        );
     }
 }
 
@@ -98,7 +102,10 @@ fn what_was_due_meanwhile_is_done_at_once_and_what_counts_own_time_waits() {
         home.ok(&["start", "m"]);
         let said = sh(&home, "m", "until [ -e /tmp/timers.done ]; do sleep 0.05; done; cat /tmp/timers.done");
         let value = |name: &str| {
-            let line = said.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{name}: {said}"));
+            let line = said
+                .lines()
+                .find_map(|line| line.strip_prefix(name))
+                .unwrap_or_else(|| panic!("{name}: {said}"));
             line.trim().to_owned()
         };
         // Due by the wall clock in an hour, a day, a month less an hour: all of it passed.
@@ -130,7 +137,9 @@ fn certificates_are_judged_by_the_time_of_the_world() {
             sh(&home, "m", &line);
         };
         // The pipe's status does not matter: what it says does.
-        let verify = |name: &str| sh(&home, "m", &format!("openssl verify -CAfile /tmp/{name}.pem /tmp/{name}.pem 2>&1; true"));
+        let verify = |name: &str| {
+            sh(&home, "m", &format!("openssl verify -CAfile /tmp/{name}.pem /tmp/{name}.pem 2>&1; true"))
+        };
         make("new");
         sh(&home, "m", "date -s @$(($(date +%s) - 30*86400))");
         make("old");
@@ -158,7 +167,11 @@ fn crond_goes_on_by_the_worlds_minutes() {
         sh(&home, "m", job);
         home.ok(&["freeze", "m"]);
         home.ok(&["start", "m"]);
-        let jobs = sh(&home, "m", "until [ $(wc -l </tmp/jobs 2>/dev/null || echo 0) -ge 2 ]; do sleep 1; done; cat /tmp/jobs");
+        let jobs = sh(
+            &home,
+            "m",
+            "until [ $(wc -l </tmp/jobs 2>/dev/null || echo 0) -ge 2 ]; do sleep 1; done; cat /tmp/jobs",
+        );
         let at: Vec<f64> = jobs.lines().map(number).collect();
         assert!(at.iter().all(|at| (at - host_now()).abs() < 600.0), "{engine}: {jobs}");
         assert!((at[1] - at[0] - 60.0).abs() <= 2.0, "{engine}: {jobs}");

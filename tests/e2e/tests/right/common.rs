@@ -77,8 +77,16 @@ pub fn kernel_log(home: &Home, name: &str) -> Vec<String> {
 
 /// No line after the first `known` ones tells that the kernel lost its time.
 pub fn assert_calm(log: &[String], known: usize, what: &str) {
-    const BAD: [&str; 8] =
-        ["lockup", "stall", "clocksource", "unstable", "backwards", "blocked for more than", "skew", "WARNING"];
+    const BAD: [&str; 8] = [
+        "lockup",
+        "stall",
+        "clocksource",
+        "unstable",
+        "backwards",
+        "blocked for more than",
+        "skew",
+        "WARNING",
+    ];
     let news = log.get(known..).unwrap_or_default();
     let bad: Vec<&String> = news.iter().filter(|line| BAD.iter().any(|word| line.contains(word))).collect();
     assert!(bad.is_empty(), "{what}: {bad:?}");

@@ -50,7 +50,11 @@ fn listeners_answer_and_who_was_connected_from_outside_is_gone_to_both_ends() {
             let mut clients: Vec<TcpStream> = (0..count).map(|_| client(port).expect("an answer")).collect();
             // Half a line: whoever reads it must not take it for a whole one, or wait for ever for the rest.
             clients.iter_mut().for_each(|client| client.write_all(b"half a li").unwrap());
-            sh(&home, "m", &format!("until [ $(wc -l </tmp/halves) -ge {} ]; do sleep 0.05; done", count * round));
+            sh(
+                &home,
+                "m",
+                &format!("until [ $(wc -l </tmp/halves) -ge {} ]; do sleep 0.05; done", count * round),
+            );
             home.ok(&["freeze", "m"]);
             for client in &mut clients {
                 let end = client.read(&mut [0; 64]);
@@ -65,7 +69,11 @@ fn listeners_answer_and_who_was_connected_from_outside_is_gone_to_both_ends() {
             // One line for each client, and for the one of this round's end.
             let ends = lines(&home, "m", "/tmp/ends", round * (count + 1));
             let halves = ends.lines().find(|line| line.ends_with("half a li")).unwrap_or_default();
-            assert_eq!(halves.split_whitespace().next(), Some(&*(round * count).to_string()), "{engine}: {ends}");
+            assert_eq!(
+                halves.split_whitespace().next(),
+                Some(&*(round * count).to_string()),
+                "{engine}: {ends}"
+            );
         }
     }
 }
@@ -97,10 +105,15 @@ fn connections_to_the_outside_are_reset_before_their_owners_look() {
             assert!(!waits, "{engine}: a server waits for a frozen machine");
         }
         home.ok(&["start", "m"]);
-        let said = sh(&home, "m", "timeout 120 sh -c 'until [ -e /tmp/looked ]; do sleep 0.05; done'; cat /tmp/looked");
+        let said = sh(
+            &home,
+            "m",
+            "timeout 120 sh -c 'until [ -e /tmp/looked ]; do sleep 0.05; done'; cat /tmp/looked",
+        );
         assert_eq!(said, format!("{count} of {count} reset\n"), "{engine}");
         // And the way out is open.
-        let again = format!("import socket; socket.create_connection(('10.0.2.2', {port}), 60).sendall(b'x')");
+        let again =
+            format!("import socket; socket.create_connection(('10.0.2.2', {port}), 60).sendall(b'x')");
         let answer = std::thread::spawn(move || listener.accept().unwrap().0.read(&mut [0; 1]).unwrap());
         home.ok(&["exec", "m", "python3.11", "-c", &again]);
         assert_eq!(answer.join().unwrap(), 1, "{engine}");

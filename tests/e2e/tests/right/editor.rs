@@ -87,7 +87,10 @@ fn an_editor_goes_on_elsewhere_at_the_same_cursor() {
 fn a_machine_booted_with_more_than_its_base_says_moves_with_it() {
     for engine in engines() {
         let home = Home::new(engine);
-        home.ok(&["run", "-d", "--name", "m", "--cold", "--cpus", "2", "--memory", "192MiB", "--", "sleep", "100000"]);
+        home.ok(&[
+            "run", "-d", "--name", "m", "--cold", "--cpus", "2", "--memory", "192MiB", "--", "sleep",
+            "100000",
+        ]);
         let ask = "nproc; pidof sleep; grep MemTotal /proc/meminfo";
         let before = sh(&home, "m", ask);
         assert!(before.starts_with("2\n"), "{before}");

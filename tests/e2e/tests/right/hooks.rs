@@ -117,7 +117,11 @@ fn hooks_run_before_the_processes_go_on() {
                  { g=$n; [ \"$(cat /tmp/hooked)\" = \"$n\" ] || echo unhooked >>/tmp/wrong; }; echo $n >>/tmp/log; done";
     sh(&home, "m", &format!("({loop_}) >/dev/null 2>&1 &"));
     for _ in 0..3 {
-        sh(&home, "m", "n=$(wc -l </tmp/log); until [ $(wc -l </tmp/log) -ge $((n+5)) ]; do sleep 0.02; done");
+        sh(
+            &home,
+            "m",
+            "n=$(wc -l </tmp/log); until [ $(wc -l </tmp/log) -ge $((n+5)) ]; do sleep 0.02; done",
+        );
         home.ok(&["freeze", "m"]);
         home.ok(&["start", "m"]);
         let seen = sh(&home, "m", "cat /tmp/wrong 2>/dev/null; cat /tmp/then");

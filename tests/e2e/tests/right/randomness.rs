@@ -27,7 +27,8 @@ fn drawing(home: &Home, modes: &[&str], hooks: &[&str]) -> Option<()> {
 
 /// What a copy drew, by source.
 fn drawn(home: &Home, name: &str, modes: &[&str]) -> Vec<(String, String)> {
-    let wait = |mode: &&str| format!("until [ -e /tmp/{mode}.drawn ]; do sleep 0.05; done; cat /tmp/{mode}.drawn");
+    let wait =
+        |mode: &&str| format!("until [ -e /tmp/{mode}.drawn ]; do sleep 0.05; done; cat /tmp/{mode}.drawn");
     let script: Vec<String> = modes.iter().map(wait).collect();
     let said = sh(home, name, &script.join("; "));
     let lines = said.lines().map(|line| line.split_once(' ').expect("SOURCE VALUE"));
@@ -67,21 +68,32 @@ fn what_copies_draw_from_the_kernel_is_never_equal() {
                 // Of one copy the name is without a number.
                 let name = if count == 1 { "c".to_owned() } else { format!("c-{number}") };
                 drawn(&home, &name, &["kernel"]).into_iter().for_each(|pair| tally.add(pair));
-                let own = "cat /etc/machine-id /sys/class/net/eth0/address; hostname; cat /run/smolvm/generation";
+                let own =
+                    "cat /etc/machine-id /sys/class/net/eth0/address; hostname; cat /run/smolvm/generation";
                 let said = sh(&home, &name, own);
                 let names = ["machine-id", "hardware-address", "host-name", "generation"];
                 assert_eq!(said.lines().count(), names.len(), "{said}");
                 for (source, value) in names.into_iter().zip(said.lines()) {
                     // The next copies have these host names again.
-                    let value = if source == "host-name" { format!("{first} {value}") } else { value.to_owned() };
+                    let value =
+                        if source == "host-name" { format!("{first} {value}") } else { value.to_owned() };
                     tally.add((source.to_owned(), value));
                 }
                 home.ok(&["rm", "-f", &name]);
             }
         }
         let exact = [
-            "getrandom", "urandom", "uuid4", "secrets", "kernel-uuid", "vdso", "tcp-sequence", "machine-id",
-            "hardware-address", "host-name", "generation",
+            "getrandom",
+            "urandom",
+            "uuid4",
+            "secrets",
+            "kernel-uuid",
+            "vdso",
+            "tcp-sequence",
+            "machine-id",
+            "hardware-address",
+            "host-name",
+            "generation",
         ];
         for source in exact {
             assert_eq!(tally.equal(source), 0, "{engine}: {source}");
@@ -110,7 +122,9 @@ fn machines_of_one_file_draw_different_numbers_from_the_kernel() {
             said.lines().for_each(|value| tally.add(("names".to_owned(), value.to_owned())));
             home.ok(&["rm", "-f", &name]);
         }
-        for source in ["getrandom", "urandom", "uuid4", "secrets", "kernel-uuid", "vdso", "tcp-sequence", "names"] {
+        for source in
+            ["getrandom", "urandom", "uuid4", "secrets", "kernel-uuid", "vdso", "tcp-sequence", "names"]
+        {
             assert_eq!(tally.equal(source), 0, "{engine}: {source}");
         }
         let chance = all * (all - 1) / 2 / 14_116;
@@ -139,7 +153,10 @@ fn generators_in_a_process_differ_where_the_hook_or_the_generation_file_is_used_
             }
         }
         for source in ["python-random", "openssl"] {
-            assert!(tallies[0].equal(source) > 0, "{engine}: {source} differs by itself: this test tests nothing");
+            assert!(
+                tallies[0].equal(source) > 0,
+                "{engine}: {source} differs by itself: this test tests nothing"
+            );
             assert_eq!(tallies[1].equal(source), 0, "{engine}: {source} with the generation file");
             assert_eq!(tallies[2].equal(source), 0, "{engine}: {source} with the hook");
         }

@@ -41,14 +41,19 @@ fn what_a_file_asks_for_and_is_not_here_is_named_before_anything_runs() {
     type Change = Box<dyn Fn(&mut MachineState, &mut Vec<PartState>)>;
     let leaf = |number: u32, set: Box<dyn Fn(&mut hv::CpuidLeaf)>| -> Change {
         Box::new(move |state, _| {
-            let of = |l: &&mut hv::CpuidLeaf| l.leaf == number && l.subleaf.is_none_or(|subleaf| subleaf == 0);
+            let of =
+                |l: &&mut hv::CpuidLeaf| l.leaf == number && l.subleaf.is_none_or(|subleaf| subleaf == 0);
             set(state.cpuid.iter_mut().find(of).expect("a leaf of the template"));
         })
     };
     let cases: Vec<(&str, &[&str], Change)> = vec![
         ("same", &[], Box::new(|_, _| {})),
         ("avx", &["CPU feature avx"], leaf(1, Box::new(|l| l.ecx |= 1 << 28))),
-        ("avx512", &["CPU feature avx2", "CPU feature avx512f"], leaf(7, Box::new(|l| l.ebx |= 1 << 5 | 1 << 16))),
+        (
+            "avx512",
+            &["CPU feature avx2", "CPU feature avx512f"],
+            leaf(7, Box::new(|l| l.ebx |= 1 << 5 | 1 << 16)),
+        ),
         ("template", &["CPU template version 2"], Box::new(|state, _| state.template_version = 2)),
         (
             "device",
@@ -67,7 +72,12 @@ fn what_a_file_asks_for_and_is_not_here_is_named_before_anything_runs() {
         let doctor = home.run(&["doctor", &path]);
         let run = home.run(&["run", &path, "--", "echo", "ran"]);
         if missing.is_empty() {
-            assert_eq!((doctor.status.code(), text(&run.stdout)), (Some(0), "ran\n".into()), "{}", text(&run.stderr));
+            assert_eq!(
+                (doctor.status.code(), text(&run.stdout)),
+                (Some(0), "ran\n".into()),
+                "{}",
+                text(&run.stderr)
+            );
             continue;
         }
         assert_eq!(doctor.status.code(), Some(1), "{name}: {}", text(&doctor.stdout));
