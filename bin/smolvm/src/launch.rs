@@ -263,7 +263,8 @@ pub fn bind_ports(ports: &[Publish]) -> Result<Vec<Bound>> {
 /// A machine file as the plan means it: its base, or one of its snapshots.
 pub fn media(plan: &Plan, store: &Store, pin: Pin) -> Result<Media, instance::Error> {
     let mut media = match (&plan.snapshot, plan.mode) {
-        (None, Mode::Cold | Mode::Frozen | Mode::Stopped) => Media::open_in(store, pin),
+        // A copy's state is its own file's; a machine that was booted needs no snapshot to be copied.
+        (None, Mode::Cold | Mode::Frozen | Mode::Stopped | Mode::Forked) => Media::open_in(store, pin),
         (name, _) => Media::open_snapshot(store, pin, name.as_deref()),
     }?;
     // What it was booted with it has for life.
