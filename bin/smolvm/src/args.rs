@@ -156,6 +156,9 @@ pub struct EngineArgs {
     /// Use KVM although it does not govern the CPU template on this host
     #[arg(long, hide = true)]
     pub force_template: bool,
+    /// Boot with a TSC of this frequency, as on another host (for tests)
+    #[arg(long, hide = true, value_name = "KHZ", value_parser = clap::value_parser!(u32).range(100_000..=10_000_000))]
+    pub tsc_khz: Option<u32>,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -24,7 +24,6 @@ use store::{Dirs, Pin, Store};
 use crate::args::EngineArgs;
 use crate::mounts::{self, Mount};
 use crate::trace;
-use crate::ui::say::tell;
 use crate::volumes;
 
 pub mod keeper;
@@ -56,6 +55,9 @@ pub struct Plan {
     /// `auto`, `soft` or `kvm`.
     pub engine: String,
     pub force_template: bool,
+    /// TSC frequency of a cold boot, in kHz.
+    #[serde(default)]
+    pub tsc_khz: Option<u32>,
     /// For the service of a cold start.
     pub env: Vec<(String, String)>,
     pub workdir: Option<String>,
@@ -87,6 +89,12 @@ pub struct Plan {
     pub restart: Policy,
     #[serde(default)]
     pub health: Option<HealthCheck>,
+    /// Beside its definition's.
+    #[serde(default)]
+    pub hooks: spec::Hooks,
+    /// The run before ended without saving: what was done in it is lost.
+    #[serde(default)]
+    pub lost: bool,
     /// Networks on which it and other machines reach each other by name.
     #[serde(default)]
     pub networks: Vec<String>,
@@ -103,6 +111,7 @@ impl Plan {
             snapshot: None,
             engine: engine.engine.clone(),
             force_template: engine.force_template,
+            tsc_khz: engine.tsc_khz,
             env: Vec::new(),
             workdir: None,
             cpus: None,
@@ -117,6 +126,8 @@ impl Plan {
             watch: None,
             restart: Policy::No,
             health: None,
+            hooks: spec::Hooks::default(),
+            lost: false,
             networks: Vec::new(),
             gdb: None,
         }
@@ -210,6 +221,8 @@ pub struct Started {
 pub struct Running {
     pub vmm: Arc<Vmm>,
     pub report: StartReport,
+    /// What did not go as it should on the way, for whoever started it.
+    pub notes: Vec<String>,
     /// The command that was given to [`start`].
     pub asked: Option<Asked>,
     /// Open to its neighbours while this lives.
@@ -222,12 +235,23 @@ pub const SYNC_LIMIT: Duration = Duration::from_secs(5);
 /// How long a cold boot may take before its agent answers.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
 
+/// What a guest's agent has to tell after a restore: so many notes, of so many characters each. Together they fit into
+/// one line of a child ([`crate::cmd::vmm::say`]).
+const NOTES: usize = 4;
+const NOTE: usize = 200;
+
+/// What the guest says, for a terminal.
+fn printable(note: &str) -> String {
+    note.chars().take(NOTE).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
 /// Options for a VMM of this instance directory.
 pub fn vmm_options(plan: &Plan, scratch_dir: PathBuf, kernel_log: Option<PathBuf>) -> Result<VmmOptions> {
     let engine: EngineChoice = plan.engine.parse().map_err(anyhow::Error::msg)?;
     Ok(VmmOptions {
         engine,
         force_template: plan.force_template,
+        tsc_khz: plan.tsc_khz,
         scratch_dir,
         kernel_log,
         boot_timeout: BOOT_TIMEOUT,
@@ -237,6 +261,7 @@ pub fn vmm_options(plan: &Plan, scratch_dir: PathBuf, kernel_log: Option<PathBuf
         net: plan.net.clone(),
         repeatable: plan.repeatable,
         watch: plan.watch.clone(),
+        hooks: plan.hooks.clone(),
         peers: None,
         folders: mounts::folders(&plan.mounts),
         volumes: Vec::new(),
@@ -263,13 +288,13 @@ pub fn tell_chosen(wanted: &[Publish], ports: &[(String, u16)]) {
 /// A machine file as the plan means it: its base, or one of its snapshots.
 pub fn media(plan: &Plan, store: &Store, pin: Pin) -> Result<Media, instance::Error> {
     let mut media = match (&plan.snapshot, plan.mode) {
-        (None, Mode::Cold | Mode::Frozen | Mode::Stopped) => Media::open_in(store, pin),
+        // A copy's state is its own file's; a machine that was booted needs no snapshot to be copied.
+        (None, Mode::Cold | Mode::Frozen | Mode::Stopped | Mode::Forked) => Media::open_in(store, pin),
         (name, _) => Media::open_snapshot(store, pin, name.as_deref()),
     }?;
-    if plan.mode == Mode::Cold {
-        media.spec.vcpus = plan.cpus.unwrap_or(media.spec.vcpus);
-        media.spec.memory = plan.memory.unwrap_or(media.spec.memory);
-    }
+    // What it was booted with it has for life.
+    media.spec.vcpus = plan.cpus.unwrap_or(media.spec.vcpus);
+    media.spec.memory = plan.memory.unwrap_or(media.spec.memory);
     Ok(media)
 }
 
@@ -296,18 +321,25 @@ pub fn start(
     }
     options.volumes = volumes::attach(plan, instance)?;
     let saved = || MachineFile::open_path(&instance.saved()).context("opening what the instance saved");
+    let reason = match plan.mode {
+        _ if plan.lost => RestoreReason::Crash,
+        Mode::Forked => RestoreReason::Fork,
+        _ => RestoreReason::Resume,
+    };
     let mut started = match plan.mode {
         Mode::Resume => {
             let vmm = Vmm::restore(media, media.file.as_ref(), options)?;
-            wake(vmm, RestoreReason::Resume, bound, command, records)?
+            wake(vmm, reason, bound, command, records)?
         }
         Mode::Frozen => {
+            // It has its host name, and is no other machine than the one that was frozen.
+            options.hostname = None;
             let vmm = Vmm::restore(media, &saved()?, options)?;
-            wake(vmm, RestoreReason::Resume, bound, command, records)?
+            wake(vmm, reason, bound, command, records)?
         }
         Mode::Forked => {
             let vmm = copy(instance, media, options, group)?;
-            wake(vmm, RestoreReason::Fork, bound, command, records)?
+            wake(vmm, reason, bound, command, records)?
         }
         Mode::Cold | Mode::Stopped => {
             records()?;
@@ -394,23 +426,20 @@ impl Started {
     /// Waits for the guest's agent, then lets connections in.
     pub fn up(self) -> Result<Running> {
         let Self { vmm, waking, asked, mut report, bound, door } = self;
+        let mut notes = Vec::new();
         if let Some(waking) = waking {
             let (start, restored) = waking.finish()?;
             report = start;
             trace::point("agent");
-            for note in restored.notes {
-                tell!("smolvm: {note}");
-            }
+            notes = restored.notes.iter().take(NOTES).map(|note| printable(note)).collect();
         }
-        if let Some(note) = instance::missing_note(vmm.machine()) {
-            tell!("smolvm: {note}");
-        }
+        notes.extend(instance::missing_note(vmm.machine()));
         trace::machine(vmm.machine());
         for port in bound {
             let vmm = vmm.clone();
             port.serve(Arc::new(move || vmm.connect())).context("serving a published port")?;
         }
-        Ok(Running { vmm, report, asked, door })
+        Ok(Running { vmm, report, notes, asked, door })
     }
 }
 

@@ -283,6 +283,24 @@ pub fn place(word: &str) -> Place {
     }
 }
 
+/// Words of `--hooks`.
+pub fn hooks(words: &[String]) -> Result<spec::Hooks> {
+    let mut hooks = spec::Hooks::default();
+    for word in words {
+        let (when, line) = word.split_once('=').unwrap_or((word, ""));
+        let lines = match when {
+            "before_snapshot" => &mut hooks.before_snapshot,
+            "after_restore" => &mut hooks.after_restore,
+            _ => bail!("--hooks {word}: write before_snapshot=CMD or after_restore=CMD"),
+        };
+        if line.trim().is_empty() {
+            bail!("--hooks {word}: a shell line is missing after `{when}=`");
+        }
+        lines.push(line.to_owned());
+    }
+    Ok(hooks)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -295,6 +313,19 @@ mod tests {
         assert_eq!(of("[::1]:8000:80").unwrap(), ("[::1]:8000".into(), 80));
         for bad in ["80", "a:80", "80:0", "80:99999", "1:2/sctp"] {
             assert!(of(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn hooks_are_told_apart_by_when_they_run() {
+        let words = ["after_restore=a=b c", "before_snapshot=x", "after_restore=d"].map(str::to_owned);
+        let told = hooks(&words).unwrap();
+        assert_eq!(
+            (told.after_restore, told.before_snapshot),
+            (vec!["a=b c".into(), "d".into()], vec!["x".into()])
+        );
+        for bad in ["after_restore", "after_restore= ", "at_night=x", ""] {
+            assert!(hooks(&[bad.to_owned()]).is_err(), "{bad}");
         }
     }
 

@@ -11,6 +11,7 @@
 pub mod control;
 mod data;
 mod error;
+mod export;
 mod folders;
 pub mod forward;
 pub mod logs;
@@ -26,6 +27,7 @@ mod volumes;
 
 pub use data::DataStream;
 pub use error::{Error, io_error};
+pub use export::export_frozen;
 pub use folders::{SharedFolder, missing_note};
 pub use machine::Template;
 pub use media::{BOOT_ZSTD, Media, built_in_spec, differing_pages, read_spec};

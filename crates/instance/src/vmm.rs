@@ -14,7 +14,7 @@ use disk::Disk;
 use machine::{EngineChoice, Machine, MachineConfig, Outcome, Watch};
 use serde::Serialize;
 use snapshot::SnapshotInfo;
-use spec::{MachineSpec, ReadyCheck};
+use spec::{Hooks, MachineSpec, ReadyCheck};
 
 use crate::error::Error;
 use crate::folders::{self, SharedFolder};
@@ -27,6 +27,7 @@ mod rehearsal;
 mod save;
 pub use console::Console;
 pub use rehearsal::{Frozen, Own};
+pub(crate) use save::write_base;
 pub use save::{FreezeReport, SnapshotTarget, copy_base};
 
 /// What every shutdown sends.
@@ -38,6 +39,8 @@ pub struct VmmOptions {
     pub engine: EngineChoice,
     /// Go on although this host's KVM does not govern the CPU template.
     pub force_template: bool,
+    /// See [`MachineConfig::tsc_khz`].
+    pub tsc_khz: Option<u32>,
     /// Directory for the private layer of the disk (same file system as the instance).
     pub scratch_dir: PathBuf,
     /// Where the serial console is kept, bounded.
@@ -53,6 +56,8 @@ pub struct VmmOptions {
     pub gate: Option<fn(&str)>,
     /// Its network.
     pub net: NetOptions,
+    /// Run beside its definition's, after them.
+    pub hooks: Hooks,
     /// See [`MachineConfig::repeatable`]; of a machine that is resumed, which then gets fixed times and seeds.
     pub repeatable: bool,
     /// Who looks at its vCPUs; of a machine that is resumed and whose runs are repeatable.
@@ -137,6 +142,7 @@ impl Vmm {
             force_template: options.force_template,
             vcpus: media.spec.vcpus,
             memory: media.spec.memory,
+            tsc_khz: options.tsc_khz,
             root: media.root()?,
             scratch: media::scratch(saved, &options.scratch_dir)?,
             net: options.net.config(media.spec.net.as_ref(), options.peers.clone())?,
@@ -394,9 +400,11 @@ impl Vmm {
         volumes::specs(&self.options.volumes).chain(folders::specs(&self.machine)).collect()
     }
 
-    fn hooks(commands: &[String]) -> HookSet {
+    /// The definition's hooks of one kind, then those of this run.
+    fn hooks(&self, kind: impl Fn(&Hooks) -> &[String]) -> HookSet {
         let argv = |line: &String| vec!["/bin/sh".to_owned(), "-c".to_owned(), line.clone()];
-        HookSet { commands: commands.iter().map(argv).collect(), timeout_ms: 0 }
+        let lines = kind(&self.spec.hooks).iter().chain(kind(&self.options.hooks));
+        HookSet { commands: lines.map(argv).collect(), timeout_ms: 0 }
     }
 
     /// Sends the agent, which does not run yet, what it needs to put the guest right.
@@ -419,7 +427,7 @@ impl Vmm {
             generation,
             hostname: self.options.hostname.clone(),
             machine_id: self.options.hostname.as_ref().and_then(|_| seed_id(&seed)),
-            hooks: Self::hooks(&self.spec.hooks.after_restore),
+            hooks: self.hooks(|hooks| &hooks.after_restore),
             mounts: self.mounts(),
         };
         client.start(&Request::Restored(spec))?;

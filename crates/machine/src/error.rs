@@ -20,6 +20,11 @@ pub enum Error {
     #[error("the saved machine does not fit: {0}; it was written by another version of smolvm")]
     Mismatch(String),
     #[error(
+        "the frozen machine needs what is missing here: {0}; `smolvm doctor FILE` says more, `smolvm run --cold` boots its \
+         base instead"
+    )]
+    Missing(String),
+    #[error(
         "the machine was frozen without a network device and cannot be given one; boot its base with --cold, or \
          rebuild it with `net = true` in its Smolfile"
     )]

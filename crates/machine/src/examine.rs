@@ -5,7 +5,7 @@ use arch::x86_64::features;
 use artifact::{MachineFile, SectionKind};
 use hv::{CpuidLeaf, EngineKind};
 use serde::Serialize;
-use snapshot::MachineState;
+use snapshot::{MachineState, PartState};
 
 use crate::builder::Outfit;
 use crate::engine::{self, EngineChoice};
@@ -64,22 +64,34 @@ impl Examined {
         }
     }
 
-    /// What an engine of this smolvm would have to offer and does not.
     fn missing(&self) -> Vec<String> {
-        let mut missing = Vec::new();
-        if self.template_version > PORTABLE_VERSION {
-            missing.push(format!(
-                "CPU template version {} (this smolvm has up to {PORTABLE_VERSION})",
-                self.template_version
-            ));
-        }
-        let ours = portable(self.vcpus.try_into().unwrap_or(1), self.tsc_khz);
-        let lacking = features::missing(&self.cpuid, &ours);
-        missing.extend(lacking.into_iter().map(|name| format!("CPU feature {name}")));
-        let unknown = self.devices.iter().filter(|name| Outfit::known().all(|known| known != *name));
-        missing.extend(unknown.map(|name| format!("device `{}`", name.escape_debug())));
-        missing
+        let cpu = missing_of_cpu(self.template_version, &self.cpuid, self.vcpus, self.tsc_khz);
+        cpu.into_iter().chain(missing_devices(self.devices.iter().map(String::as_str))).collect()
     }
+}
+
+/// What a frozen machine's CPU has and no engine of this smolvm would go on with.
+fn missing_of_cpu(version: u32, cpuid: &[CpuidLeaf], vcpus: usize, tsc_khz: u32) -> Vec<String> {
+    let mut missing = Vec::new();
+    if version > PORTABLE_VERSION {
+        missing.push(format!("CPU template version {version} (this smolvm has up to {PORTABLE_VERSION})"));
+    }
+    let ours = portable(vcpus.try_into().unwrap_or(1), tsc_khz);
+    let lacking = features::missing(cpuid, &ours);
+    missing.extend(lacking.into_iter().map(|name| format!("CPU feature {name}")));
+    missing
+}
+
+fn missing_devices<'a>(names: impl Iterator<Item = &'a str>) -> impl Iterator<Item = String> {
+    let unknown = names.filter(|name| Outfit::known().all(|known| known != *name));
+    unknown.map(|name| format!("device `{}`", name.escape_debug()))
+}
+
+/// Refuses a frozen machine that this smolvm would go on with wrongly, by the name of each thing that is missing.
+pub(crate) fn require(state: &MachineState, parts: &[PartState]) -> Result<(), Error> {
+    let mut missing = missing_of_cpu(state.template_version, &state.cpuid, state.vcpus.len(), state.tsc_khz);
+    missing.extend(missing_devices(parts.iter().map(|part| part.name.as_str())));
+    if missing.is_empty() { Ok(()) } else { Err(Error::Missing(missing.join(", "))) }
 }
 
 /// Decides for a machine with `memory` bytes, frozen (`state`) or to be booted.

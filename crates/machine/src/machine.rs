@@ -42,6 +42,8 @@ pub struct MachineConfig {
     pub vcpus: u32,
     /// Bytes.
     pub memory: u64,
+    /// TSC frequency of a machine that boots, in kHz; the engine's own when absent. One that is restored keeps its own.
+    pub tsc_khz: Option<u32>,
     /// The read-only root image (/dev/vda).
     pub root: Arc<dyn Disk>,
     /// The writable disk (/dev/vdb).
@@ -71,6 +73,7 @@ impl MachineConfig {
             force_template: false,
             vcpus,
             memory,
+            tsc_khz: None,
             root,
             scratch,
             net: None,
@@ -144,8 +147,11 @@ impl Machine {
         let acpi = builder::acpi(config.vcpus, outfit);
         let boot = boot::BootConfig { kernel, initramfs, command_line, rng_seed, acpi };
         let loaded = boot::load(&memory, &boot)?;
-        let tsc_khz =
-            if config.repeatable { engine::SOFT_TSC_KHZ } else { engine::natural_tsc_khz(config.engine)? };
+        let tsc_khz = match config.tsc_khz {
+            _ if config.repeatable => engine::SOFT_TSC_KHZ,
+            Some(khz) => khz,
+            None => engine::natural_tsc_khz(config.engine)?,
+        };
         let cpu = builder::Cpu::template(config.vcpus, tsc_khz);
         let machine = builder::build(config, memory, cpu, outfit, console)?;
         if let Some(first) = machine.vcpus.first() {

@@ -9,6 +9,7 @@ use snapshot::{MachineState, Origin, PartState};
 
 use crate::Error;
 use crate::builder::{self, Outfit};
+use crate::examine;
 use crate::machine::{Machine, MachineConfig, Sink};
 
 /// Most bytes of CPU or device state.
@@ -107,6 +108,7 @@ impl Machine {
             let what = format!("{} vCPU states for {} vCPUs", state.vcpus.len(), config.vcpus);
             return Err(Error::Mismatch(what));
         }
+        examine::require(&state, &parts)?;
         let cpu = builder::Cpu {
             template_version: state.template_version,
             cpuid: state.cpuid,

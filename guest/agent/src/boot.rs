@@ -101,7 +101,11 @@ pub fn surroundings() -> io::Result<World> {
     let run = PathBuf::from("/run/smolvm");
     let directory = open_directory(Path::new("/"))?;
     let null = open_null()?;
-    Ok(World { pid1: true, root: directory, null, run, cgroup, upper: root.upper, writable: root.writable })
+    let (upper, writable) = (root.upper, root.writable);
+    let world = World { pid1: true, root: directory, null, run, cgroup, upper, writable };
+    // There from the start, for programs that open it once.
+    tell("writing the generation file", crate::restored::write_generation(&world, &[0; 16]));
+    Ok(world)
 }
 
 fn quiet() -> MountFlags {

@@ -20,6 +20,7 @@ const HEADER: usize = 16;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const IFF_UP: u32 = 1;
+const IFLA_ADDRESS: u16 = 1;
 /// IFA_F_NODAD.
 const NO_DETECTION: u8 = 2;
 const IFA_ADDRESS: u16 = 1;
@@ -46,12 +47,8 @@ fn parse(words: &str) -> Option<Vec<(IpAddr, u8, IpAddr)>> {
 /// The kernel's; no device `eth0`; words that are no addresses.
 pub fn bring_up(words: &str) -> io::Result<()> {
     let wanted = parse(words).ok_or(io::ErrorKind::InvalidInput)?;
-    let index: u32 = std::fs::read_to_string("/sys/class/net/eth0/ifindex")?
-        .trim()
-        .parse()
-        .map_err(|_| io::ErrorKind::InvalidData)?;
-    let flags = SocketFlags::CLOEXEC;
-    let socket = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
+    let index = index()?;
+    let socket = socket()?;
     let mut link = vec![0; 4];
     link.extend_from_slice(&index.to_ne_bytes());
     link.extend_from_slice(&IFF_UP.to_ne_bytes());
@@ -73,6 +70,36 @@ pub fn bring_up(words: &str) -> io::Result<()> {
     }
     let resolver = wanted.iter().find(|(address, ..)| address.is_ipv4()).map(|(.., gateway)| *gateway);
     resolve_by(resolver.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)))
+}
+
+/// Gives the device a hardware address of its own: a copy of a machine is another one to whoever names it by that. The
+/// gateway learns it from the next frame. Without a device there is nothing to do.
+///
+/// # Errors
+/// The kernel's.
+pub fn renew_hardware_address() -> io::Result<()> {
+    let index = match index() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        index => index?,
+    };
+    let mut address = [0u8; 6];
+    rustix::rand::getrandom(&mut address, rustix::rand::GetRandomFlags::empty())?;
+    // Locally administered, of one station (IEEE 802, 8.2.2).
+    address[0] = 2;
+    let mut link = vec![0; 4];
+    link.extend_from_slice(&index.to_ne_bytes());
+    link.extend_from_slice(&[0; 8]);
+    attribute(&mut link, IFLA_ADDRESS, &address);
+    request(&socket()?, NEW_LINK, CHANGE, &link)
+}
+
+fn index() -> io::Result<u32> {
+    let text = std::fs::read_to_string("/sys/class/net/eth0/ifindex")?;
+    text.trim().parse().map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+fn socket() -> io::Result<OwnedFd> {
+    Ok(rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?)
 }
 
 /// Replaces /etc/resolv.conf, which may be a link of the image to nowhere.
@@ -98,11 +125,12 @@ fn octets(address: IpAddr) -> (u8, Vec<u8>) {
     }
 }
 
-/// Appends a `struct rtattr` with its payload. (Ours are whole words.)
+/// Appends a `struct rtattr` with its payload, filled up to a whole word.
 fn attribute(body: &mut Vec<u8>, kind: u16, payload: &[u8]) {
     body.extend_from_slice(&((4 + payload.len()) as u16).to_ne_bytes());
     body.extend_from_slice(&kind.to_ne_bytes());
     body.extend_from_slice(payload);
+    body.resize(body.len().next_multiple_of(4), 0);
 }
 
 /// Sends a request and takes its acknowledgement.

@@ -113,6 +113,9 @@ fn put_right(world: &World, spec: &RestoredSpec) -> RestoredReport {
     }
     if let Some(machine) = spec.machine_id {
         note(notes, "writing /etc/machine-id", crate::identity::write(world, &hex(&machine)));
+        if world.pid1 {
+            note(notes, "changing the hardware address", crate::network::renew_hardware_address());
+        }
     }
     note(notes, "writing the generation file", write_generation(world, &spec.generation));
     if world.pid1 && reaches_outside() {
@@ -148,7 +151,11 @@ fn hex(id: &[u8; 16]) -> String {
     text
 }
 
-fn write_generation(world: &World, id: &[u8; 16]) -> io::Result<()> {
+/// Writes the id of a restore; zeros before the first.
+///
+/// # Errors
+/// The file system's.
+pub fn write_generation(world: &World, id: &[u8; 16]) -> io::Result<()> {
     let path = world.run.join(GENERATION_FILE);
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = rustix::fs::open(&path, flags, Mode::from_bits_retain(0o444))?;

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
 
 /// A command on a terminal of its own.
 pub struct Terminal {
@@ -17,11 +18,13 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    /// Starts the command on a fresh terminal.
+    /// Starts the command on a fresh terminal of 24 lines of 80 characters.
     pub fn start(command: &mut Command) -> Self {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a pseudo-terminal");
         grantpt(&master).expect("its other side");
         unlockpt(&master).expect("its other side");
+        let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+        tcsetwinsize(&master, size).expect("its size");
         let name = ptsname(&master, Vec::new()).expect("its name");
         let open =
             || File::options().read(true).write(true).open(name.to_str().expect("UTF-8")).expect("open");

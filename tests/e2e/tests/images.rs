@@ -37,6 +37,20 @@ fn a_definition_may_name_an_image() {
     assert_eq!(home.ok(&command), "1000 /srv/app definition\n");
 }
 
+/// There is no frozen state in the file that it was booted from, and none is needed.
+#[test]
+fn a_machine_of_a_root_is_copied() {
+    let home = Home::new("soft");
+    fs::create_dir_all(home.path("root/bin")).unwrap();
+    fs::write(home.path("root/bin/busybox"), assets::busybox()).unwrap();
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(home.path("root/bin/busybox"), fs::Permissions::from_mode(0o755)).unwrap();
+    home.ok(&["run", "-d", "--name", "m", "dir:root", "/bin/busybox", "sleep", "1000"]);
+    home.ok(&["exec", "m", "/bin/busybox", "touch", "/mine"]);
+    home.ok(&["fork", "-q", "m", "--name", "copy"]);
+    home.ok(&["exec", "copy", "/bin/busybox", "test", "-e", "/mine"]);
+}
+
 #[test]
 fn a_directory_and_a_tar_are_roots() {
     let home = Home::new("soft");

@@ -48,6 +48,9 @@ struct Mend {
 /// is built without PCI, and then gives up on all of ACPI; the space before it, repeated, is passed over as installed
 /// already. The deadline server of ordinary tasks (there for when real-time tasks starve them) wakes an idle
 /// processor once more a second after each bit of work, and can be switched off in debugfs only, which we lack.
+/// Source ports and first sequence numbers of TCP come out of a secret that is drawn once after boot, so that copies of
+/// a machine would use the same ones: it is drawn anew after a fork, which the agent tells of by reseeding the generator
+/// (the news of VMGenID may come after the machine's processes go on).
 const MENDS: &[Mend] = &[
     Mend {
         file: "drivers/acpi/acpica/evhandler.c",
@@ -61,7 +64,38 @@ const MENDS: &[Mend] = &[
         right: "u64 runtime =  0;",
         look: "how the fair server is switched off",
     },
+    Mend {
+        file: "drivers/char/random.c",
+        wrong: "\t\tcrng_reseed(NULL);\n\t\treturn 0;\n\tdefault:",
+        right: "\t\tcrng_reseed(NULL);\n\t\tblocking_notifier_call_chain(&vmfork_chain, 0, NULL);\n\t\treturn 0;\n\tdefault:",
+        look: "how RNDRESEEDCRNG tells what else was drawn from the generator",
+    },
+    Mend {
+        file: "net/core/secure_seq.c",
+        wrong: "\tnet_get_random_once(&net_secret, sizeof(net_secret));\n}\n",
+        right: RENEW_NET_SECRET,
+        look: "where the secret of TCP's ports and sequence numbers is",
+    },
 ];
+
+/// Draws the secret of ports and sequence numbers anew. (Who reads it meanwhile hashes with half of each: as good.)
+const RENEW_NET_SECRET: &str = "\tnet_get_random_once(&net_secret, sizeof(net_secret));
+}
+
+static int net_secret_renew(struct notifier_block *nb, unsigned long action, void *data)
+{
+	get_random_bytes(&net_secret, sizeof(net_secret));
+	return NOTIFY_DONE;
+}
+
+static struct notifier_block net_secret_vmfork = { .notifier_call = net_secret_renew };
+
+static int __init net_secret_follow_forks(void)
+{
+	return register_random_vmfork_notifier(&net_secret_vmfork);
+}
+late_initcall(net_secret_follow_forks);
+";
 
 /// Parts of the source tree that an x86 guest without such hardware never compiles. Their Kconfig
 /// files and makefiles stay, since both are read. A pattern's `*` crosses slashes.
@@ -93,6 +127,7 @@ pub fn build(paths: &Paths, options: &Options, info: &mut BuildInfo) -> Result<(
     let key = cache::Inputs::default()
         .add("recipe", RECIPE)
         .add("fragment", config::meaning(&fragment))
+        .add("mends", MENDS.iter().map(|mend| mend.right).collect::<Vec<_>>().join("\0"))
         .add("source", &source.sha256)
         .add("gcc", &gcc)
         .add("ld", &ld)

@@ -49,6 +49,10 @@ pub struct Rightsize {
 // Who looks after a machine, and who is beside it. (A doc comment would be the help's first line of `run`.)
 #[derive(Debug, ClapArgs)]
 pub struct Keep {
+    /// Run a shell line in the guest, after its definition's hooks: before_snapshot=CMD before it is frozen or copied,
+    /// after_restore=CMD before its processes go on (SMOLVM_REASON says why: resume, fork or crash)
+    #[arg(long, value_name = "WHEN=CMD")]
+    pub hooks: Vec<String>,
     /// Start the service (or command) again when it ends: no, on-failure[:N] or always (with -d)
     #[arg(long, value_name = "POLICY", conflicts_with = "rm")]
     pub restart: Option<String>,

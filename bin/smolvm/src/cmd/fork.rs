@@ -153,7 +153,7 @@ impl Copies<'_> {
     /// Says how the first copy, whose directory has the file that all start from, is to start.
     fn ready_first(&self, first: &Instance, engine: &str) -> Result<()> {
         let mut plan = self.plan.clone();
-        (plan.mode, plan.engine) = (Mode::Forked, engine.to_owned());
+        (plan.mode, plan.engine, plan.lost) = (Mode::Forked, engine.to_owned(), false);
         // The command of the source's start is among the copied processes; published ports are the source's.
         (plan.command, plan.ports, plan.net.udp) = (None, Vec::new(), Vec::new());
         vmm::write_plan(first, &plan)
@@ -233,7 +233,8 @@ impl Splitter {
         drop(tell);
         let living = names.len() - lost.len();
         collect(&mut words, living, &mut lost, |name, word| {
-            let Word::Up { first_instruction_us, agent_us, first_run_ns } = word else { return false };
+            let Word::Up { first_instruction_us, agent_us, first_run_ns, notes } = word else { return false };
+            notes.iter().for_each(|note| tell!("smolvm: {name}: {note}"));
             up.insert(name.to_owned(), Up { first_instruction_us, agent_us, first_run_ns });
             true
         });

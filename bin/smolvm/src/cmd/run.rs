@@ -167,6 +167,7 @@ fn plan(run: &Run, argv: &[String], what: &What, pin: &Pin, store: &Store) -> Re
     plan.net = net;
     plan.mounts = mounts::parse_all(&run.mounts)?;
     plan.networks = run.keep.network.clone();
+    plan.hooks = resolve::hooks(&run.keep.hooks)?;
     plan.gdb = run.keep.gdb;
     (plan.restart, plan.health) = keeper::resolve(&run.keep, run.detach)?;
     plan.ports = run
@@ -315,6 +316,7 @@ fn foreground(
     // Whoever knocks now waits until the guest is awake.
     let listening = control::listen(instance)?;
     let mut running = started.up()?;
+    running.notes.iter().for_each(|note| tell!("smolvm: {note}"));
     let _server = listening.serve(Arc::new(control))?;
     if let Some(limit) = limit {
         end_after(vmm.clone(), limit.0, late.clone());

@@ -1,18 +1,27 @@
-//! `snapshot`: a running machine into a file of its own; it goes on.
+//! `snapshot`: a running machine into a file of its own, and it goes on; a frozen one as it stands.
 
-use anyhow::{Context, Result};
-use instance::Instance;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use artifact::MachineFile;
 use instance::control::{Client, Request};
+use instance::{Instance, Phase};
+use serde_json::json;
 
 use crate::args::{Global, Snapshot};
-use crate::launch::Home;
+use crate::cmd::vmm;
+use crate::launch::{Home, Mode};
+use crate::mounts::Mount;
 use crate::ui;
 use crate::ui::say::{say, tell};
 
 pub fn snapshot(snapshot: &Snapshot, global: &Global, home: &Home) -> Result<u8> {
-    let instance = Instance::open(&home.dirs, &snapshot.name)?;
+    let mut instance = Instance::open(&home.dirs, &snapshot.name)?;
     let path = std::path::absolute(&snapshot.output)
         .with_context(|| format!("finding {}", snapshot.output.display()))?;
+    if instance.phase() == Phase::Frozen {
+        return frozen(&mut instance, &path, snapshot, global, home);
+    }
     let path = path.to_str().context("the output's path is not UTF-8")?.to_owned();
     let report =
         Client::new(&instance)?.call(&Request::Snapshot { path, incremental: snapshot.incremental })?;
@@ -30,6 +39,44 @@ pub fn snapshot(snapshot: &Snapshot, global: &Global, home: &Home) -> Result<u8>
             ms("hooks_us"),
             ms("sync_us")
         );
+    }
+    Ok(0)
+}
+
+/// A frozen machine's file: what lies in its directory, and its base.
+fn frozen(
+    instance: &mut Instance,
+    path: &Path,
+    snapshot: &Snapshot,
+    global: &Global,
+    home: &Home,
+) -> Result<u8> {
+    let name = &snapshot.name;
+    if snapshot.incremental {
+        bail!(
+            "`{name}` is frozen, and what is frozen is whole; leave --incremental out, or `smolvm start {name}`"
+        );
+    }
+    // Nobody starts it meanwhile.
+    instance.acquire()?;
+    let mut plan = vmm::read_plan(instance)?;
+    if let Some(Mount::Volume { name: volume, .. }) =
+        plan.mounts.iter().find(|mount| matches!(mount, Mount::Volume { .. }))
+    {
+        bail!(
+            "volume `{volume}` is mounted in `{name}`, and what is run from its file would go on with the volume beside \
+             it; `smolvm volume snapshot {volume} NEW` copies the volume, `smolvm start {name}` goes on with both"
+        );
+    }
+    plan.mode = Mode::Frozen;
+    let media = vmm::media(&plan, &instance.record()?, home)?;
+    let saved = MachineFile::open_path(&instance.saved()).context("opening what the instance saved")?;
+    let file_bytes = instance::export_frozen(&media, &saved, path)?;
+    if global.json {
+        ui::json(&json!({ "file_bytes": file_bytes, "frozen": true }))?;
+    } else if !global.quiet {
+        say!("{}", snapshot.output.display());
+        tell!("smolvm: {}; `{name}` stays frozen", ui::bytes(file_bytes));
     }
     Ok(0)
 }

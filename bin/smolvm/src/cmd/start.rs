@@ -22,6 +22,7 @@ pub fn start(names: &Names, global: &Global, home: &Home) -> Result<u8> {
             // Its process was killed: it starts from where it came from.
             Phase::Dead => plan.mode,
         };
+        plan.lost = instance.phase() == Phase::Dead;
         if plan.mode == Mode::Frozen {
             // The command of the first run is among the frozen processes.
             plan.command = None;

@@ -94,7 +94,7 @@ fn plan(old: &Plan, pin: &Pin) -> Result<Plan> {
         (false, None) => Some(instance::find(&file, None)?.info.name),
     };
     let mode = if cold { Mode::Cold } else { Mode::Resume };
-    Ok(Plan { mode, snapshot, ..old.clone() })
+    Ok(Plan { mode, snapshot, lost: false, ..old.clone() })
 }
 
 /// In an instance's directory: what it was before an update that is not whole yet.

@@ -47,6 +47,8 @@ pub enum Word {
         first_instruction_us: u64,
         agent_us: u64,
         first_run_ns: u64,
+        /// What did not go as it should on the way.
+        notes: Vec<String>,
     },
     Failed {
         text: String,
@@ -179,7 +181,8 @@ pub fn bring_up(instance: Arc<Instance>, undo: Option<Undo>) -> Result<Detached>
         word = words.next().map(|said| said.word);
     }
     match word {
-        Some(Word::Up { first_instruction_us, agent_us, .. }) => {
+        Some(Word::Up { first_instruction_us, agent_us, notes, .. }) => {
+            notes.iter().for_each(|note| tell!("smolvm: {note}"));
             let ports = if wanted.is_empty() { Vec::new() } else { ports_of(&name)? };
             Ok(Detached::Up(UpReport { name, first_instruction_us, agent_us, ports, wanted }))
         }
@@ -324,7 +327,8 @@ fn live(instance: &Arc<Instance>, up: Up, home: &Home) -> Result<u8> {
     let first_run_ns = up.running.vmm.machine().first_run_ns().unwrap_or(0);
     let (first_instruction_us, agent_us) = (report.first_instruction_us, report.agent_us);
     trace::print();
-    say(instance.name(), Word::Up { first_instruction_us, agent_us, first_run_ns })?;
+    let notes = up.running.notes.clone();
+    say(instance.name(), Word::Up { first_instruction_us, agent_us, first_run_ns, notes })?;
     let Up { running, server, session, ending, plan } = up;
     // Open until the machine has ended.
     let (vmm, policy, _door) = (running.vmm, plan.restart, running.door);
@@ -350,6 +354,9 @@ fn live(instance: &Arc<Instance>, up: Up, home: &Home) -> Result<u8> {
             instance.update(|r| r.restarts += 1)?;
             std::thread::sleep(BEFORE_AGAIN);
             drop(server);
+            let mut plan = read_plan(instance)?;
+            plan.lost = true;
+            write_plan(instance, &plan)?;
             return Err(again(instance.name(), home));
         }
     }

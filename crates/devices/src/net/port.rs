@@ -2,7 +2,7 @@
 
 use std::sync::MutexGuard;
 
-use netstack::{Link, MAX_FRAME, Reporter};
+use netstack::{GUEST_MAC, Link, MAX_FRAME, Reporter};
 use virtio::{Activation, Chain, Queue, QueueError, ViewError};
 
 /// Bytes of `struct virtio_net_hdr` with `num_buffers` (5.1.6).
@@ -30,8 +30,15 @@ impl Parked {
     }
 }
 
+/// A hardware address.
+pub type Station = [u8; 6];
+/// The address of every station: of a guest that has not said its own.
+pub const EVERYBODY: Station = [0xff; 6];
+
 /// The way of one batch of work to the guest.
 pub struct Port<'a> {
+    /// The guest's hardware address, in place of the one that the stack knows.
+    pub guest: Station,
     world: &'a Activation,
     queue: MutexGuard<'a, Queue>,
     parked: &'a mut Parked,
@@ -45,8 +52,9 @@ impl<'a> Port<'a> {
         queue: MutexGuard<'a, Queue>,
         parked: &'a mut Parked,
         reporter: &'a Reporter,
+        guest: Station,
     ) -> Self {
-        Self { world, queue, parked, reporter, chains: Vec::new() }
+        Self { guest, world, queue, parked, reporter, chains: Vec::new() }
     }
 
     /// Interrupts the guest for what was given.
@@ -99,7 +107,10 @@ impl<'a> Port<'a> {
         let mut header = [0; HEADER];
         header[0] = if self.world.has(GUEST_CSUM) { DATA_VALID } else { 0 };
         header[10..].copy_from_slice(&(self.chains.len() as u16).to_le_bytes());
-        let (mut head, mut body) = (&header[..], frame);
+        let (to, rest) = frame.split_at_checked(GUEST_MAC.len()).unwrap_or((frame, &[]));
+        let guest = self.guest;
+        let mut to = if to == GUEST_MAC { &guest[..] } else { to };
+        let (mut head, mut body) = (&header[..], rest);
         let mut used = Vec::with_capacity(self.chains.len());
         for chain in &self.chains {
             let mut room = chain.writable(&self.world.memory);
@@ -108,13 +119,15 @@ impl<'a> Port<'a> {
                 *bytes = &bytes[n..];
                 Ok::<_, ViewError>(())
             };
-            put(&mut head).and_then(|()| put(&mut body)).map_err(|e| match e {
-                ViewError::Memory(e) => QueueError::Memory(e),
-                ViewError::Short { .. } => QueueError::TooBig,
-            })?;
+            put(&mut head).and_then(|()| put(&mut to)).and_then(|()| put(&mut body)).map_err(
+                |e| match e {
+                    ViewError::Memory(e) => QueueError::Memory(e),
+                    ViewError::Short { .. } => QueueError::TooBig,
+                },
+            )?;
             used.push((chain.head(), room.written() as u32));
         }
-        if body.is_empty() {
+        if to.is_empty() && body.is_empty() {
             self.reporter.count_in(frame.len());
         } else {
             used.iter_mut().for_each(|(_, len)| *len = 0);

@@ -10,7 +10,7 @@ use netstack::{Config, GUEST_MAC, Link, MAX_FRAME, MTU, Reporter, Stack};
 use virtio::features::kind;
 use virtio::{Activation, QueueError, VirtioDevice};
 
-use super::port::{GUEST_CSUM, HEADER, MRG_RXBUF, Parked, Port};
+use super::port::{EVERYBODY, GUEST_CSUM, HEADER, MRG_RXBUF, Parked, Port, Station};
 use super::saved_state::NetState;
 
 /// Receive and transmit (5.1.2). Large frames take many receive buffers.
@@ -50,6 +50,8 @@ struct State {
     world: Option<Arc<Activation>>,
     parked: Parked,
     frame: Box<[u8]>,
+    /// The guest's hardware address, as its frames say.
+    guest: Station,
     started: bool,
     /// Guest memory must not be touched.
     paused: bool,
@@ -78,6 +80,7 @@ impl Net {
             world: None,
             parked: Parked::new(),
             frame: vec![0; MAX_FRAME].into(),
+            guest: GUEST_MAC,
             started: false,
             paused: false,
             closed: false,
@@ -127,9 +130,9 @@ impl State {
     /// One round; how long the next may take to come.
     fn work(&mut self, ready: &[Ready], reporter: &Reporter) -> Option<Duration> {
         let world = self.world.clone()?;
-        let Self { stack, parked, frame, .. } = self;
+        let Self { stack, parked, frame, guest, .. } = self;
         let Some(stack) = stack else { return discard(&world) };
-        let mut port = Port::new(&world, lock(&world.queues[RECEIVE]), parked, reporter);
+        let mut port = Port::new(&world, lock(&world.queues[RECEIVE]), parked, reporter, *guest);
         // The guest may have room for what it had none for.
         if port.ready() {
             stack.unblocked(&mut port);
@@ -140,6 +143,7 @@ impl State {
         });
         ready.iter().for_each(|r| stack.ready(r, &mut port));
         stack.tick(&mut port);
+        *guest = port.guest;
         port.finish();
         if more { Some(Duration::ZERO) } else { stack.timeout() }
     }
@@ -172,12 +176,22 @@ fn transmit(
         let plain = reader.read_exact(&mut header).is_ok() && header[1] == 0;
         if plain && reader.remaining() <= frame.len() as u64 {
             let n = reader.read(frame).unwrap_or(0);
-            stack.input(frame.get(..n).unwrap_or_default(), port);
+            let frame = frame.get(..n).unwrap_or_default();
+            learn(frame, port);
+            stack.input(frame, port);
         }
         queue.push(&world.memory, chain.head(), 0)?;
     };
     world.interrupt(&mut queue);
     Ok(more)
+}
+
+/// Takes the sender's address (IEEE 802.3, 3.2.4) as the guest's, unless it is one of a group.
+fn learn(frame: &[u8], port: &mut Port<'_>) {
+    let sender: Option<&Station> = frame.get(GUEST_MAC.len()..).and_then(|rest| rest.first_chunk());
+    if let Some(sender) = sender.filter(|sender| sender[0] & 1 == 0) {
+        port.guest = *sender;
+    }
 }
 
 /// Without carrier what the guest sends all the same is taken and lost.
@@ -264,7 +278,10 @@ impl VirtioDevice for Net {
 
     fn restore(&self, state: &NetState) -> Result<(), RestoreError> {
         state.check()?;
-        lock(&self.shared.state).restored = true;
+        let mut state = lock(&self.shared.state);
+        state.restored = true;
+        // It may have another one than it was told at boot.
+        state.guest = EVERYBODY;
         Ok(())
     }
 }

@@ -83,9 +83,11 @@ impl Media {
         let options = VmmOptions {
             engine: options.engine,
             force_template: options.force_template,
+            tsc_khz: options.tsc_khz,
             scratch_dir: options.scratch_dir,
             boot_timeout: options.boot_timeout,
             hostname: options.hostname,
+            hooks: options.hooks,
             repeatable: options.repeatable,
             command_line: String::new(),
             kernel_log: None,

@@ -10,10 +10,11 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use agent_protocol::{FreezeSpec, FrozenReport, Reply, Request};
-use artifact::{CopyCheck, MachineFile, MachineFileWriter, SectionKind, WriterOptions};
+use artifact::{CopyCheck, MachineFile, MachineFileWriter, SectionHead, SectionKind, WriterOptions};
 use bus::lock;
 use machine::{Content, SaveStats, StillMachine};
 use serde::Serialize;
+use spec::{MachineSpec, SPEC_VERSION};
 
 use super::{Vmm, agent_error, us};
 use crate::error::Error;
@@ -70,7 +71,7 @@ impl Vmm {
     /// Brings the guest to rest: hooks, sync, tasks frozen. A copy needs no file data on the disk:
     /// what is dirty in memory is dirty in the copy.
     fn quiesce(&self, target: SnapshotTarget) -> Result<FrozenReport, Error> {
-        let hooks = Self::hooks(&self.spec.hooks.before_snapshot);
+        let hooks = self.hooks(|hooks| &hooks.before_snapshot);
         let sync = target != SnapshotTarget::Fork;
         let mut client = self.agent()?;
         let report = match client.call(&Request::Freeze(FreezeSpec { hooks, timeout_ms: 0, sync }))? {
@@ -240,7 +241,7 @@ impl Vmm {
         }
         let whole = target == SnapshotTarget::Whole;
         if whole {
-            copy_base(&self.base, writer)?;
+            write_base(&self.base, &self.spec, writer)?;
         }
         // An instance's own files and copies have a plan that says it.
         if let (SnapshotTarget::Whole | SnapshotTarget::Incremental, Some(info)) = (target, &self.info) {
@@ -296,10 +297,31 @@ fn base_len(base: &MachineFile) -> u64 {
 /// # Errors
 /// The file's.
 pub fn copy_base(base: &MachineFile, writer: &mut MachineFileWriter) -> Result<(), Error> {
-    for kind in BASE {
-        if let Some(section) = base.section(kind) {
-            writer.copy_section(base, section, CopyCheck::Trust)?;
-        }
+    BASE.into_iter().try_for_each(|kind| copy_kind(base, kind, writer))
+}
+
+/// [`copy_base`], with as many vCPUs and as much memory as the machine has: it may have been booted with others than
+/// its base says.
+pub(crate) fn write_base(
+    base: &MachineFile,
+    spec: &MachineSpec,
+    writer: &mut MachineFileWriter,
+) -> Result<(), Error> {
+    let own = crate::media::read_spec(base)?;
+    if (own.vcpus, own.memory) == (spec.vcpus, spec.memory) {
+        return copy_base(base, writer);
     }
-    Ok(())
+    let changed = MachineSpec { vcpus: spec.vcpus, memory: spec.memory, ..own };
+    let bytes = serde_json::to_vec(&changed)
+        .map_err(|e| Error::Refused(format!("writing its specification: {e}")))?;
+    writer.add_bytes(SectionHead::new(SectionKind::Spec, SPEC_VERSION), &bytes)?;
+    let others = BASE.into_iter().filter(|kind| *kind != SectionKind::Spec);
+    others.into_iter().try_for_each(|kind| copy_kind(base, kind, writer))
+}
+
+fn copy_kind(base: &MachineFile, kind: SectionKind, writer: &mut MachineFileWriter) -> Result<(), Error> {
+    match base.section(kind) {
+        Some(section) => Ok(writer.copy_section(base, section, CopyCheck::Trust)?),
+        None => Ok(()),
+    }
 }

@@ -164,7 +164,7 @@ fn looked_into(label: String, media: Media, file: MachineFile, home: &Home, spoo
 
 fn options(home: &Home) -> Result<instance::VmmOptions> {
     let engine = std::env::var("SMOLVM_ENGINE").unwrap_or_else(|_| "auto".into());
-    let plan = Plan::new(Mode::Resume, &EngineArgs { engine, force_template: false });
+    let plan = Plan::new(Mode::Resume, &EngineArgs { engine, force_template: false, tsc_khz: None });
     launch::vmm_options(&plan, home.dirs.cache.clone(), None)
 }
 

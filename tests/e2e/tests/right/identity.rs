@@ -1,0 +1,58 @@
+//! Who a machine is: the one continuation of a frozen machine stays who it was, a copy is somebody else.
+
+use e2e::{Home, engines};
+
+use crate::common::{python, sh};
+
+const WHO: &str = "hostname; cat /etc/machine-id /sys/class/net/eth0/address";
+
+#[test]
+fn a_frozen_machine_stays_who_it_was_and_a_copy_is_somebody_else() {
+    for engine in engines() {
+        let home = Home::new(engine);
+        let Some(file) = python() else { return };
+        let run = ["run", "-d", "--name", "m", "--hostname", "one"];
+        home.ok(&[&run[..], &[file.to_str().unwrap()]].concat());
+        let before = sh(&home, "m", WHO);
+        assert_eq!((before.lines().count(), before.lines().next()), (3, Some("one")), "{before}");
+        home.ok(&["freeze", "m"]);
+        home.ok(&["start", "m"]);
+        assert_eq!(sh(&home, "m", WHO), before, "{engine}");
+        home.ok(&["fork", "m", "--name", "two"]);
+        let copy = sh(&home, "two", WHO);
+        for (mine, others) in before.lines().zip(copy.lines()) {
+            assert_ne!(mine, others, "{engine}: {copy}");
+        }
+        home.ok(&["freeze", "two"]);
+        home.ok(&["start", "two"]);
+        assert_eq!(sh(&home, "two", WHO), copy, "{engine}");
+    }
+}
+
+/// A machine whose hardware address is another one than at boot is still on its network.
+#[test]
+fn a_copy_reaches_the_network_under_its_own_address() {
+    use std::io::{Read, Write};
+    for engine in engines() {
+        let home = Home::new(engine);
+        let Some(file) = python() else { return };
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let answers = std::thread::spawn(move || {
+            for _ in 0..2 {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut line = [0; 4];
+                stream.read_exact(&mut line).unwrap();
+                stream.write_all(&line).unwrap();
+            }
+        });
+        home.ok(&["run", "-d", "--name", "m", "--allow-cidr", "127.0.0.1", file.to_str().unwrap()]);
+        let ask = format!(
+            "import socket; s = socket.create_connection(('10.0.2.2', {port}), 20); s.sendall(b'ping'); print(s.recv(4))"
+        );
+        assert_eq!(home.ok(&["exec", "m", "python3.11", "-c", &ask]), "b'ping'\n");
+        home.ok(&["fork", "m", "--name", "two"]);
+        assert_eq!(home.ok(&["exec", "two", "python3.11", "-c", &ask]), "b'ping'\n", "{engine}");
+        answers.join().unwrap();
+    }
+}

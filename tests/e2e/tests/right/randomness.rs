@@ -1,0 +1,164 @@
+//! Copies of one machine draw different random numbers.
+//!
+//! The guest's part is `guest/draw.py`; docs/scenarios/randomness.md says what a service has to do.
+
+use std::collections::{BTreeMap, HashMap};
+
+use e2e::{Home, engines, rounds};
+
+use crate::common::{begin, python, sh};
+
+/// Copies that run at once.
+const AT_ONCE: u64 = 30;
+
+/// Machines as `draw.py` needs them.
+fn drawing(home: &Home, modes: &[&str], hooks: &[&str]) -> Option<()> {
+    let file = python()?.to_str().unwrap();
+    let hooks = hooks.iter().flat_map(|hook| ["--hooks", hook]);
+    let args: Vec<&str> = ["run", "-d", "--name", "m"].into_iter().chain(hooks).chain([file]).collect();
+    home.ok(&args);
+    sh(home, "m", ": >/etc/machine-id");
+    for mode in modes {
+        begin(home, "m", &format!("exec python3.11 /srv/draw.py {mode}"));
+        sh(home, "m", &format!("until [ -e /tmp/{mode}.ready ]; do sleep 0.05; done"));
+    }
+    Some(())
+}
+
+/// What a copy drew, by source.
+fn drawn(home: &Home, name: &str, modes: &[&str]) -> Vec<(String, String)> {
+    let wait =
+        |mode: &&str| format!("until [ -e /tmp/{mode}.drawn ]; do sleep 0.05; done; cat /tmp/{mode}.drawn");
+    let script: Vec<String> = modes.iter().map(wait).collect();
+    let said = sh(home, name, &script.join("; "));
+    let lines = said.lines().map(|line| line.split_once(' ').expect("SOURCE VALUE"));
+    lines.map(|(source, value)| (source.to_owned(), value.to_owned())).collect()
+}
+
+/// Values of each source, and how often each came.
+#[derive(Default)]
+struct Tally(BTreeMap<String, HashMap<String, u64>>);
+
+impl Tally {
+    fn add(&mut self, (source, value): (String, String)) {
+        *self.0.entry(source).or_default().entry(value).or_default() += 1;
+    }
+
+    /// Pairs of equal values.
+    fn equal(&self, source: &str) -> u64 {
+        let counts = self.0.get(source).unwrap_or_else(|| panic!("nothing was drawn from {source}")).values();
+        counts.map(|n| n * (n - 1) / 2).sum()
+    }
+
+    fn values(&self, source: &str) -> u64 {
+        self.0[source].values().sum()
+    }
+}
+
+#[test]
+fn what_copies_draw_from_the_kernel_is_never_equal() {
+    for engine in engines() {
+        let home = Home::new(engine);
+        let Some(()) = drawing(&home, &["kernel"], &[]) else { return };
+        let (all, mut tally) = (rounds(AT_ONCE, 1000), Tally::default());
+        for first in (0..all).step_by(AT_ONCE as usize) {
+            let count = AT_ONCE.min(all - first);
+            home.ok(&["fork", "-q", "m", "--count", &count.to_string(), "--name", "c"]);
+            for number in 1..=count {
+                // Of one copy the name is without a number.
+                let name = if count == 1 { "c".to_owned() } else { format!("c-{number}") };
+                drawn(&home, &name, &["kernel"]).into_iter().for_each(|pair| tally.add(pair));
+                let own =
+                    "cat /etc/machine-id /sys/class/net/eth0/address; hostname; cat /run/smolvm/generation";
+                let said = sh(&home, &name, own);
+                let names = ["machine-id", "hardware-address", "host-name", "generation"];
+                assert_eq!(said.lines().count(), names.len(), "{said}");
+                for (source, value) in names.into_iter().zip(said.lines()) {
+                    // The next copies have these host names again.
+                    let value =
+                        if source == "host-name" { format!("{first} {value}") } else { value.to_owned() };
+                    tally.add((source.to_owned(), value));
+                }
+                home.ok(&["rm", "-f", &name]);
+            }
+        }
+        let exact = [
+            "getrandom",
+            "urandom",
+            "uuid4",
+            "secrets",
+            "kernel-uuid",
+            "vdso",
+            "tcp-sequence",
+            "machine-id",
+            "hardware-address",
+            "host-name",
+            "generation",
+        ];
+        for source in exact {
+            assert_eq!(tally.equal(source), 0, "{engine}: {source}");
+            assert!(tally.values(source) >= all, "{engine}: {source}");
+        }
+        // There are 28,232 ports, and connect(2) tries the half of one parity first: chance makes n(n-1)/2 / 14,116
+        // pairs equal, seldom twice as many.
+        let chance = all * (all - 1) / 2 / 14_116;
+        assert!(tally.equal("tcp-port") <= 2 * chance + 3, "{engine}: {} ports", tally.equal("tcp-port"));
+    }
+}
+
+#[test]
+fn machines_of_one_file_draw_different_numbers_from_the_kernel() {
+    for engine in engines() {
+        let home = Home::new(engine);
+        let Some(()) = drawing(&home, &["kernel"], &[]) else { return };
+        home.ok(&["snapshot", "-q", "m", "-o", "s.smolmachine"]);
+        home.ok(&["rm", "-f", "m"]);
+        let (all, mut tally) = (rounds(4, 100), Tally::default());
+        for number in 0..all {
+            let name = format!("c{number}");
+            home.ok(&["run", "-d", "--name", &name, "--hostname", &name, "./s.smolmachine"]);
+            drawn(&home, &name, &["kernel"]).into_iter().for_each(|pair| tally.add(pair));
+            let said = sh(&home, &name, "cat /etc/machine-id /sys/class/net/eth0/address; hostname");
+            said.lines().for_each(|value| tally.add(("names".to_owned(), value.to_owned())));
+            home.ok(&["rm", "-f", &name]);
+        }
+        for source in
+            ["getrandom", "urandom", "uuid4", "secrets", "kernel-uuid", "vdso", "tcp-sequence", "names"]
+        {
+            assert_eq!(tally.equal(source), 0, "{engine}: {source}");
+        }
+        let chance = all * (all - 1) / 2 / 14_116;
+        assert!(tally.equal("tcp-port") <= 2 * chance + 3, "{engine}: {} ports", tally.equal("tcp-port"));
+    }
+}
+
+#[test]
+fn generators_in_a_process_differ_where_the_hook_or_the_generation_file_is_used_and_only_there() {
+    for engine in engines() {
+        let home = Home::new(engine);
+        let hook = "after_restore=kill -USR1 $(cat /tmp/hook.ready)";
+        let modes = ["none", "file", "hook"];
+        let Some(()) = drawing(&home, &modes, &[hook]) else { return };
+        let all = rounds(AT_ONCE, 1000);
+        let mut tallies: Vec<Tally> = modes.iter().map(|_| Tally::default()).collect();
+        for first in (0..all).step_by(AT_ONCE as usize) {
+            let count = AT_ONCE.min(all - first).max(2);
+            home.ok(&["fork", "-q", "m", "--count", &count.to_string(), "--name", "c"]);
+            for number in 1..=count {
+                let name = format!("c-{number}");
+                for (mode, tally) in modes.iter().zip(&mut tallies) {
+                    drawn(&home, &name, &[mode]).into_iter().for_each(|pair| tally.add(pair));
+                }
+                home.ok(&["rm", "-f", &name]);
+            }
+        }
+        for source in ["python-random", "openssl"] {
+            assert!(
+                tallies[0].equal(source) > 0,
+                "{engine}: {source} differs by itself: this test tests nothing"
+            );
+            assert_eq!(tallies[1].equal(source), 0, "{engine}: {source} with the generation file");
+            assert_eq!(tallies[2].equal(source), 0, "{engine}: {source} with the hook");
+        }
+    }
+}
