@@ -2,20 +2,17 @@
 //! child share.
 
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use agent_protocol::RestoreReason;
 use anyhow::{Context, Result, bail};
 use artifact::{MachineFile, VerifyOptions};
-use instance::control::{Asker, Handler, Request};
 use instance::forward::{self, Bound, Publish};
 use instance::session::{self, Asked, Session, Target};
 use instance::{
-    Door, Frozen, Instance, Media, Neighbours, Own, Phase, SnapshotTarget, StartReport, Template, Vmm,
-    VmmOptions, Waking,
+    Door, Frozen, Instance, Media, Neighbours, Own, StartReport, Template, Vmm, VmmOptions, Waking,
 };
 use machine::{EngineChoice, Watch};
 use serde::{Deserialize, Serialize};
@@ -24,9 +21,12 @@ use store::{Dirs, Pin, Store};
 use crate::args::EngineArgs;
 use crate::mounts::{self, Mount};
 use crate::trace;
+use crate::ui::say::tell;
 use crate::volumes;
 
+mod answers;
 pub mod keeper;
+pub use answers::{Control, Ending, note_saved};
 use keeper::{HealthCheck, Policy};
 
 /// Where the state comes from.
@@ -450,145 +450,6 @@ impl Running {
         let session = self.asked.take().map(|asked| asked.started_after_restore(|| vmm.connect()));
         Ok(session.transpose()?)
     }
-}
-
-/// Requests that end the machine and are not answered yet: the process stays until they are.
-#[derive(Default)]
-pub struct Ending {
-    open: Mutex<usize>,
-    changed: Condvar,
-}
-
-impl Ending {
-    fn add(&self, n: isize) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        *open = open.saturating_add_signed(n);
-        self.changed.notify_all();
-    }
-
-    /// Whether somebody asked for the machine's end.
-    pub fn is_asked_for(&self) -> bool {
-        *self.open.lock().unwrap_or_else(PoisonError::into_inner) > 0
-    }
-
-    /// Waits until all are answered.
-    pub fn settle(&self) {
-        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let _open = self.changed.wait_while(open, |n| *n > 0).unwrap_or_else(PoisonError::into_inner);
-    }
-}
-
-/// Answers other processes that talk to this machine.
-pub struct Control {
-    pub vmm: Arc<Vmm>,
-    pub instance: Arc<Instance>,
-    pub ending: Arc<Ending>,
-}
-
-fn ends(request: &Request) -> bool {
-    matches!(request, Request::Stop { .. } | Request::Kill | Request::Freeze)
-}
-
-impl Handler for Control {
-    fn handle(
-        &self,
-        request: Request,
-        asker: &Asker<'_>,
-    ) -> Result<(serde_json::Value, Option<UnixStream>), instance::Error> {
-        let ends = ends(&request);
-        if ends {
-            self.ending.add(1);
-        }
-        let answer = self.work(request, asker);
-        if ends && answer.is_err() {
-            self.ending.add(-1);
-        }
-        answer
-    }
-
-    fn answered(&self, request: &Request) {
-        if ends(request) {
-            self.vmm.machine().end();
-            self.ending.add(-1);
-        }
-    }
-}
-
-impl Control {
-    fn work(
-        &self,
-        request: Request,
-        asker: &Asker<'_>,
-    ) -> Result<(serde_json::Value, Option<UnixStream>), instance::Error> {
-        let done = serde_json::Value::Null;
-        let wanted = || !asker.is_gone();
-        match request {
-            Request::Ping => Ok((done, None)),
-            Request::Connect { port } => {
-                self.vmm.wait_while_standing();
-                let defaults = serde_json::to_value(Defaults::of(self.vmm.spec())).unwrap_or_default();
-                Ok((defaults, Some(self.vmm.begin_connect_port(port)?)))
-            }
-            Request::Stop { grace_ms } => {
-                self.vmm.stop(grace_ms, Some(&self.instance.saved()))?;
-                note_saved(&self.instance, Phase::Stopped)?;
-                Ok((done, None))
-            }
-            Request::Kill => {
-                self.vmm.sync_volumes(SYNC_LIMIT);
-                self.instance.update(|r| r.phase = Phase::Dead)?;
-                Ok((done, None))
-            }
-            Request::Freeze => {
-                let report =
-                    self.vmm.freeze_to(&self.instance.saved(), SnapshotTarget::StateOnly, &|| true)?;
-                volumes::remember(&self.instance, self.vmm.volumes())?;
-                note_saved(&self.instance, Phase::Frozen)?;
-                Ok((serde_json::to_value(report).unwrap_or_default(), None))
-            }
-            Request::Snapshot { path, incremental } => {
-                let target = if incremental { SnapshotTarget::Incremental } else { SnapshotTarget::Whole };
-                let report = self.vmm.snapshot_to(path.as_ref(), target, &wanted)?;
-                Ok((serde_json::to_value(report).unwrap_or_default(), None))
-            }
-            Request::Fork { path } => {
-                let report = self.vmm.snapshot_to(path.as_ref(), SnapshotTarget::Fork, &wanted)?;
-                let mut report = serde_json::to_value(report).unwrap_or_default();
-                // The copies need not look for an engine again.
-                report["engine"] = self.vmm.machine().engine().to_string().into();
-                Ok((report, None))
-            }
-            Request::Network => {
-                let report = self.vmm.machine().network();
-                Ok((serde_json::to_value(report).unwrap_or_default(), None))
-            }
-            Request::Drift => {
-                let drift = self.vmm.machine().drift();
-                Ok((serde_json::to_value(drift).unwrap_or_default(), None))
-            }
-            Request::Usage => {
-                let usage = self.vmm.machine().usage();
-                Ok((serde_json::to_value(usage).unwrap_or_default(), None))
-            }
-            Request::Engine => {
-                let figures = self.vmm.machine().engine_figures().map_err(instance::Error::from)?;
-                Ok((serde_json::to_value(figures).unwrap_or_default(), None))
-            }
-        }
-    }
-}
-
-/// Notes that this machine's state or disk is saved. From then on its machine file is needed, whatever comes.
-///
-/// # Errors
-/// The store's, the host's.
-pub fn note_saved(instance: &Instance, phase: Phase) -> Result<(), instance::Error> {
-    let refused = |error: &dyn std::fmt::Display| instance::Error::Refused(error.to_string());
-    let home = Home::open().map_err(|e| refused(&e))?;
-    let id = instance.record()?.file.parse().map_err(|_| refused(&"the record names no machine file"))?;
-    let pin = home.store.pin(&id).map_err(|e| refused(&e))?;
-    home.store.add_reference(&pin, &instance.path("")).map_err(|e| refused(&e))?;
-    instance.update(|r| r.phase = phase)
 }
 
 /// The user's directories and store.

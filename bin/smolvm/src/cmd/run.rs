@@ -170,15 +170,7 @@ fn plan(run: &Run, argv: &[String], what: &What, pin: &Pin, store: &Store) -> Re
     plan.hooks = resolve::hooks(&run.keep.hooks)?;
     plan.gdb = run.keep.gdb;
     (plan.restart, plan.health) = keeper::resolve(&run.keep, run.detach)?;
-    plan.ports = run
-        .publish
-        .iter()
-        .filter(|p| !p.ends_with("/udp"))
-        .map(|p| resolve::publish(p))
-        .collect::<Result<_>>()?;
-    if run.publish_all {
-        plan.ports.extend(publish_all(&plan.ports, pin, store)?);
-    }
+    plan.ports = ports(run, pin, store)?;
     // An image's command stands in its service's place, as with docker: behind the entrypoint.
     let image = match cold && *what != What::BuiltIn {
         true => Media::open_in(store, store.pin(&pin.id())?)?.spec.image,
@@ -200,6 +192,16 @@ fn plan(run: &Run, argv: &[String], what: &What, pin: &Pin, store: &Store) -> Re
         deterministic(&mut plan)?;
     }
     Ok(plan)
+}
+
+/// The TCP ports to publish.
+fn ports(run: &Run, pin: &Pin, store: &Store) -> Result<Vec<Publish>> {
+    let named = run.publish.iter().filter(|p| !p.ends_with("/udp"));
+    let mut ports: Vec<Publish> = named.map(|p| resolve::publish(p)).collect::<Result<_>>()?;
+    if run.publish_all {
+        ports.extend(publish_all(&ports, pin, store)?);
+    }
+    Ok(ports)
 }
 
 /// The ports that the machine says it listens on and that are not in `named`, each as any free port of loopback.

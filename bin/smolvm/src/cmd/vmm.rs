@@ -1,7 +1,7 @@
 //! The detached VMM: the child that `run -d` and `start` leave behind.
 
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -23,7 +23,7 @@ use crate::args::Global;
 use crate::cmd::update;
 use crate::interrupt::{self, Undo};
 use crate::launch::keeper::{self, Backoff};
-use crate::launch::{self, Control, Defaults, Ending, Group, Home, Mode, Plan, Prepared};
+use crate::launch::{self, Control, Defaults, Ending, Group, Home, Plan, Prepared};
 use crate::trace;
 use crate::ui::say::{say, tell};
 
