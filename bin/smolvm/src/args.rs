@@ -237,6 +237,21 @@ pub struct Process {
     pub tty: bool,
 }
 
+/// What a run that is the same each time cannot have: input that differs, a life after it, another start.
+const NOT_REPEATABLE: [&str; 11] = [
+    "detach",
+    "name",
+    "cold",
+    "publish",
+    "publish_all",
+    "net",
+    "allow_host",
+    "allow_cidr",
+    "dns",
+    "interactive",
+    "tty",
+];
+
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "Examples:
   smolvm run -- uname -a                          in the built-in machine
@@ -301,11 +316,11 @@ pub struct Run {
     pub timeout: Option<String>,
     /// Resume so that the run is the same each time, to the bit: one thread, time counted in instructions, fixed
     /// seeds and date, no input but the command line. Prints the state's digest at the end
-    #[arg(long, conflicts_with_all = ["detach", "name", "cold", "publish", "publish_all", "net", "allow_host", "allow_cidr", "dns", "interactive", "tty"])]
+    #[arg(long, conflicts_with_all = NOT_REPEATABLE)]
     pub deterministic: bool,
     /// Run it deterministically twice at once, translated and interpreted, and compare the CPUs' states all the time:
     /// for finding mistakes of the translator. As slow as the interpreter
-    #[arg(long, conflicts_with_all = ["detach", "name", "cold", "publish", "net", "allow_host", "allow_cidr", "dns", "interactive", "tty"])]
+    #[arg(long, conflicts_with_all = NOT_REPEATABLE)]
     pub lockstep: bool,
     /// The interpreter's half of --lockstep: states go to the socket that is standard input
     #[arg(long, hide = true, conflicts_with = "lockstep")]

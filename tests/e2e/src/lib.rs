@@ -11,8 +11,9 @@ mod terminal;
 pub use terminal::Terminal;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 /// Engines that this host can run the body on; the others are named aloud.
 pub fn engines() -> Vec<&'static str> {
@@ -78,7 +79,7 @@ impl Home {
     /// # Panics
     /// When one is left after half a minute.
     pub fn settle(&self) {
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         loop {
             let shown = self.ok(&["ps", "--json"]);
             let rows: serde_json::Value = serde_json::from_str(&shown).expect("JSON");
@@ -142,6 +143,18 @@ impl Home {
         out
     }
 
+    /// Starts it, its words thrown away.
+    pub fn spawn(&self, args: &[&str]) -> Child {
+        self.command(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("smolvm")
+    }
+
+    /// How long it takes when nobody interferes.
+    pub fn life(&self, args: &[&str]) -> Duration {
+        let begun = Instant::now();
+        self.ok(args);
+        begun.elapsed()
+    }
+
     /// Runs it, demands this exit code, returns stderr.
     pub fn fails(&self, args: &[&str], code: i32) -> String {
         let output = self.run(args);
@@ -166,7 +179,7 @@ pub fn rounds(short: u64, long: u64) -> u64 {
 }
 
 /// The instant of one of many rounds: a sequence that fills `0..span` evenly, the same in every run.
-pub fn instant(round: u64, span: std::time::Duration) -> std::time::Duration {
+pub fn instant(round: u64, span: Duration) -> Duration {
     let share = round.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
     span.mul_f64(share as f64 / f64::from(u32::MAX))
 }

@@ -2,8 +2,8 @@
 //! file under the final name, what was there stays, nothing stays that is not cleaned.
 
 use std::fs;
-use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Stdio;
+use std::time::Duration;
 
 use e2e::{Home, instant, rounds};
 
@@ -23,31 +23,20 @@ fn kill(pid: u64) {
     let _ = kill.args(["-9", &pid.to_string()]).stderr(Stdio::null()).status();
 }
 
-fn spawn(home: &Home, args: &[&str]) -> Child {
-    home.command(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
-}
-
-/// How long it takes when nobody interferes.
-fn life(home: &Home, args: &[&str]) -> Duration {
-    let begun = Instant::now();
-    home.ok(args);
-    begun.elapsed()
-}
-
 #[test]
 fn the_machine_is_killed_while_it_writes_a_snapshot() {
     let home = Home::new("soft");
     machine(&home);
     let args = ["snapshot", "-q", "m", "-o", "s.smolmachine"];
     home.ok(&["exec", "m", "sh", "-c", "echo 0 >/round"]);
-    let life = life(&home, &args);
+    let life = home.life(&args);
     let mut written = 0;
     let count = rounds(30, 400);
     for round in 1..=count {
         home.ok(&["exec", "m", "sh", "-c", &format!("echo {round} >/round")]);
         let before = fs::read(home.path("s.smolmachine")).unwrap();
         let pid = vmm(&home);
-        let mut client = spawn(&home, &args);
+        let mut client = home.spawn(&args);
         std::thread::sleep(instant(round, life));
         kill(pid);
         let code = client.wait().unwrap().code();
@@ -74,11 +63,11 @@ fn the_machine_is_killed_while_it_freezes() {
     let home = Home::new("soft");
     machine(&home);
     home.ok(&["exec", "m", "sh", "-c", "echo kept >/file"]);
-    let life = life(&home, &["freeze", "-q", "m"]);
+    let life = home.life(&["freeze", "-q", "m"]);
     home.ok(&["start", "m"]);
     for round in 1..=rounds(12, 100) {
         let pid = vmm(&home);
-        let mut client = spawn(&home, &["freeze", "-q", "m"]);
+        let mut client = home.spawn(&["freeze", "-q", "m"]);
         std::thread::sleep(instant(round, life));
         kill(pid);
         let code = client.wait().unwrap().code();
@@ -100,10 +89,10 @@ fn the_machine_is_killed_while_it_freezes() {
 fn the_build_is_killed() {
     let home = Home::new("soft");
     fs::write(home.path("Smolfile"), "name = \"x\"\nmemory = \"64MiB\"\n").unwrap();
-    let life = life(&home, &["build", "-q"]);
+    let life = home.life(&["build", "-q"]);
     for round in 1..=rounds(8, 50) {
         let before = fs::read(home.path("x.smolmachine")).unwrap();
-        let mut build = spawn(&home, &["build", "-q"]);
+        let mut build = home.spawn(&["build", "-q"]);
         // Most of them near its end, where the file is written.
         std::thread::sleep(life / 2 + instant(round, life / 2));
         let _ = build.kill();

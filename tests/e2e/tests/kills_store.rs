@@ -4,8 +4,8 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Stdio;
+use std::time::Duration;
 
 use e2e::{Home, instant, rounds, text};
 
@@ -21,20 +21,9 @@ fn build(home: &Home, name: &str, version: u32) -> String {
     format!("./{file}")
 }
 
-fn spawn(home: &Home, args: &[&str]) -> Child {
-    home.command(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
-}
-
-/// How long it takes when nobody interferes.
-fn life(home: &Home, args: &[&str]) -> Duration {
-    let begun = Instant::now();
-    home.ok(args);
-    begun.elapsed()
-}
-
 /// Kills `args` after `delay`; whether it was still at work.
 fn cut_off(home: &Home, args: &[&str], delay: Duration) -> bool {
-    let mut child = spawn(home, args);
+    let mut child = home.spawn(args);
     std::thread::sleep(delay);
     let _ = child.kill();
     child.wait().unwrap().code().is_none()
@@ -61,14 +50,14 @@ fn an_incremental_snapshot() {
     home.ok(&["run", "-d", "--name", "m", &file]);
     let args = ["snapshot", "-q", "m", "--incremental", "-o", "s.smolmachine"];
     home.ok(&["exec", "m", "sh", "-c", "echo 0 >/round"]);
-    let life = life(&home, &args);
+    let life = home.life(&args);
     let mut written = 0;
     for round in 1..=rounds(8, 200) {
         home.ok(&["exec", "m", "sh", "-c", &format!("echo {round} >/round")]);
         let before = fs::read(home.path("s.smolmachine")).unwrap();
         let pid: serde_json::Value = serde_json::from_str(&home.ok(&["ps", "--json"])).unwrap();
         let pid = pid[0]["pid"].as_u64().unwrap().to_string();
-        let mut client = spawn(&home, &args);
+        let mut client = home.spawn(&args);
         std::thread::sleep(instant(round, life));
         let mut kill = std::process::Command::new("kill");
         let _ = kill.args(["-9", &pid]).stderr(Stdio::null()).status();
@@ -94,7 +83,7 @@ fn a_fork() {
     let file = build(&home, "x", 1);
     home.ok(&["run", "-d", "--name", "m", &file]);
     let args = ["fork", "-q", "m", "--count", "3"];
-    let life = life(&home, &args);
+    let life = home.life(&args);
     ["m-1", "m-2", "m-3"].iter().for_each(|name| drop(home.ok(&["rm", "-f", name])));
     let (mut cut, mut alive) = (0, 0);
     for round in 0..rounds(6, 150) {
@@ -129,7 +118,7 @@ fn a_prune() {
         }
     };
     fill(&home);
-    let life = life(&home, &["prune", "-a"]);
+    let life = home.life(&["prune", "-a"]);
     let mut cut = 0;
     for round in 0..rounds(5, 100) {
         fill(&home);
@@ -158,7 +147,7 @@ fn an_update() {
     };
     let args = ["update", "-q", "app", "--to", &new];
     again(&old);
-    let life = life(&home, &args);
+    let life = home.life(&args);
     let (mut cut, mut versions) = (0, [0, 0]);
     for round in 0..rounds(10, 200) {
         home.ok(&["rm", "-f", "app"]);
