@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -114,6 +114,9 @@ impl Health {
 
 /// The name of the record's file.
 const RECORD: &str = "record.json";
+/// The name of the file whose lock says that its VMM lives.
+const LOCK: &str = "lock";
+
 /// What a small file that replaces another one is good for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lasting {
@@ -159,14 +162,45 @@ impl Instance {
         store::dirs::ensure_private(&dirs.instances())?;
         store::dirs::ensure_private(&dirs.runtime)?;
         match fs::create_dir(&this.dir) {
-            Ok(()) => {}
+            Ok(()) => this.acquire()?,
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(Error::NameTaken { name: name.to_owned(), state: this.phase_word() });
+                if !this.take_over()? {
+                    return Err(Error::NameTaken { name: name.to_owned(), state: this.phase_word() });
+                }
             }
             Err(e) => return Err(io_error("make the directory", &this.dir)(e)),
         }
-        this.acquire()?;
         Ok(this)
+    }
+
+    /// Whether an instance has this name. A directory that was left before it was one has none.
+    pub fn is_taken(dirs: &Dirs, name: &str) -> bool {
+        Self::at(dirs, name).is_ok_and(|this| this.dir.exists() && !this.is_unborn())
+    }
+
+    /// Whether whoever made its directory was killed before its first record.
+    fn is_unborn(&self) -> bool {
+        !self.path(RECORD).exists() && !self.saved().exists() && !self.is_held()
+    }
+
+    /// Becomes the VMM of what is left of an instance that never was one; `false` when it is one, or somebody else's.
+    fn take_over(&mut self) -> Result<bool, Error> {
+        if !self.is_unborn() || self.acquire().is_err() {
+            return Ok(false);
+        }
+        // Meanwhile its directory may have become an instance, or have been removed and made again with another lock.
+        let path = self.dir.join(LOCK);
+        let inode = |meta: io::Result<fs::Metadata>| meta.map(|meta| (meta.dev(), meta.ino())).ok();
+        let held = self.lock.as_ref().and_then(|lock| inode(lock.metadata()));
+        if self.path(RECORD).exists() || inode(fs::metadata(&path)) != held {
+            self.lock = None;
+            return Ok(false);
+        }
+        let entries = fs::read_dir(&self.dir).map_err(io_error("list", &self.dir))?;
+        for path in entries.flatten().map(|entry| entry.path()).filter(|left| *left != path) {
+            fs::remove_file(&path).map_err(io_error("remove", &path))?;
+        }
+        Ok(true)
     }
 
     /// Finds one.
@@ -189,7 +223,7 @@ impl Instance {
     /// # Errors
     /// [`Error::Running`] when another process is.
     pub fn acquire(&mut self) -> Result<(), Error> {
-        let path = self.dir.join("lock");
+        let path = self.dir.join(LOCK);
         let file = File::options()
             .create(true)
             .truncate(false)
@@ -221,7 +255,7 @@ impl Instance {
     }
 
     fn locked(&self, how: FlockOperation) -> Result<File, Error> {
-        let path = self.dir.join("lock");
+        let path = self.dir.join(LOCK);
         let file = File::options().read(true).write(true).open(&path).map_err(io_error("open", &path))?;
         rustix::fs::flock(&file, how).map_err(|e| io_error("wait for", &path)(e.into()))?;
         Ok(file)
@@ -232,7 +266,7 @@ impl Instance {
         if self.lock.is_some() {
             return true;
         }
-        let Ok(file) = File::open(self.dir.join("lock")) else { return false };
+        let Ok(file) = File::open(self.dir.join(LOCK)) else { return false };
         // A shared lock, given back at once: two who look don't see each other.
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_err()
     }
@@ -452,6 +486,13 @@ impl Instance {
 /// # Errors
 /// The host's.
 pub fn list(dirs: &Dirs) -> Result<Vec<Instance>, Error> {
+    let mut all = directories(dirs)?;
+    all.retain(|instance| !instance.is_unborn());
+    Ok(all)
+}
+
+/// All directories of instances, and those that were left before they were one.
+fn directories(dirs: &Dirs) -> Result<Vec<Instance>, Error> {
     let root = dirs.instances();
     let entries = match fs::read_dir(&root) {
         Ok(entries) => entries,
@@ -473,7 +514,7 @@ const UNWRITTEN: Duration = Duration::from_secs(60);
 /// The host's.
 pub fn remove_dead(dirs: &Dirs, dry_run: bool) -> Result<Vec<String>, Error> {
     let mut gone = Vec::new();
-    for instance in list(dirs)? {
+    for instance in directories(dirs)? {
         if instance.phase() != Phase::Dead || !instance.is_unwanted() {
             continue;
         }
@@ -532,9 +573,5 @@ pub fn new_name(dirs: &Dirs) -> String {
         word
     };
     let name = format!("{}-{}", pick(&FIRST), pick(&SECOND));
-    if taken(dirs, &name) { format!("{name}-{}", n % 100_000) } else { name }
-}
-
-fn taken(dirs: &Dirs, name: &str) -> bool {
-    Path::new(&dirs.instances()).join(name).exists()
+    if Instance::is_taken(dirs, &name) { format!("{name}-{}", n % 100_000) } else { name }
 }

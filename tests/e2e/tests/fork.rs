@@ -177,3 +177,21 @@ fn killed_at_any_instant_a_fork_harms_nobody() {
     home.ok(&["fork", "-q", "m"]);
     counts_on(&home, "m-1");
 }
+
+#[test]
+fn what_was_left_before_it_was_a_machine_takes_no_name() {
+    let home = Home::new("soft");
+    home.ok(&["run", "-d", "--name", "m"]);
+    let left = home.path("home/state/instances/m-1");
+    std::fs::create_dir(&left).unwrap();
+    std::fs::write(left.join("lock"), b"").unwrap();
+    std::fs::write(left.join("record.json.new"), b"{").unwrap();
+    let output = home.run(&["ps", "-a", "-q"]);
+    assert_eq!((e2e::text(&output.stdout).as_str(), e2e::text(&output.stderr).as_str()), ("m\n", ""));
+    assert_eq!(home.ok(&["fork", "-q", "m"]), "m-1\n");
+    assert_eq!(home.ok(&["exec", "m-1", "echo", "up"]), "up\n");
+    // What saved something is a machine, whatever became of its record.
+    std::fs::create_dir(home.path("home/state/instances/m-2")).unwrap();
+    std::fs::write(home.path("home/state/instances/m-2/saved"), b"something").unwrap();
+    assert_eq!(home.ok(&["fork", "-q", "m"]), "m-3\n");
+}

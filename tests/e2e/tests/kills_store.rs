@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use e2e::{Home, instant, rounds, text};
 
@@ -137,6 +137,25 @@ fn a_prune() {
     println!("{cut} were cut off");
 }
 
+/// What `app` says to `line` when it has come to rest. The process of its old version may be about to end, as it was
+/// asked to, and that of its new version may come up or end.
+fn once_more(home: &Home, line: &str) -> String {
+    let begun = Instant::now();
+    loop {
+        if rows(home)[0].1 == "running" {
+            let output = home.run(&["exec", "app", "sh", "-c", line]);
+            if output.status.success() {
+                return text(&output.stdout);
+            }
+            let said = text(&output.stderr);
+            assert!(begun.elapsed() < Duration::from_secs(60), "it does not come to rest: {said}");
+        } else {
+            repaired(home);
+            home.ok(&["start", "app"]);
+        }
+    }
+}
+
 #[test]
 fn an_update() {
     let home = Home::new("soft");
@@ -157,18 +176,8 @@ fn an_update() {
             home.ok(&["freeze", "-q", "app"]);
         }
         cut += u32::from(cut_off(&home, &args, instant(round, life)));
-        // The new version's process may be on its way up: it comes up, or it ends.
         home.settle();
-        let state = || rows(&home)[0].1.clone();
-        if state() == "running" {
-            home.run(&["exec", "app", "true"]);
-        }
-        repaired(&home);
-        if state() != "running" {
-            home.ok(&["start", "app"]);
-        }
-        let said =
-            home.ok(&["exec", "app", "sh", "-c", "cat /srv/version; cat /file 2>/dev/null || echo none"]);
+        let said = once_more(&home, "cat /srv/version; cat /file 2>/dev/null || echo none");
         match said.as_str() {
             "1\nown\n" => versions[0] += 1,
             "2\nnone\n" => versions[1] += 1,

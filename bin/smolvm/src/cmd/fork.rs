@@ -60,9 +60,8 @@ fn names(fork: &Fork, home: &Home) -> Result<Vec<String>> {
         return Ok(vec![name.clone()]);
     }
     let stem = fork.as_name.as_ref().unwrap_or(&fork.name);
-    let dir = home.dirs.instances();
     let numbered = (1..).map(|n: u64| format!("{stem}-{n}"));
-    let free = numbered.take(count + 1_000_000).filter(|name| !dir.join(name).exists());
+    let free = numbered.take(count + 1_000_000).filter(|name| !Instance::is_taken(&home.dirs, name));
     let names: Vec<String> = free.take(count).collect();
     if let Some(bad) = names.iter().find(|name| !spec::valid_name(name)) {
         bail!("`{bad}` cannot name a copy: at most 63 of a-z 0-9 _ . -; choose a shorter one with --name");
