@@ -155,6 +155,23 @@ fn a_machine_that_dies_is_started_again() {
 }
 
 #[test]
+fn a_program_that_was_replaced_meanwhile_starts_its_machine_again() {
+    let home = Home::new("soft");
+    home.ok(&["run", "--", "true"]);
+    let own = home.path("smolvm-of-yesterday");
+    std::fs::copy(e2e::program(), &own).unwrap();
+    let asked = home.command(&["run", "-d", "--name", "m", "--restart", "always", "--", "sleep", "1000"]);
+    let mut command = std::process::Command::new(&own);
+    command.args(asked.get_args()).envs(asked.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    assert!(command.output().unwrap().status.success());
+    home.ok(&["exec", "m", "touch", "/root/here"]);
+    std::fs::remove_file(&own).unwrap();
+    home.run(&["exec", "m", "reboot", "-f"]);
+    until("it is there again", || home.run(&["exec", "m", "test", "!", "-e", "/root/here"]).status.success());
+    home.ok(&["rm", "-f", "m"]);
+}
+
+#[test]
 fn health_is_looked_after() {
     let home = Home::new("soft");
     let flags = ["--health-cmd", "test -e /root/well", "--health-interval", "200ms", "--health-retries", "2"];

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::args::{Demo, Global};
-use crate::cmd::{build, end};
+use crate::cmd::{build, end, vmm};
 use crate::interrupt::{Undo, making};
 use crate::launch::Home;
 use crate::ui;
@@ -300,7 +300,7 @@ fn get(port: u16, path: &str) -> Result<Value> {
 
 /// This program again, as a user would type it.
 fn smolvm(args: &[&str], files: &[&Path]) -> Result<String> {
-    let exe: PathBuf = std::env::current_exe()?;
+    let exe: PathBuf = vmm::this_program();
     let mut command = Command::new(exe);
     command.args(args).args(files).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let output = spawn(&mut command)?.wait_with_output()?;

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, Result, bail, ensure};
 use machine::{Look, VcpuState, Watch};
 
+use crate::cmd::vmm;
 use crate::ui::say::tell;
 
 /// Bytes of one state, at most.
@@ -44,7 +45,7 @@ impl Reference {
         let mut words: Vec<OsString> = std::env::args_os().skip(1).collect();
         let place = words.iter().position(|word| word == "--lockstep");
         words[place.context("--lockstep must be written as it is")?] = "--states-to-stdin".into();
-        let mut command = Command::new(std::env::current_exe().context("finding this program")?);
+        let mut command = Command::new(vmm::this_program());
         command.args(words).stdin(OwnedFd::from(to)).stdout(Stdio::null()).stderr(Stdio::piped());
         let child = command.spawn().context("starting the interpreter's run")?;
         let seen = Seen { from: BufReader::new(from), equal: 0, last: Vec::new() };

@@ -12,6 +12,7 @@ use spec::Size;
 
 use crate::args::{Global, Rightsize};
 use crate::cmd::stats::{Sample, sample};
+use crate::cmd::vmm;
 use crate::interrupt;
 use crate::launch::Home;
 use crate::ui;
@@ -90,7 +91,7 @@ pub fn rightsize(rightsize: &Rightsize, global: &Global, home: &Home) -> Result<
 
 /// This program again, which finds the same store.
 fn program(args: &[&str]) -> Result<Command> {
-    let mut command = Command::new(std::env::current_exe().context("finding this program")?);
+    let mut command = Command::new(vmm::this_program());
     command.args(args).stdin(Stdio::null());
     Ok(command)
 }

@@ -84,8 +84,7 @@ pub fn read_plan(instance: &Instance) -> Result<Plan> {
 /// says [`Said`] lines on its standard output.
 pub fn spawn(args: &[&str], log: &Path, input: Stdio) -> Result<Child> {
     let stderr = File::create(log).with_context(|| format!("making {}", log.display()))?;
-    let exe = std::env::current_exe().context("finding this program")?;
-    Command::new(exe)
+    Command::new(this_program())
         .args(args)
         .stdin(input)
         .stdout(Stdio::piped())
@@ -94,6 +93,12 @@ pub fn spawn(args: &[&str], log: &Path, input: Stdio) -> Result<Child> {
         .process_group(0)
         .spawn()
         .context("starting the machine's process")
+}
+
+/// This very program, also when another version of it was installed meanwhile: its path is then no file's.
+pub fn this_program() -> PathBuf {
+    let path = std::env::current_exe().ok().filter(|path| path.exists());
+    path.unwrap_or_else(|| PathBuf::from("/proc/self/exe"))
 }
 
 /// What a child says.
@@ -365,12 +370,9 @@ fn live(instance: &Arc<Instance>, up: Up, home: &Home) -> Result<u8> {
 
 /// This program once more in this process's place, for the same instance; returns only when that fails.
 fn again(name: &str, home: &Home) -> anyhow::Error {
-    let exe = match std::env::current_exe() {
-        Ok(exe) => exe,
-        Err(e) => return e.into(),
-    };
     // Who started it heard long ago that it is up.
-    let failed = Command::new(exe).args(["__vmm", name]).stdin(Stdio::null()).stdout(Stdio::null()).exec();
+    let failed =
+        Command::new(this_program()).args(["__vmm", name]).stdin(Stdio::null()).stdout(Stdio::null()).exec();
     anyhow::Error::new(failed).context(format!("starting {name} again, in {}", home.dirs.state.display()))
 }
 
