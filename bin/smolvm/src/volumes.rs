@@ -13,6 +13,7 @@ use instance::{Instance, Lasting, VolumeMount};
 use store::Dirs;
 use volume::{Access, Volumes};
 
+use crate::args::Global;
 use crate::launch::{Mode, Plan};
 use crate::mounts::Mount;
 use crate::ui::say::tell;
@@ -24,14 +25,16 @@ const REMEMBERED: &str = "volumes.json";
 ///
 /// # Errors
 /// The volumes'.
-pub fn make_missing(mounts: &[Mount], dirs: &Dirs) -> Result<()> {
+pub fn make_missing(mounts: &[Mount], dirs: &Dirs, global: &Global) -> Result<()> {
     let volumes = Volumes::of(dirs);
     for mount in mounts {
         let Mount::Volume { name, read_only, .. } = mount else { continue };
         match volumes.get(name) {
             Err(volume::Error::None { .. }) if !read_only => {
                 volumes.create(name, volume::DEFAULT_SIZE)?;
-                tell!("smolvm: made the volume `{name}`");
+                if !global.quiet {
+                    tell!("smolvm: made the volume `{name}`");
+                }
             }
             other => drop(other?),
         }

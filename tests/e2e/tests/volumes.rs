@@ -27,6 +27,8 @@ fn what_is_written_to_a_volume_is_there_for_the_next_machine() {
         assert_eq!(copy, "monday\n");
         home.ok(&["run", "-v", "data:/data", "--", "rm", "/data/file"]);
         assert_eq!(home.ok(&["run", "-v", "monday:/data", "--", "cat", "/data/file"]), "kept\n");
+        let quiet = home.run(&["run", "-q", "-v", "new:/new", "--", "true"]);
+        assert_eq!((quiet.status.code(), e2e::text(&quiet.stderr).as_str()), (Some(0), ""));
         let rows: serde_json::Value = serde_json::from_str(&home.ok(&["volume", "ls", "--json"])).unwrap();
         assert_eq!(rows[0]["bytes"], 1u64 << 30);
         assert!(rows[0]["used_bytes"].as_u64().unwrap() < 64 << 20, "{rows}");

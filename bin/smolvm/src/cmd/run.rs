@@ -53,8 +53,8 @@ pub fn run(run: &Run, global: &Global) -> Result<u8> {
         None => instance::new_name(&home.dirs),
     };
     let kept = (run.name.is_some() || run.detach) && !run.rm;
-    volumes::make_missing(&plan.mounts, &home.dirs)?;
     let bound = launch::bind_ports(&plan.ports)?;
+    volumes::make_missing(&plan.mounts, &home.dirs, global)?;
     interrupt::keep().context(WATCHING)?;
     let make = || Instance::create(&home.dirs, &name).map(Arc::new);
     let (instance, undo) = interrupt::making(make, |instance| {
