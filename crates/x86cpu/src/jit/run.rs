@@ -4,13 +4,13 @@ use std::arch::asm;
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 
-use arch::x86_64::regs::{Cr0, Cr4};
+use arch::x86_64::regs::{Cr0, Cr4, gpr};
 use host::CodeMemory;
 
 use super::cc::{evaluate, op, over};
 use super::helpers::helpers;
 use super::link::{Made, Store};
-use super::lower::{Place, flow_jump_slot, leave, translate};
+use super::lower::{Place, Tables, flow_jump_slot, leave, translate};
 use super::scan::unit;
 use super::state::{JumpEntry, clear_jump, empty_jumps, x87};
 use super::thunks;
@@ -28,6 +28,8 @@ const ROOM: usize = 128 << 10;
 const RECENT: usize = 1 << 13;
 /// Sites, exits and handlers' ops kept at most.
 const MAX_PARTS: usize = 1 << 20;
+/// Where RBP is above RSP by less than so many bytes, it points to a frame on the stack.
+const FRAMES: u64 = 1 << 14;
 /// Bytes of a page.
 const PAGE: u64 = 4096;
 /// All SSE exceptions masked.
@@ -129,14 +131,16 @@ impl Jit {
     }
 
     fn forget_jumps(&mut self, cpu: &mut Cpu, bank: usize) {
-        let entries = &mut cpu.jumps[bank];
+        let Some(banks) = &mut cpu.jumps else { return };
+        let entries = &mut banks[bank];
         self.jumps[bank].drain(..).for_each(|slot| clear_jump(entries, slot));
     }
 
     /// Lets an indirect branch to a translation at `rip` find it.
     pub(super) fn remember_jump(&mut self, cpu: &mut Cpu, rip: u64, code: usize) {
         let (bank, slot) = (bank(cpu), flow_jump_slot(rip));
-        let entry = &mut cpu.jumps[bank][slot];
+        let Some(banks) = &mut cpu.jumps else { return };
+        let entry = &mut banks[bank][slot];
         if entry.code == 0 {
             self.jumps[bank].push(slot as u16);
         }
@@ -222,6 +226,9 @@ impl Jit {
             first_op: store.ops.len() as u32,
             nowhere: store.slot_offset(0),
             second: second.map(|(slot, _)| store.slot_offset(slot)),
+            tables: tables(cpu),
+            bmi2: super::host_has_bmi2(),
+            frame: cpu.gpr[gpr::RBP].wrapping_sub(cpu.gpr[gpr::RSP]) < FRAMES,
         };
         let flags_dead = unit.flags_dead;
         let made = translate(unit, at);
@@ -247,6 +254,16 @@ impl Jit {
         self.counters.code_bytes += made.a.buf.len() as u64;
         Some(number)
     }
+}
+
+/// Where a displacement reaches what translations look in.
+fn tables(cpu: &mut Cpu) -> Tables {
+    // The last byte counts: entries are named by their fields.
+    let low = |first: usize, len: usize| i32::try_from(first + len).ok().map(|_| first as i32);
+    let bank = bank(cpu);
+    let jumps = &cpu.jumps.get_or_insert_with(empty_jumps)[bank];
+    let (first, len) = (jumps.as_ptr().expose_provenance(), size_of_val::<[JumpEntry]>(jumps));
+    Tables { tlb: low(cpu.mmu.tlb_bank(), crate::mmu::TLB_BYTES), jumps: low(first, len) }
 }
 
 /// An op for the interpreter's handler.
@@ -320,15 +337,12 @@ impl Cpu {
     /// What translated code finds in [`super::JitState`] follows the running privilege.
     pub(super) fn point_to_bank(&mut self) {
         self.jx.tlb = self.mmu.tlb_bank();
-        self.jx.jumps = self.jumps[bank(self)].as_ptr().expose_provenance();
+        self.jx.jumps = self.jumps.as_ref().map_or(0, |banks| banks[bank(self)].as_ptr().expose_provenance());
         self.jx.sse_ok = u8::from(sse_ok(self));
         self.jx.x87_ok = u8::from(x87_ok(self));
     }
 
     fn enter(&mut self, code: &mut CodeCache, number: u32, budget: i64) -> Option<Turn> {
-        if self.jumps[0].is_empty() {
-            self.jumps = empty_jumps();
-        }
         let at = code.jit.arrive(self, number)?;
         let pending = code.jit.pending.take();
         let store = code.jit.store.as_mut()?;

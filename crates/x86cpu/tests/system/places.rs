@@ -49,7 +49,15 @@ fn a_switch_of_address_spaces_moves_code() {
     ];
     let mut run = Run::kernel(&code);
     map_twice(&run.machine);
-    // The second address space has the second pair of pages where the first one has its own.
+    two_spaces(&mut run);
+    run.state.gpr[1] = 30;
+    assert_eq!(run.go(), Stop::Halt);
+    assert_eq!(run.vector(), None);
+    assert_eq!(run.state.gpr[3], 30 * 0x101);
+}
+
+/// A second address space has the second pair of pages where the first one has its own. Both are in R12 and R13.
+fn two_spaces(run: &mut Run) {
     for (at, from) in [(0xe000, 0x1000), (0xf000, 0x2000), (0x1_1000, PD)] {
         for i in 0..512 {
             let entry = run.machine.get(from + 8 * i);
@@ -60,10 +68,26 @@ fn a_switch_of_address_spaces_moves_code() {
     run.machine.put(0xf000, 0x1_1007);
     run.machine.put(0x1_1000 + 16, TABLES[1] | 7);
     (run.state.gpr[5], run.state.gpr[12], run.state.gpr[13]) = (AT[0], 0x1000, 0xe000);
+}
+
+#[test]
+fn flags_are_there_for_who_looks_at_them_in_another_space() {
+    // again: mov cr3, r12; call rbp; mov cr3, r13; call rbp; dec ecx; jnz again; hlt
+    let code = [
+        0x41, 0x0f, 0x22, 0xdc, 0xff, 0xd5, 0x41, 0x0f, 0x22, 0xdd, 0xff, 0xd5, 0xff, 0xc9, 0x75, 0xf0, 0xf4,
+    ];
+    let mut run = Run::kernel(&code);
+    map_twice(&run.machine);
+    two_spaces(&mut run);
+    // test cl, 1; jmp to the next page, which looks at the flags in the second space only
+    run.machine.code(FIRST, &[0xf6, 0xc1, 1, 0xe9, 0xf8, 0x0f, 0, 0]);
+    // xor edx, edx; ret
+    run.machine.code(SECOND[0], &[0x31, 0xd2, 0xc3]);
+    // sete dl; movzx edx, dl; add ebx, edx; ret
+    run.machine.code(SECOND[1], &[0x0f, 0x94, 0xc2, 0x0f, 0xb6, 0xd2, 0x01, 0xd3, 0xc3]);
     run.state.gpr[1] = 30;
     assert_eq!(run.go(), Stop::Halt);
-    assert_eq!(run.vector(), None);
-    assert_eq!(run.state.gpr[3], 30 * 0x101);
+    assert_eq!((run.vector(), run.state.gpr[3]), (None, 15));
 }
 
 /// Runs with RSP at the end of a page of its own.
