@@ -164,6 +164,14 @@ impl Asm {
         self.sized(size, 0x8a, reg, rm);
     }
 
+    /// As [`Asm::load`], with zeros above: nothing waits for what the register had.
+    pub fn load_whole(&mut self, size: u8, reg: u8, rm: Rm) {
+        match size {
+            1 | 2 => self.op(NONE, false, false, &[0x0f, 0xb6 | size >> 1], reg, rm),
+            _ => self.load(size, reg, rm),
+        }
+    }
+
     /// `mov rm, reg` of `size` bytes.
     pub fn store(&mut self, size: u8, reg: u8, rm: Rm) {
         self.sized(size, 0x88, reg, rm);

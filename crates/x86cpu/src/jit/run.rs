@@ -2,7 +2,7 @@
 
 use std::arch::asm;
 use std::collections::HashMap;
-use std::hash::BuildHasherDefault;
+use std::hash::{BuildHasherDefault, Hasher};
 
 use arch::x86_64::regs::{Cr0, Cr4, gpr};
 use host::CodeMemory;
@@ -21,11 +21,13 @@ use crate::decode::Decoded;
 use crate::mmu::MAX_OVERWRITTEN;
 
 /// Bytes of host code at most.
-const CODE_BYTES: usize = 32 << 20;
+const CODE_BYTES: usize = 64 << 20;
 /// More than any translation takes.
 const ROOM: usize = 128 << 10;
 /// Translations that are found without a look into a large table.
 const RECENT: usize = 1 << 13;
+/// Bits of the filter of places: 64 KiB.
+const MARKS: usize = 1 << 19;
 /// Sites, exits and handlers' ops kept at most.
 const MAX_PARTS: usize = 1 << 20;
 /// Where RBP is above RSP by less than so many bytes, it points to a frame on the stack.
@@ -48,6 +50,8 @@ pub(crate) struct Jit {
     by_place: HashMap<u64, u32, BuildHasherDefault<KeyHasher>>,
     /// Some of them, by [`recent_slot`]; nothing before the first.
     recent: Vec<u32>,
+    /// A bit for each place that may be among them, by [`mark_of`]: most of what is asked for is not translated.
+    marks: Vec<u64>,
     /// guestmem's code epoch at which the generations of all pages were last compared.
     code_epoch: u32,
     /// Map epochs that the jump caches and the slots of pages belong to (user, supervisor).
@@ -62,6 +66,14 @@ pub(crate) struct Jit {
 fn recent_slot(place: u64) -> usize {
     // Context in the lowest bits, then the offset in the page.
     (place >> 5 ^ place >> 17) as usize & (RECENT - 1)
+}
+
+/// Word and bit of a place in [`Jit::marks`].
+fn mark_of(place: u64) -> (usize, u64) {
+    let mut hasher = KeyHasher::default();
+    hasher.write_u64(place);
+    let hash = hasher.finish() >> (64 - MARKS.trailing_zeros());
+    ((hash >> 6) as usize, 1 << (hash & 63))
 }
 
 /// An exit that was taken by code of a privilege, and its target.
@@ -100,6 +112,7 @@ impl Jit {
             self.counters.flushes += 1;
         }
         self.by_place.clear();
+        self.marks.fill(0);
         self.pending = None;
         (0..2).for_each(|bank| self.forget_jumps(cpu, bank));
     }
@@ -155,6 +168,7 @@ impl Jit {
                 return None;
             };
             self.recent = vec![0; RECENT];
+            self.marks = vec![0; MARKS / 64];
             let (head, thunks) = thunks::emit(&helpers());
             self.store = Some(Store::new(code, &head, thunks));
         }
@@ -171,6 +185,10 @@ impl Jit {
     /// The translation of what is at a place.
     pub(crate) fn at(&mut self, place: u64) -> Option<u32> {
         let store = self.store.as_ref()?;
+        let (word, bit) = mark_of(place);
+        if self.marks.get(word)? & bit == 0 {
+            return None;
+        }
         let good = |number: u32| {
             store.translations.get(number as usize).is_some_and(|known| known.alive && known.place == place)
         };
@@ -250,6 +268,8 @@ impl Jit {
         let pages = std::iter::once(page).chain(second.map(|(_, page)| page));
         let number = store.add(Made { place, slot, second, flags_dead }, pages, bank, made.a.pieces());
         self.by_place.insert(place, number);
+        let (word, bit) = mark_of(place);
+        self.marks[word] |= bit;
         self.counters.translations += 1;
         self.counters.code_bytes += made.a.buf.len() as u64;
         Some(number)

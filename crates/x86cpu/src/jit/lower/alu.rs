@@ -151,7 +151,7 @@ impl Gen {
             }
             return;
         }
-        self.a.load(size, T1, m);
+        self.a.load_whole(size, T1, m);
         self.a.store(8, T1, field(regs::CC_B));
         let r = self.value(d, T0);
         if operation == TEST {
@@ -197,7 +197,7 @@ impl Gen {
             }
             return;
         }
-        self.a.load(size, T1, m);
+        self.a.load_whole(size, T1, m);
         if !writes {
             self.a.store(8, T1, field(regs::CC_A));
         }
@@ -223,7 +223,7 @@ impl Gen {
             if stores {
                 self.a.store(8, T0, field(TMP2));
             } else {
-                self.a.load(size, T1, m);
+                self.a.load_whole(size, T1, m);
                 self.a.store(8, T1, field(TMP2));
             }
         }
@@ -342,7 +342,7 @@ impl Gen {
             self.a.group(size, opcode, extension, m);
             return Some(T1);
         }
-        self.a.load(size, T1, m);
+        self.a.load_whole(size, T1, m);
         self.a.group(size, opcode, extension, Rm::Reg(T1));
         self.a.store(size, T1, m);
         Some(T1)

@@ -434,8 +434,12 @@ impl Gen {
             return self.a.lea(to, Mem::scaled(i, scale, disp));
         }
         let b = self.value(number(base), T0);
-        if index == Register::None {
-            return self.a.lea(to, Mem::at(b, disp));
+        match (index == Register::None, disp) {
+            (true, 0) if b == to => return,
+            // The host does this one while it renames registers.
+            (true, 0) => return self.a.mov(to, b),
+            (true, _) => return self.a.lea(to, Mem::at(b, disp)),
+            _ => {}
         }
         let i = self.value(number(index), T1);
         self.a.lea(to, Mem { base: b, index: Some((i, scale)), disp });

@@ -4,18 +4,19 @@
 //! by field, copies four words at a time.
 //!
 //! Strategy: the bytes from the lowest to the highest that a run of instructions touches through a register (the stack
-//! pointer as it moves, or another one that stays) are looked up once; then T0 is where they are, until the run ends.
-//! Where they are not in one page, or the page is not at hand, the same instructions stand aside once more, each with
-//! its own look-up, and come back behind the run.
+//! pointer as it moves, or another one that stays, and an index that stays) are looked up once; then T0 is where they
+//! are, until the run ends. Branches that are not taken may lie between. Where the bytes are not in one page, or the page
+//! is not at hand, the same instructions stand aside once more, each with its own look-up, and come back behind the run.
 //!
-//! Invariants: nothing in a window can fault or leave, so that the stack pointer may be brought up to date at its end;
-//! no template in it uses T0; both ways make the same description of the flags, since neither asks for any.
+//! Invariants: nothing in a window can fault, so that the stack pointer may be brought up to date where it ends or is
+//! left; no template in it uses T0; both ways make the same description of the flags, since neither asks for any that the
+//! host does not have.
 
 use iced_x86::{Instruction, OpKind, Register};
 
 use super::super::asm::{Jump, Mem, Rm, cc};
 use super::super::cc::Desc;
-use super::super::plan::{Effect, Plan, bit, has_high, has_memory, operand_size};
+use super::super::plan::{Effect, Plan, bit, has_high, has_memory, looks_at, operand_size, shift_count};
 use super::super::regs::{RSP, SP, T0, T1, pinned};
 use super::super::scan::Item;
 use super::alu::{gpr, is_reg};
@@ -27,6 +28,8 @@ use crate::ops::shifts;
 
 /// Bytes of a window at most: the more, the oftener it lies in two pages.
 const WIDEST: i32 = 256;
+/// Largest displacement: sums of some are far from overflowing.
+const FARTHEST: i32 = 1 << 24;
 
 /// What T0 points to while a window is open.
 pub(super) struct Window {
@@ -50,9 +53,32 @@ impl Window {
     }
 }
 
+/// What addresses of a window have in common.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Base {
+    /// RIP: they are relative to the translation's page.
+    register: Register,
+    index: Register,
+    scale: u32,
+}
+
+impl Base {
+    const STACK: Base = Base { register: Register::RSP, index: Register::None, scale: 1 };
+
+    fn is_stack_pointer(self) -> bool {
+        self == Self::STACK
+    }
+
+    /// Guest registers, one bit each, that must stay.
+    fn bits(self) -> u16 {
+        let of = |r: Register| if r.is_gpr64() { 1 << (r.number() & 15) } else { 0 };
+        of(self.register) | of(self.index)
+    }
+}
+
 /// A run of instructions that is worth one.
 pub(super) struct Run {
-    base: Register,
+    base: Base,
     items: usize,
     low: i32,
     high: i32,
@@ -69,13 +95,15 @@ pub(super) struct Apart {
     back: usize,
     first: usize,
     items: usize,
+    /// Those that its branches lead to, one after the other.
+    exits: Vec<usize>,
     desc: Desc,
     after: Desc,
 }
 
 /// Bytes that an instruction touches: from where its base points, how many.
 struct Access {
-    base: Register,
+    base: Base,
     disp: i32,
     size: u8,
     write: bool,
@@ -84,7 +112,7 @@ struct Access {
 
 impl Access {
     fn stack(disp: i32, write: bool) -> Option<Self> {
-        Some(Self { base: Register::RSP, disp, size: 8, write, aligned: false })
+        Some(Self { base: Base::STACK, disp, size: 8, write, aligned: false })
     }
 
     /// `Err`: more than a window is for.
@@ -98,12 +126,15 @@ impl Access {
             _ if !has_memory(insn) => return Ok(None),
             _ => {}
         }
-        let base = insn.memory_base();
+        let (register, index) = (insn.memory_base(), insn.memory_index());
         let disp = i32::try_from(insn.memory_displacement64() as i64).map_err(drop)?;
-        let plain = base.is_gpr64() && insn.memory_index() == Register::None && is_flat(insn);
-        if !plain || disp.abs() > 1 << 20 {
+        let near = register == Register::RIP || register.is_gpr64();
+        if !near || !is_flat(insn) || disp.abs() > FARTHEST {
             return Err(());
         }
+        // Of one that is not there it says nothing.
+        let scale = if index == Register::None { 1 } else { insn.memory_index_scale() };
+        let base = Base { register, index, scale };
         let first = insn.op_kind(0) == OpKind::Memory;
         let (size, write, aligned) = match item.plan {
             Plan::Mov => (operand_size(insn, 0), first, false),
@@ -124,7 +155,7 @@ impl Access {
 
 /// How far an instruction moves RSP by a constant without touching memory.
 fn shift_of_stack(insn: &Instruction, plan: Plan) -> Option<i32> {
-    let imm = || i32::try_from(insn.immediate(1) as i64).ok().filter(|v| v.abs() <= 1 << 20);
+    let imm = || i32::try_from(insn.immediate(1) as i64).ok().filter(|v| v.abs() <= FARTHEST);
     let on_rsp =
         insn.op_count() == 2 && insn.op_kind(0) == OpKind::Register && insn.op_register(0) == Register::RSP;
     match plan {
@@ -133,7 +164,7 @@ fn shift_of_stack(insn: &Instruction, plan: Plan) -> Option<i32> {
         Plan::Lea
             if on_rsp && insn.memory_base() == Register::RSP && insn.memory_index() == Register::None =>
         {
-            i32::try_from(insn.memory_displacement64() as i64).ok().filter(|v| v.abs() <= 1 << 20)
+            i32::try_from(insn.memory_displacement64() as i64).ok().filter(|v| v.abs() <= FARTHEST)
         }
         _ => None,
     }
@@ -152,17 +183,28 @@ fn leaves_t0(item: &Item) -> bool {
         Plan::Alu(ADC | SBB) => false,
         Plan::Alu(_) => !item.need || !has_memory(insn) || has(0) && has(1),
         Plan::Shift(shifts::SHL | shifts::SHR | shifts::SAR) => {
-            super::super::plan::shift_count(insn).is_some() && !has_memory(insn)
+            shift_count(insn).is_some() && !has_memory(insn)
         }
         Plan::Unary(NOT | NEG) => !has_memory(insn) && has(0),
         Plan::Unary(_) => !has_memory(insn) && has(0) && !item.need,
         Plan::Lea => {
             let near =
                 |r: Register| r == Register::None || r.is_gpr64() && pinned(r.number() as u8 & 15).is_some();
-            has(0) && near(insn.memory_base()) && near(insn.memory_index())
+            has(0)
+                && (insn.memory_base() == Register::RIP
+                    || near(insn.memory_base()) && near(insn.memory_index()))
         }
         Plan::Bswap => has(0),
         _ => false,
+    }
+}
+
+/// The condition on which a branch leaves its translation.
+fn leaves_on(plan: Plan) -> Option<u8> {
+    match plan {
+        Plan::Jcc(cc) => Some(cc),
+        Plan::Loop(cc) => Some(cc ^ 1),
+        _ => None,
     }
 }
 
@@ -174,41 +216,44 @@ fn looks_at_stack_pointer(insn: &Instruction, plan: Plan) -> bool {
         || plan == Plan::Lea && (insn.memory_base() == Register::RSP || insn.memory_index() == Register::RSP)
 }
 
+impl Run {
+    /// Makes it as wide as one more access needs, whose base has moved so far; false when that is too wide.
+    fn take(&mut self, access: &Access, moved: i32) -> bool {
+        let at = moved + access.disp;
+        let (low, high) = (self.low.min(at), self.high.max(at + i32::from(access.size)));
+        let class = access.aligned.then_some(at & 15);
+        if high - low > WIDEST || class.is_some() && self.aligned.is_some() && class != self.aligned {
+            return false;
+        }
+        (self.low, self.high) = (low, high);
+        self.aligned = self.aligned.or(class);
+        self.write |= access.write;
+        true
+    }
+}
+
 impl Gen {
     /// The window that item number `first` opens, if it is worth it.
     pub(super) fn window_of(&self, first: usize) -> Option<Run> {
-        let opening = Access::of(&self.items[first]).ok()??;
-        let base = opening.base;
-        let bit = 1u16 << (base.number() & 15);
-        let mut run = Run {
-            base,
-            items: 0,
-            low: i32::MAX,
-            high: i32::MIN,
-            write: false,
-            aligned: None,
-            host: bit::NONE,
-        };
+        let base = Access::of(&self.items[first]).ok()??.base;
+        let (bits, stack) = (base.bits(), base.is_stack_pointer());
+        let (low, high) = (i32::MAX, i32::MIN);
+        let mut run = Run { base, items: 0, low, high, write: false, aligned: None, host: bit::NONE };
         let (mut moved, mut accesses, mut host) = (0, 0, bit::NONE);
         for (k, item) in self.items[first..].iter().enumerate() {
             let (insn, plan) = (&item.insn, item.plan);
-            if !leaves_t0(item) {
-                break;
+            if let Some(cc) = leaves_on(plan) {
+                if looks_at(cc) & !host != 0 {
+                    break;
+                }
+                continue;
             }
-            let Ok(access) = Access::of(item) else { break };
+            let access = if leaves_t0(item) { Access::of(item) } else { Err(()) };
+            let Ok(access) = access else { break };
             if let Some(access) = &access {
-                if access.base != base {
+                if access.base != base || !run.take(access, moved) {
                     break;
                 }
-                let at = moved + access.disp;
-                let (low, high) = (run.low.min(at), run.high.max(at + i32::from(access.size)));
-                let class = access.aligned.then_some(at & 15);
-                if high - low > WIDEST || class.is_some() && run.aligned.is_some() && class != run.aligned {
-                    break;
-                }
-                (run.low, run.high) = (low, high);
-                run.aligned = run.aligned.or(class);
-                run.write |= access.write;
                 accesses += 1;
                 host = bit::NONE;
             }
@@ -223,47 +268,60 @@ impl Gen {
             if matches!(plan, Plan::Call | Plan::Ret) {
                 break;
             }
-            if plan.writes(insn) & bit == 0 {
+            if plan.writes(insn) & bits == 0 {
                 continue;
             }
             let by = match plan {
                 Plan::Push => Some(-8),
                 Plan::Pop if gpr(insn, 0) != RSP => Some(8),
-                _ if base == Register::RSP && access.is_none() => shift_of_stack(insn, plan),
+                _ if access.is_none() => shift_of_stack(insn, plan),
                 _ => None,
             };
-            let Some(by) = by.filter(|_| base == Register::RSP) else { break };
+            let Some(by) = by.filter(|_| stack) else { break };
             moved += by;
         }
         // (The class was that of the address as it is from the base.)
         run.aligned = run.aligned.map(|class| (class - run.low) & 15);
-        (accesses > 1 && run.items > 1).then_some(run)
+        (accesses > 1).then_some(run)
     }
 
     /// Does the instructions of a window from item number `first` on; how many.
     pub(super) fn together(&mut self, first: usize, run: Run) -> usize {
-        let before = self.desc;
+        let desc = self.desc;
         let from = self.open(&run);
+        let stack = run.base.is_stack_pointer();
         let mut items = std::mem::take(&mut self.items);
+        let mut exits = Vec::new();
         for (k, item) in items[first..first + run.items].iter_mut().enumerate() {
             self.done = (first + k) as u16;
             self.rip = item.insn.ip();
-            if run.base == Register::RSP && looks_at_stack_pointer(&item.insn, item.plan) {
+            let leaves = leaves_on(item.plan).is_some();
+            if stack && (leaves || looks_at_stack_pointer(&item.insn, item.plan)) {
                 self.pay();
+            }
+            if leaves {
+                exits.push(self.exits.len());
             }
             self.half(item);
             let by = shift_of_stack(&item.insn, item.plan);
-            if let (Some(window), Some(by)) = (&mut self.window, by.filter(|_| run.base == Register::RSP)) {
+            if let (Some(window), Some(by)) = (&mut self.window, by.filter(|_| stack)) {
                 window.moved += by;
             }
         }
         self.pay();
         self.window = None;
         self.host &= run.host;
-        let (back, items_of_run) = (self.a.pos(), run.items);
-        let apart = Apart { from, back, first, items: items_of_run, desc: before, after: self.desc };
-        self.stubs.push(Stub::Apart(apart));
-        if let Some(last) = items[..first + run.items].last() {
+        let (back, count) = (self.a.pos(), run.items);
+        self.stubs.push(Stub::Apart(Apart {
+            from,
+            back,
+            first,
+            items: count,
+            exits,
+            desc,
+            after: self.desc,
+        }));
+        if let Some(last) = items[..first + count].last() {
             match last.plan {
                 Plan::Call => self.call_leaves(last),
                 Plan::Ret => self.ret_leaves(last),
@@ -271,15 +329,23 @@ impl Gen {
             }
         }
         self.items = items;
-        run.items
+        count
     }
 
     /// Looks up all of a window; the jumps are taken where it does not hold.
     fn open(&mut self, run: &Run) -> Vec<Jump> {
+        let Base { register, index, scale } = run.base;
+        let number = |r: Register| r.number() as u8 & 15;
+        if register == Register::RIP {
+            self.own_address(T0, i64::from(run.low) as u64);
+        } else {
+            let base = self.value(number(register), T0);
+            let index = (index != Register::None)
+                .then(|| (self.value(number(index), T1), scale.trailing_zeros() as u8));
+            self.a.lea(T0, Mem { base, index, disp: run.low });
+        }
         let bytes = (run.high - run.low) as u32;
-        let base = self.value(run.base.number() as u8 & 15, T0);
-        self.a.lea(T0, Mem::at(base, run.low));
-        let mut from = vec![if self.is_on_stack(run.base) {
+        let mut from = vec![if self.is_on_stack(register) && index == Register::None {
             self.in_stack_page(bytes)
         } else {
             self.in_tlb(bytes, run.write).0
@@ -320,14 +386,23 @@ impl Gen {
 
     /// The stub of a window.
     pub(super) fn apart(&mut self, apart: Apart) {
-        let Apart { from, back, first, items: count, desc, after } = apart;
+        let Apart { from, back, first, items: count, exits, desc, after } = apart;
+        let mut exits = exits.into_iter();
         from.into_iter().for_each(|jump| self.a.bind(jump));
         (self.desc, self.host) = (desc, bit::NONE);
         let mut items = std::mem::take(&mut self.items);
         for (k, item) in items[first..first + count].iter_mut().enumerate() {
             self.done = (first + k) as u16;
             self.rip = item.insn.ip();
-            self.half(item);
+            match (leaves_on(item.plan), leaves_on(item.plan).and_then(|_| exits.next())) {
+                (Some(cc), Some(exit)) => {
+                    debug_assert!(looks_at(cc) & !self.host == 0);
+                    // Exits are there already.
+                    let jump = self.a.jcc(cc);
+                    self.a.bind_to(jump, self.exits[exit].stub as usize);
+                }
+                _ => self.half(item),
+            }
         }
         self.items = items;
         debug_assert_eq!(self.desc, after);
