@@ -48,8 +48,9 @@ pub(crate) struct Jit {
     refused: bool,
     /// Numbers of translations by [`crate::block::place`].
     by_place: HashMap<u64, u32, BuildHasherDefault<KeyHasher>>,
-    /// Some of them, by [`recent_slot`]; nothing before the first.
-    recent: Vec<u32>,
+    /// Some of them, by [`recent_slot`]; nothing before the first. What tells their places apart, mostly, stands beside
+    /// the number.
+    recent: Vec<(u32, u32)>,
     /// A bit for each place that may be among them, by [`mark_of`]: most of what is asked for is not translated.
     marks: Vec<u64>,
     /// guestmem's code epoch at which the generations of all pages were last compared.
@@ -66,6 +67,11 @@ pub(crate) struct Jit {
 fn recent_slot(place: u64) -> usize {
     // Context in the lowest bits, then the offset in the page.
     (place >> 5 ^ place >> 17) as usize & (RECENT - 1)
+}
+
+/// What [`Jit::recent`] has of a place.
+fn recent_tag(place: u64) -> u32 {
+    (place ^ place >> 32) as u32
 }
 
 /// Word and bit of a place in [`Jit::marks`].
@@ -167,7 +173,7 @@ impl Jit {
                 self.refused = true;
                 return None;
             };
-            self.recent = vec![0; RECENT];
+            self.recent = vec![(0, 0); RECENT];
             self.marks = vec![0; MARKS / 64];
             let (head, thunks) = thunks::emit(&helpers());
             self.store = Some(Store::new(code, &head, thunks));
@@ -185,19 +191,19 @@ impl Jit {
     /// The translation of what is at a place.
     pub(crate) fn at(&mut self, place: u64) -> Option<u32> {
         let store = self.store.as_ref()?;
-        let (word, bit) = mark_of(place);
-        if self.marks.get(word)? & bit == 0 {
-            return None;
-        }
         let good = |number: u32| {
             store.translations.get(number as usize).is_some_and(|known| known.alive && known.place == place)
         };
         let recent = self.recent.get_mut(recent_slot(place))?;
-        if good(*recent) {
-            return Some(*recent);
+        if recent.0 == recent_tag(place) && good(recent.1) {
+            return Some(recent.1);
+        }
+        let (word, bit) = mark_of(place);
+        if self.marks.get(word)? & bit == 0 {
+            return None;
         }
         let number = self.by_place.get(&place).copied().filter(|number| good(*number))?;
-        *recent = number;
+        *recent = (recent_tag(place), number);
         Some(number)
     }
 
