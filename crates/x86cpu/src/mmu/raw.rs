@@ -52,10 +52,7 @@ impl<T: Zeroed> Table<T> {
     /// # Panics
     /// As [`Table::new`].
     pub(crate) fn within_reach(len: usize) -> Self {
-        #[cfg(target_arch = "x86_64")]
-        return Self::with(len, |bytes| Mapping::anonymous_low(bytes).or_else(|_| Mapping::anonymous(bytes)));
-        #[cfg(not(target_arch = "x86_64"))]
-        Self::new(len)
+        Self::with(len, |bytes| Mapping::anonymous_low(bytes).or_else(|_| Mapping::anonymous(bytes)))
     }
 
     fn with(len: usize, map: impl FnOnce(usize) -> std::io::Result<Mapping>) -> Self {

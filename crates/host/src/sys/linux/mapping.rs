@@ -33,9 +33,11 @@ impl Mapping {
     /// The same below 2 GiB, where an x86-64 instruction names it by a displacement.
     ///
     /// # Errors
-    /// The kernel's: no room there, over a limit, a host that has no such places.
-    #[cfg(target_arch = "x86_64")]
+    /// The kernel's: no room there, over a limit; `Unsupported` on another processor.
     pub fn anonymous_low(len: usize) -> io::Result<Self> {
+        if cfg!(not(target_arch = "x86_64")) {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
         // MAP_32BIT (mmap(2)), which rustix has no name for.
         Self::anonymous_as(len, MapFlags::from_bits_retain(0x40))
     }
