@@ -102,13 +102,8 @@ impl Gate {
         }
         inside.vcpus += 1;
         drop(inside);
-        let result = execute();
-        let mut inside = lock(&self.inside);
-        inside.vcpus -= 1;
-        if inside.closed && inside.vcpus == 0 {
-            self.changed.notify_all();
-        }
-        result
+        let _inside = Within(self);
+        execute()
     }
 
     /// Executes while nobody else does: they are asked to stop, and wait.
@@ -127,6 +122,19 @@ impl Gate {
         lock(&self.inside).closed = false;
         self.changed.notify_all();
         result
+    }
+}
+
+/// A vCPU that executes. One that panics does not any more, either.
+struct Within<'a>(&'a Gate);
+
+impl Drop for Within<'_> {
+    fn drop(&mut self) {
+        let mut inside = lock(&self.0.inside);
+        inside.vcpus -= 1;
+        if inside.closed && inside.vcpus == 0 {
+            self.0.changed.notify_all();
+        }
     }
 }
 

@@ -35,9 +35,30 @@ impl World {
     }
 }
 
+/// A vCPU's thread; its end, of whatever kind, is told.
+struct Alive<'a> {
+    world: &'a World,
+    id: usize,
+}
+
+impl Drop for Alive<'_> {
+    fn drop(&mut self) {
+        // In a build that unwinds, nobody else would hear of it, and whoever waits for the guest would wait for good.
+        if std::thread::panicking() {
+            let why = format!(
+                "running vCPU {}: an error in smolvm itself, whose message stands on standard error; please report it",
+                self.id
+            );
+            self.world.control.end(Outcome::Failed(why));
+        }
+        (self.world.ended)();
+    }
+}
+
 /// Runs until the machine ends. The vCPU is locked while it runs and free while it is parked, so
 /// that `save` can look at it.
 pub(crate) fn run(world: &Arc<World>, id: usize, vcpu: &Mutex<Box<dyn Vcpu>>) {
+    let _alive = Alive { world, id };
     while world.control.may_run(id) {
         let mut vcpu = lock(vcpu);
         world.note_first_run();
@@ -50,7 +71,6 @@ pub(crate) fn run(world: &Arc<World>, id: usize, vcpu: &Mutex<Box<dyn Vcpu>>) {
             world.control.end(Outcome::Failed(error.to_string()));
         }
     }
-    (world.ended)();
 }
 
 /// One exit.

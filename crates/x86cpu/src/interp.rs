@@ -48,6 +48,7 @@ impl Cpu {
     /// Executes: the code cache is lent to `f`.
     pub(crate) fn with_code<R>(&mut self, f: impl FnOnce(&mut Self, &mut CodeCache) -> R) -> R {
         self.mmu.enter();
+        let _executing = self.mmu.executing();
         let mut code = self.code.take().unwrap_or_default();
         let result = f(self, &mut code);
         self.code = Some(code);

@@ -14,6 +14,9 @@ pub(super) mod cc {
     pub const NS: u8 = 9;
 }
 
+/// In place of a base: there is none, and an index must be there.
+const NO_BASE: u8 = 5 | 0x40;
+
 /// A memory operand: base, index and log2 of its scale, displacement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Mem {
@@ -25,6 +28,11 @@ pub(super) struct Mem {
 impl Mem {
     pub fn at(base: u8, disp: i32) -> Mem {
         Mem { base, index: None, disp }
+    }
+
+    /// An index times a power of two, and a displacement.
+    pub fn scaled(index: u8, scale: u8, disp: i32) -> Mem {
+        Mem { base: NO_BASE, index: Some((index, scale)), disp }
     }
 }
 
@@ -90,7 +98,7 @@ impl Asm {
         }
         let (x, b) = match rm {
             Rm::Reg(r) => (0, r >> 3),
-            Rm::Mem(m) => (m.index.map_or(0, |(i, _)| i >> 3), m.base >> 3),
+            Rm::Mem(m) => (m.index.map_or(0, |(i, _)| i >> 3), m.base >> 3 & 1),
         };
         let bits = u8::from(wide) << 3 | (reg >> 3) << 2 | x << 1 | b;
         if bits != 0 || rex {
@@ -107,6 +115,7 @@ impl Asm {
         };
         let low = m.base & 7;
         let mode = match m.disp {
+            _ if m.base == NO_BASE => 0,
             0 if low != 5 => 0,
             -128..=127 => 1,
             _ => 2,
@@ -125,6 +134,7 @@ impl Asm {
         match mode {
             1 => self.byte(m.disp as u8),
             2 => self.imm32(m.disp),
+            _ if m.base == NO_BASE => self.imm32(m.disp),
             _ => {}
         }
     }
@@ -152,6 +162,14 @@ impl Asm {
     /// `mov reg, rm` of `size` bytes.
     pub fn load(&mut self, size: u8, reg: u8, rm: Rm) {
         self.sized(size, 0x8a, reg, rm);
+    }
+
+    /// As [`Asm::load`], with zeros above: nothing waits for what the register had.
+    pub fn load_whole(&mut self, size: u8, reg: u8, rm: Rm) {
+        match size {
+            1 | 2 => self.op(NONE, false, false, &[0x0f, 0xb6 | size >> 1], reg, rm),
+            _ => self.load(size, reg, rm),
+        }
     }
 
     /// `mov rm, reg` of `size` bytes.
@@ -218,6 +236,20 @@ impl Asm {
         self.bytes(&[0x3b, (reg & 7) << 3 | 5]);
         self.imm32(0);
         Jump(self.pos() - 4)
+    }
+
+    /// `reg := from >> by` in its low bits, of 64 bits; the upper `by` bits are not zero where `rotates`, which is what
+    /// the instruction of BMI2 makes. Flags are lost.
+    pub fn shifted(&mut self, rotates: bool, reg: u8, from: u8, by: u8) {
+        if rotates {
+            // RORX
+            self.bytes(&[0xc4, (!reg & 8) << 4 | 0x40 | (!from & 8) << 2 | 3, 0xfb, 0xf0]);
+            self.bytes(&[0xc0 | (reg & 7) << 3 | from & 7, by]);
+        } else {
+            self.mov(reg, from);
+            self.group(8, 0xc1, 5, Rm::Reg(reg));
+            self.byte(by);
+        }
     }
 
     pub fn lea(&mut self, reg: u8, m: Mem) {

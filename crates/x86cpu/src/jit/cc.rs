@@ -153,8 +153,8 @@ fn base<const B: u32>(flags: &mut Flags, jx: &JitState) {
         op::NEG => flags.set_sum::<B>(compute::<SUB, B>(0, a.wrapping_neg() & m, 0)),
         op::ADC => flags.set_sum::<B>(compute::<ADC, B>(a, b, c.wrapping_sub(a).wrapping_sub(b) & 1)),
         op::SBB => flags.set_sum::<B>(compute::<SBB, B>(a, b, a.wrapping_sub(b).wrapping_sub(c) & 1)),
-        // As everywhere: a count of zero changes no flag.
-        op::SHL | op::SHR | op::SAR if b as u32 == 0 => {}
+        // Who shifts by zero leaves the description alone. Here it would be one whose operand was overwritten.
+        op::SHL | op::SHR | op::SAR if b as u32 == 0 => debug_assert!(false, "a shift by zero is described"),
         op::SHL => _ = shift_value::<{ shifts::SHL }, B>(flags, a, b as u32),
         op::SHR => _ = shift_value::<{ shifts::SHR }, B>(flags, a, b as u32),
         op::SAR => _ = shift_value::<{ shifts::SAR }, B>(flags, a, b as u32),

@@ -8,7 +8,7 @@ use std::fmt::Write;
 
 use iced_x86::{Decoder, DecoderOptions, Instruction, OpKind, Register};
 
-use super::lower::{Place, Thunks, translate};
+use super::lower::{Place, Tables, Thunks, translate};
 use super::regs;
 use super::scan::unit;
 
@@ -16,6 +16,8 @@ const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/jit/golden.txt");
 /// Where the guest's code stands, and the host's.
 const GUEST: u64 = 0x40_0100;
 const HOST: u64 = 0x8000;
+/// What translations look in.
+const TABLES: Tables = Tables { tlb: Some(0x1000_0000), jumps: Some(0x2000_0000) };
 /// The place that exits are compared with at first.
 const NOWHERE: usize = 0x4000;
 const THUNKS: [&str; 14] = [
@@ -66,6 +68,9 @@ fn place() -> Place {
         first_op: 0,
         nowhere: NOWHERE,
         second: None,
+        tables: TABLES,
+        bmi2: true,
+        frame: false,
     }
 }
 
@@ -104,7 +109,10 @@ fn memory(insn: &Instruction) -> String {
     if base == Register::RBP && index == Register::None {
         return format!("[{}]", field(disp as i32));
     }
-    let mut text = format!("[{base:?}");
+    let mut text = String::from("[");
+    if base != Register::None {
+        let _ = write!(text, "{base:?}");
+    }
     if index != Register::None {
         let _ = write!(text, "+{index:?}*{}", insn.memory_index_scale());
     }

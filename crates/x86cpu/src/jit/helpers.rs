@@ -179,7 +179,7 @@ fn locate(cpu: &mut Cpu, code: &mut CodeCache) -> Option<usize> {
 
 /// What the jump cache says.
 fn remembered(cpu: &Cpu, rip: u64) -> Option<usize> {
-    let entry = cpu.jumps[bank(cpu)].get(flow_jump_slot(rip))?;
+    let entry = cpu.jumps.as_ref()?[bank(cpu)].get(flow_jump_slot(rip))?;
     (entry.rip == rip).then_some(entry.code as usize)
 }
 
@@ -209,7 +209,7 @@ extern "sysv64" fn indirect(cpu: *mut Cpu, target: u64) -> usize {
     code.jit.counters.searches += 1;
     cpu.rip = target;
     match locate(cpu, code) {
-        Some(_) => cpu.jumps[bank(cpu)].as_ptr().wrapping_add(flow_jump_slot(target)).expose_provenance(),
+        Some(_) => cpu.jx.jumps + size_of::<JumpEntry>() * flow_jump_slot(target),
         None if !is_canonical(target) => 0,
         None => {
             let Some(store) = &code.jit.store else { return 0 };
@@ -228,11 +228,17 @@ extern "sysv64" fn unlinked(cpu: *mut Cpu, exit: u32) -> u32 {
     code.jit.counters.unlinked += 1;
     let Some(store) = &code.jit.store else { return 0 };
     let Some(linked) = store.exits.get(exit as usize) else { return 0 };
+    // What it was linked to looks at no flags: then they were not written down.
+    let bare = store.is_bare(exit);
     cpu.rip = cpu.jx.page.wrapping_add(linked.exit.target);
     code.jit.sync(cpu);
     let Some(number) = translation(cpu, code) else { return 0 };
     let Some(target) = code.jit.arrive(cpu, number) else { return 0 };
     let Some(store) = &mut code.jit.store else { return 0 };
+    if bare && !store.translations[number as usize].flags_dead {
+        // On the way out the description is brought up to date.
+        return 0;
+    }
     store.link(exit, number);
     if std::mem::take(&mut store.unserialised) {
         serialise();

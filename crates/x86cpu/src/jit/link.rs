@@ -282,6 +282,12 @@ impl Store {
         }
     }
 
+    /// Whether an exit leads past the stores of the flags.
+    pub fn is_bare(&self, exit: u32) -> bool {
+        let to = self.exits.get(exit as usize).and_then(|linked| linked.to);
+        to.and_then(|to| self.translations.get(to as usize)).is_some_and(|t| t.flags_dead)
+    }
+
     fn unlink(&mut self, exit: u32) {
         let linked = &mut self.exits[exit as usize];
         if linked.to.take().is_none() {

@@ -25,7 +25,7 @@
 //! Code memory is bounded; when it is full everything is dropped. It does not exist before the first
 //! translation. On hosts that are not x86-64 there is none: `off` says so.
 
-#![allow(unsafe_code)] // Entering generated code and coming back from it (`run`, `helpers`); zeroed tables (`state`).
+#![allow(unsafe_code)] // Entering generated code and coming back from it (`run`, `helpers`).
 
 mod state;
 
@@ -112,6 +112,12 @@ pub(crate) enum Turn {
     Single,
     /// Go on at `Cpu::rip`, with a block in the interpreter.
     Block,
+}
+
+/// RORX.
+#[cfg(target_arch = "x86_64")]
+fn host_has_bmi2() -> bool {
+    std::is_x86_feature_detected!("bmi2")
 }
 
 #[cfg(target_arch = "x86_64")]

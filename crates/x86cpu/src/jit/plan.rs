@@ -120,6 +120,15 @@ impl Plan {
         }
     }
 
+    /// Whether what changes some flags only writes down first what there was.
+    pub fn settles(self, insn: &Instruction) -> bool {
+        match self {
+            Plan::Unary(_) | Plan::Bt(_) | Plan::BtFar(_) => false,
+            Plan::Shift(_) => shift_count(insn).is_none(),
+            _ => true,
+        }
+    }
+
     /// The flags that it looks at.
     pub fn reads_flags(self, insn: &Instruction) -> u8 {
         match self {

@@ -110,9 +110,16 @@ pub(super) const KERNEL_GS: i32 =
 pub(super) struct StackFields {
     pub base: i32,
     pub host: i32,
-    pub limit8: i32,
-    pub limit16: i32,
+    /// The first of them.
+    limits: i32,
     pub info: i32,
+}
+
+impl StackFields {
+    /// The limit for accesses of at most so many bytes.
+    pub fn limit(&self, bytes: u32) -> i32 {
+        self.limits + 8 * (bytes.max(8).next_power_of_two().trailing_zeros() as i32 - 3)
+    }
 }
 
 /// Those of one privilege (0: user).
@@ -121,8 +128,7 @@ pub(super) const fn stack_fields(bank: usize) -> StackFields {
     StackFields {
         base: from_state(at + offset_of!(StackPage, base)),
         host: from_state(at + offset_of!(StackPage, host)),
-        limit8: from_state(at + offset_of!(StackPage, limit8)),
-        limit16: from_state(at + offset_of!(StackPage, limit16)),
+        limits: from_state(at + offset_of!(StackPage, limits)),
         info: from_state(at + offset_of!(StackPage, info)),
     }
 }

@@ -2,15 +2,15 @@
 
 use std::arch::asm;
 use std::collections::HashMap;
-use std::hash::BuildHasherDefault;
+use std::hash::{BuildHasherDefault, Hasher};
 
-use arch::x86_64::regs::{Cr0, Cr4};
+use arch::x86_64::regs::{Cr0, Cr4, gpr};
 use host::CodeMemory;
 
 use super::cc::{evaluate, op, over};
 use super::helpers::helpers;
 use super::link::{Made, Store};
-use super::lower::{Place, flow_jump_slot, leave, translate};
+use super::lower::{Place, Tables, flow_jump_slot, leave, translate};
 use super::scan::unit;
 use super::state::{JumpEntry, clear_jump, empty_jumps, x87};
 use super::thunks;
@@ -21,13 +21,17 @@ use crate::decode::Decoded;
 use crate::mmu::MAX_OVERWRITTEN;
 
 /// Bytes of host code at most.
-const CODE_BYTES: usize = 32 << 20;
+const CODE_BYTES: usize = 64 << 20;
 /// More than any translation takes.
 const ROOM: usize = 128 << 10;
 /// Translations that are found without a look into a large table.
 const RECENT: usize = 1 << 13;
+/// Bits of the filter of places: 64 KiB.
+const MARKS: usize = 1 << 19;
 /// Sites, exits and handlers' ops kept at most.
 const MAX_PARTS: usize = 1 << 20;
+/// Where RBP is above RSP by less than so many bytes, it points to a frame on the stack.
+const FRAMES: u64 = 1 << 14;
 /// Bytes of a page.
 const PAGE: u64 = 4096;
 /// All SSE exceptions masked.
@@ -44,8 +48,11 @@ pub(crate) struct Jit {
     refused: bool,
     /// Numbers of translations by [`crate::block::place`].
     by_place: HashMap<u64, u32, BuildHasherDefault<KeyHasher>>,
-    /// Some of them, by [`recent_slot`]; nothing before the first.
-    recent: Vec<u32>,
+    /// Some of them, by [`recent_slot`]; nothing before the first. What tells their places apart, mostly, stands beside
+    /// the number.
+    recent: Vec<(u32, u32)>,
+    /// A bit for each place that may be among them, by [`mark_of`]: most of what is asked for is not translated.
+    marks: Vec<u64>,
     /// guestmem's code epoch at which the generations of all pages were last compared.
     code_epoch: u32,
     /// Map epochs that the jump caches and the slots of pages belong to (user, supervisor).
@@ -60,6 +67,19 @@ pub(crate) struct Jit {
 fn recent_slot(place: u64) -> usize {
     // Context in the lowest bits, then the offset in the page.
     (place >> 5 ^ place >> 17) as usize & (RECENT - 1)
+}
+
+/// What [`Jit::recent`] has of a place.
+fn recent_tag(place: u64) -> u32 {
+    (place ^ place >> 32) as u32
+}
+
+/// Word and bit of a place in [`Jit::marks`].
+fn mark_of(place: u64) -> (usize, u64) {
+    let mut hasher = KeyHasher::default();
+    hasher.write_u64(place);
+    let hash = hasher.finish() >> (64 - MARKS.trailing_zeros());
+    ((hash >> 6) as usize, 1 << (hash & 63))
 }
 
 /// An exit that was taken by code of a privilege, and its target.
@@ -98,6 +118,7 @@ impl Jit {
             self.counters.flushes += 1;
         }
         self.by_place.clear();
+        self.marks.fill(0);
         self.pending = None;
         (0..2).for_each(|bank| self.forget_jumps(cpu, bank));
     }
@@ -129,14 +150,16 @@ impl Jit {
     }
 
     fn forget_jumps(&mut self, cpu: &mut Cpu, bank: usize) {
-        let entries = &mut cpu.jumps[bank];
+        let Some(banks) = &mut cpu.jumps else { return };
+        let entries = &mut banks[bank];
         self.jumps[bank].drain(..).for_each(|slot| clear_jump(entries, slot));
     }
 
     /// Lets an indirect branch to a translation at `rip` find it.
     pub(super) fn remember_jump(&mut self, cpu: &mut Cpu, rip: u64, code: usize) {
         let (bank, slot) = (bank(cpu), flow_jump_slot(rip));
-        let entry = &mut cpu.jumps[bank][slot];
+        let Some(banks) = &mut cpu.jumps else { return };
+        let entry = &mut banks[bank][slot];
         if entry.code == 0 {
             self.jumps[bank].push(slot as u16);
         }
@@ -150,7 +173,8 @@ impl Jit {
                 self.refused = true;
                 return None;
             };
-            self.recent = vec![0; RECENT];
+            self.recent = vec![(0, 0); RECENT];
+            self.marks = vec![0; MARKS / 64];
             let (head, thunks) = thunks::emit(&helpers());
             self.store = Some(Store::new(code, &head, thunks));
         }
@@ -171,11 +195,15 @@ impl Jit {
             store.translations.get(number as usize).is_some_and(|known| known.alive && known.place == place)
         };
         let recent = self.recent.get_mut(recent_slot(place))?;
-        if good(*recent) {
-            return Some(*recent);
+        if recent.0 == recent_tag(place) && good(recent.1) {
+            return Some(recent.1);
+        }
+        let (word, bit) = mark_of(place);
+        if self.marks.get(word)? & bit == 0 {
+            return None;
         }
         let number = self.by_place.get(&place).copied().filter(|number| good(*number))?;
-        *recent = number;
+        *recent = (recent_tag(place), number);
         Some(number)
     }
 
@@ -222,6 +250,9 @@ impl Jit {
             first_op: store.ops.len() as u32,
             nowhere: store.slot_offset(0),
             second: second.map(|(slot, _)| store.slot_offset(slot)),
+            tables: tables(cpu),
+            bmi2: super::host_has_bmi2(),
+            frame: cpu.gpr[gpr::RBP].wrapping_sub(cpu.gpr[gpr::RSP]) < FRAMES,
         };
         let flags_dead = unit.flags_dead;
         let made = translate(unit, at);
@@ -243,10 +274,22 @@ impl Jit {
         let pages = std::iter::once(page).chain(second.map(|(_, page)| page));
         let number = store.add(Made { place, slot, second, flags_dead }, pages, bank, made.a.pieces());
         self.by_place.insert(place, number);
+        let (word, bit) = mark_of(place);
+        self.marks[word] |= bit;
         self.counters.translations += 1;
         self.counters.code_bytes += made.a.buf.len() as u64;
         Some(number)
     }
+}
+
+/// Where a displacement reaches what translations look in.
+fn tables(cpu: &mut Cpu) -> Tables {
+    // The last byte counts: entries are named by their fields.
+    let low = |first: usize, len: usize| i32::try_from(first + len).ok().map(|_| first as i32);
+    let bank = bank(cpu);
+    let jumps = &cpu.jumps.get_or_insert_with(empty_jumps)[bank];
+    let (first, len) = (jumps.as_ptr().expose_provenance(), size_of_val::<[JumpEntry]>(jumps));
+    Tables { tlb: low(cpu.mmu.tlb_bank(), crate::mmu::TLB_BYTES), jumps: low(first, len) }
 }
 
 /// An op for the interpreter's handler.
@@ -320,15 +363,12 @@ impl Cpu {
     /// What translated code finds in [`super::JitState`] follows the running privilege.
     pub(super) fn point_to_bank(&mut self) {
         self.jx.tlb = self.mmu.tlb_bank();
-        self.jx.jumps = self.jumps[bank(self)].as_ptr().expose_provenance();
+        self.jx.jumps = self.jumps.as_ref().map_or(0, |banks| banks[bank(self)].as_ptr().expose_provenance());
         self.jx.sse_ok = u8::from(sse_ok(self));
         self.jx.x87_ok = u8::from(x87_ok(self));
     }
 
     fn enter(&mut self, code: &mut CodeCache, number: u32, budget: i64) -> Option<Turn> {
-        if self.jumps[0].is_empty() {
-            self.jumps = empty_jumps();
-        }
         let at = code.jit.arrive(self, number)?;
         let pending = code.jit.pending.take();
         let store = code.jit.store.as_mut()?;

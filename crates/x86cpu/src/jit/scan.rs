@@ -56,6 +56,8 @@ pub(super) fn unit(page: &[u8; PAGE], beyond: Option<[u8; 15]>, start: u64, long
         };
         unit.items.push(first);
         analyse(&mut unit);
+        // Before it begins it may find another second page, and leave: then they are looked at.
+        unit.flags_dead = false;
         return Some(unit);
     }
     loop {
@@ -163,10 +165,12 @@ fn observers(unit: &Unit, from: usize, given: u8) -> (bool, u16) {
         let exit = matches!(plan, Plan::Jcc(_) | Plan::Loop(_));
         let wanted = plan.reads_flags(insn);
         let reads = wanted != bit::NONE && (clobbered || has_memory(insn) || wanted & !given != 0);
-        if exit || reads || plan.may_fault(insn) || effect == Effect::Partial {
+        // What changes some of them is laid over what there is, if anybody looks at it.
+        let over = effect == Effect::Partial && item.need;
+        if exit || reads || plan.may_fault(insn) || over {
             (seen, lost) = (true, written);
         }
-        if effect == Effect::Kills || effect == Effect::Partial && item.need {
+        if effect == Effect::Kills || over && plan.settles(insn) {
             return (seen, lost);
         }
         clobbered |= plan.clobbers(insn);

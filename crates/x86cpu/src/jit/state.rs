@@ -1,5 +1,7 @@
 //! What translated code and the rest of the CPU hand to each other.
 
+use crate::mmu::Table;
+
 /// Entries of the jump cache of one privilege.
 pub(crate) const JUMPS: usize = 8192;
 
@@ -22,13 +24,11 @@ pub(crate) fn clear_jump(bank: &mut [JumpEntry], slot: u16) {
 
 /// Jump caches: user, supervisor. Emptied when the map epoch of the privilege moves. Nothing at all before the first
 /// translation: most of the start of a machine, and of the life of an idle one.
-pub(crate) type Jumps = [Box<[JumpEntry]>; 2];
+pub(crate) type Jumps = Option<[Table<JumpEntry>; 2]>;
 
-pub(crate) fn empty_jumps() -> Jumps {
+pub(crate) fn empty_jumps() -> [Table<JumpEntry>; 2] {
     std::array::from_fn(|_| {
-        // Fresh memory that nobody touched: only what is used becomes resident.
-        // SAFETY: an entry is two integers, of which zero is a value.
-        let mut bank = unsafe { Box::<[JumpEntry]>::new_zeroed_slice(JUMPS).assume_init() };
+        let mut bank = Table::within_reach(JUMPS);
         clear_jump(&mut bank, 0);
         bank
     })

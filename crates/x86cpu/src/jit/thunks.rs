@@ -8,6 +8,7 @@ use super::lower::stack::thunk_number;
 use super::lower::{Thunks, leave};
 use super::regs::{self, CALLER_SAVED, CPU, PAIRS, STATE, StackFields, T0, T1, field, home, stack_fields};
 use super::state::x87;
+use crate::mmu::STACK_LIMITS;
 use crate::ops::alu::{ADD, AND, CMP, SUB};
 
 const RAX: u8 = 0;
@@ -222,8 +223,9 @@ fn stack_page(a: &mut Asm, page: StackFields, size: u8, write: bool, fill: usize
         a.load(8, T0, entry(from));
         a.store(8, T0, field(to));
     }
-    a.store_imm(8, field(page.limit8), 4096 - 7);
-    a.store_imm(8, field(page.limit16), 4096 - 15);
+    for bytes in (0..STACK_LIMITS).map(|k| 8 << k) {
+        a.store_imm(8, field(page.limit(bytes)), 4097 - bytes as i32);
+    }
     a.load(8, T0, field(regs::LIN));
     a.alu(8, ADD, T0, field(page.host));
     a.byte(0xc3);

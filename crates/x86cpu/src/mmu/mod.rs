@@ -26,8 +26,8 @@ use arch::x86_64::regs::{Cr0, Cr4, Efer};
 use guestmem::GuestMemory;
 
 pub(crate) use self::raw::Table;
-pub(crate) use self::tlb::StackPage;
 use self::tlb::{BANKS, ENTRIES, Entry, Tlb};
+pub(crate) use self::tlb::{STACK_LIMITS, StackPage};
 pub(crate) use self::walk::Intent;
 use crate::peers::Peers;
 
@@ -103,6 +103,20 @@ struct Shared {
     claims: Vec<u32>,
 }
 
+/// See [`Mmu::executing`].
+pub(crate) struct Executing {
+    id: u32,
+    peers: Arc<Peers>,
+}
+
+impl Drop for Executing {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.peers.leave(self.id, 0);
+        }
+    }
+}
+
 /// Pages of code that were written and are told apart.
 pub(crate) const MAX_OVERWRITTEN: usize = 64;
 
@@ -117,6 +131,9 @@ impl std::fmt::Debug for Mmu {
 
 /// log2 of a TLB entry's size and the number of entries of a privilege's bank, for translated code.
 pub(crate) const TLB_SHAPE: (u8, u32) = (size_of::<Entry>().trailing_zeros() as u8, ENTRIES as u32);
+
+/// Bytes of a privilege's bank.
+pub(crate) const TLB_BYTES: usize = ENTRIES * size_of::<Entry>();
 
 /// Offsets in a TLB entry of the read tag, the write tag, the host page and the rest.
 pub(crate) const TLB_FIELDS: (usize, usize, usize, usize) =
@@ -290,6 +307,11 @@ impl Mmu {
             shared.peers.enter(shared.id, self.write_epoch);
             self.sync();
         }
+    }
+
+    /// To be kept while the vCPU executes: one that panics does not any more, and nobody waits for it.
+    pub(crate) fn executing(&self) -> Option<Executing> {
+        self.shared.as_ref().map(|shared| Executing { id: shared.id, peers: Arc::clone(&shared.peers) })
     }
 
     pub(crate) fn leave(&self) {

@@ -14,6 +14,7 @@ use host::shared::Shared;
 
 use super::tlb::{ENTRIES, Entry, Tlb};
 use super::{Mmu, PAGE_MASK};
+use crate::jit::JumpEntry;
 
 const PAGE: usize = 4096;
 
@@ -27,6 +28,8 @@ pub(crate) unsafe trait Zeroed: Copy {}
 unsafe impl Zeroed for Entry {}
 // SAFETY: integers.
 unsafe impl Zeroed for (u64, u64, u32) {}
+// SAFETY: integers.
+unsafe impl Zeroed for JumpEntry {}
 
 /// Entries that begin as zeros and never move, in memory of which only what is used becomes resident.
 pub(crate) struct Table<T> {
@@ -41,8 +44,20 @@ impl<T: Zeroed> Table<T> {
     /// # Panics
     /// When the process has no address space left.
     pub(crate) fn new(len: usize) -> Self {
+        Self::with(len, Mapping::anonymous)
+    }
+
+    /// The same, where translated code names it by a displacement if there is room.
+    ///
+    /// # Panics
+    /// As [`Table::new`].
+    pub(crate) fn within_reach(len: usize) -> Self {
+        Self::with(len, |bytes| Mapping::anonymous_low(bytes).or_else(|_| Mapping::anonymous(bytes)))
+    }
+
+    fn with(len: usize, map: impl FnOnce(usize) -> std::io::Result<Mapping>) -> Self {
         let bytes = (len * size_of::<T>()).next_multiple_of(PAGE);
-        let memory = Mapping::anonymous(bytes);
+        let memory = map(bytes);
         let memory = memory.unwrap_or_else(|e| panic!("no address space for {bytes} bytes of tables: {e}"));
         Self { memory, len, entries: PhantomData }
     }

@@ -65,8 +65,8 @@ pub(super) const fn empty(slot: usize) -> Entry {
 }
 
 /// The page that a stack was last in: a copy of an entry with a write tag, which goes when that tag would go. The
-/// limits are what an offset in the page must be below, for accesses of at most 8 and 16 bytes; 0: there is none.
-/// Translated code reads and writes it.
+/// limits are what an offset in the page must be below, for accesses of at most 8 bytes, of 16, and so on; 0: there is
+/// none. Translated code reads and writes it.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct StackPage {
@@ -74,13 +74,15 @@ pub(crate) struct StackPage {
     pub(crate) base: u64,
     /// Host address.
     pub(crate) host: u64,
-    pub(crate) limit8: u64,
-    pub(crate) limit16: u64,
+    pub(crate) limits: [u64; STACK_LIMITS],
     /// As in an entry.
     pub(crate) info: u64,
 }
 
-const NO_STACK: StackPage = StackPage { base: 0, host: 0, limit8: 0, limit16: 0, info: 0 };
+/// Limits of a stack's page: of 8 to 256 bytes.
+pub(crate) const STACK_LIMITS: usize = 6;
+
+const NO_STACK: StackPage = StackPage { base: 0, host: 0, limits: [0; STACK_LIMITS], info: 0 };
 
 /// Makes a table of zeros empty.
 fn begin(data: &mut Table<Entry>) {
@@ -177,7 +179,7 @@ fn large_bit(lin: u64) -> (usize, u64) {
 
 impl Tlb {
     pub(super) fn new() -> Self {
-        let mut data = Table::new(ENTRIES * BANKS);
+        let mut data = Table::within_reach(ENTRIES * BANKS);
         begin(&mut data);
         Self {
             data,

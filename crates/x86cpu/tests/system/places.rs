@@ -2,7 +2,7 @@
 
 use x86cpu::Stop;
 
-use super::machine::{Machine, PD, Run, STACK};
+use super::machine::{CODE, IST1, Machine, PD, Run, STACK};
 
 /// Page tables of 0x40_0000 and 0x60_0000, and what they map.
 const TABLES: [u64; 2] = [0xc000, 0xd000];
@@ -49,7 +49,15 @@ fn a_switch_of_address_spaces_moves_code() {
     ];
     let mut run = Run::kernel(&code);
     map_twice(&run.machine);
-    // The second address space has the second pair of pages where the first one has its own.
+    two_spaces(&mut run);
+    run.state.gpr[1] = 30;
+    assert_eq!(run.go(), Stop::Halt);
+    assert_eq!(run.vector(), None);
+    assert_eq!(run.state.gpr[3], 30 * 0x101);
+}
+
+/// A second address space has the second pair of pages where the first one has its own. Both are in R12 and R13.
+fn two_spaces(run: &mut Run) {
     for (at, from) in [(0xe000, 0x1000), (0xf000, 0x2000), (0x1_1000, PD)] {
         for i in 0..512 {
             let entry = run.machine.get(from + 8 * i);
@@ -60,10 +68,26 @@ fn a_switch_of_address_spaces_moves_code() {
     run.machine.put(0xf000, 0x1_1007);
     run.machine.put(0x1_1000 + 16, TABLES[1] | 7);
     (run.state.gpr[5], run.state.gpr[12], run.state.gpr[13]) = (AT[0], 0x1000, 0xe000);
+}
+
+#[test]
+fn flags_are_there_for_who_looks_at_them_in_another_space() {
+    // again: mov cr3, r12; call rbp; mov cr3, r13; call rbp; dec ecx; jnz again; hlt
+    let code = [
+        0x41, 0x0f, 0x22, 0xdc, 0xff, 0xd5, 0x41, 0x0f, 0x22, 0xdd, 0xff, 0xd5, 0xff, 0xc9, 0x75, 0xf0, 0xf4,
+    ];
+    let mut run = Run::kernel(&code);
+    map_twice(&run.machine);
+    two_spaces(&mut run);
+    // test cl, 1; jmp to the next page, which looks at the flags in the second space only
+    run.machine.code(FIRST, &[0xf6, 0xc1, 1, 0xe9, 0xf8, 0x0f, 0, 0]);
+    // xor edx, edx; ret
+    run.machine.code(SECOND[0], &[0x31, 0xd2, 0xc3]);
+    // sete dl; movzx edx, dl; add ebx, edx; ret
+    run.machine.code(SECOND[1], &[0x0f, 0x94, 0xc2, 0x0f, 0xb6, 0xd2, 0x01, 0xd3, 0xc3]);
     run.state.gpr[1] = 30;
     assert_eq!(run.go(), Stop::Halt);
-    assert_eq!(run.vector(), None);
-    assert_eq!(run.state.gpr[3], 30 * 0x101);
+    assert_eq!((run.vector(), run.state.gpr[3]), (None, 15));
 }
 
 /// Runs with RSP at the end of a page of its own.
@@ -161,4 +185,70 @@ fn interrupts_that_wait_come_behind_the_instruction_after_sti() {
     assert_eq!(run.go(), Stop::Halt);
     assert_eq!((run.state.gpr[0], run.state.gpr[1]), (0x8d7, 0xad7));
     assert_eq!(run.vector(), None);
+}
+
+#[test]
+fn a_run_of_pushes_stops_where_the_stack_ends() {
+    // push rax; push rcx; push rdx; hlt
+    let mut run = Run::kernel(&[0x50, 0x51, 0x52, 0xf4]);
+    let below = run.machine.pte(STACK_PAGE - 0x1000);
+    run.machine.put(below, 0);
+    run.machine.gate(14, 0x8e, 1);
+    (run.state.gpr[0], run.state.gpr[1], run.state.gpr[4]) = (7, 8, STACK_PAGE + 16);
+    assert_eq!(run.go(), Stop::Halt);
+    assert_eq!((run.vector(), run.state.cr2), (Some(14), STACK_PAGE - 8));
+    assert_eq!((run.machine.get(STACK_PAGE + 8), run.machine.get(STACK_PAGE)), (7, 8));
+    // What the exception has pushed: RSP and RIP.
+    assert_eq!((run.machine.get(IST1 - 16), run.machine.get(IST1 - 40)), (STACK_PAGE, CODE + 2));
+}
+
+#[test]
+fn branches_out_of_a_run_find_the_stack_as_it_is() {
+    // again: push rcx; cmp dword [rsp], 5; je out; pop rdx; dec ecx; jnz again; out: hlt
+    let code = [0x51, 0x83, 0x3c, 0x24, 5, 0x74, 5, 0x5a, 0xff, 0xc9, 0x75, 0xf4, 0xf4];
+    for at in [0x800, 0x1004, 0x1008, 8] {
+        let mut run = Run::kernel(&code);
+        (run.state.gpr[1], run.state.gpr[4]) = (9, STACK_PAGE + at);
+        assert_eq!(run.go(), Stop::Halt);
+        assert_eq!((run.state.gpr[1], run.state.gpr[2], run.state.gpr[4]), (5, 6, STACK_PAGE + at - 8));
+    }
+}
+
+#[test]
+fn what_must_be_aligned_faults_in_the_middle_of_a_run() {
+    // mov [rsp], rax; movaps [rsp+8], xmm0; mov [rsp+24], rax; hlt
+    let code = [0x48, 0x89, 4, 0x24, 0x0f, 0x29, 0x44, 0x24, 8, 0x48, 0x89, 0x44, 0x24, 24, 0xf4];
+    for (at, vector) in [(0x800, Some(13)), (0x808, None)] {
+        let mut run = Run::kernel(&code);
+        run.machine.gate(13, 0x8e, 1);
+        (run.state.gpr[0], run.state.gpr[4]) = (3, STACK_PAGE + at);
+        assert_eq!(run.go(), Stop::Halt);
+        assert_eq!(run.vector(), vector);
+        let last = if vector.is_some() { 0 } else { 3 };
+        let seen = (run.machine.get(STACK_PAGE + at), run.machine.get(STACK_PAGE + at + 24));
+        assert_eq!(seen, (3, last));
+    }
+}
+
+#[test]
+fn arrays_and_fields_go_on_over_the_ends_of_pages() {
+    // again: mov eax, [rbx+rcx*4]; add eax, [rbx+rcx*4+4]; mov [rbx+rcx*4+8], eax; inc rcx; cmp [rdi], ecx; jne again; hlt
+    let code = [
+        0x8b, 4, 0x8b, 0x03, 0x44, 0x8b, 4, 0x89, 0x44, 0x8b, 8, 0x48, 0xff, 0xc1, 0x39, 0x0f, 0x75, 0xee,
+        0xf4,
+    ];
+    let mut run = Run::kernel(&code);
+    // Not at a multiple of its elements' size.
+    let array = STACK_PAGE + 2;
+    let count = 2000;
+    run.machine.put(OTHER_PAGE, count);
+    run.machine.put(array, 1 << 32);
+    (run.state.gpr[3], run.state.gpr[7]) = (array, OTHER_PAGE);
+    assert_eq!(run.go(), Stop::Halt);
+    assert_eq!((run.vector(), run.state.gpr[1]), (None, count));
+    let (mut a, mut b) = (0u32, 1u32);
+    for k in 0..count {
+        assert_eq!(run.machine.get(array + 4 * k) as u32, a, "element {k}");
+        (a, b) = (b, a.wrapping_add(b));
+    }
 }

@@ -27,13 +27,29 @@ impl Mapping {
     /// # Errors
     /// The kernel's: no address space, over a limit.
     pub fn anonymous(len: usize) -> io::Result<Self> {
+        Self::anonymous_as(len, MapFlags::empty())
+    }
+
+    /// The same below 2 GiB, where an x86-64 instruction names it by a displacement.
+    ///
+    /// # Errors
+    /// The kernel's: no room there, over a limit; `Unsupported` on another processor.
+    pub fn anonymous_low(len: usize) -> io::Result<Self> {
+        if cfg!(not(target_arch = "x86_64")) {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        // MAP_32BIT (mmap(2)), which rustix has no name for.
+        Self::anonymous_as(len, MapFlags::from_bits_retain(0x40))
+    }
+
+    fn anonymous_as(len: usize, more: MapFlags) -> io::Result<Self> {
         // SAFETY: a new mapping at an address of the kernel's choice aliases nothing.
         let p = unsafe {
             mm::mmap_anonymous(
                 std::ptr::null_mut(),
                 len,
                 ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::PRIVATE | MapFlags::NORESERVE,
+                MapFlags::PRIVATE | MapFlags::NORESERVE | more,
             )
         }?;
         let base = NonNull::new(p.cast()).ok_or(io::ErrorKind::OutOfMemory)?;

@@ -77,8 +77,9 @@ impl Gen {
         match pinned(g) {
             Some(r) => self.a.alu(4, XOR, r, Rm::Reg(r)),
             None => {
-                self.a.alu(4, XOR, T0, Rm::Reg(T0));
-                self.a.store(8, T0, home(g));
+                let scratch = self.spare();
+                self.a.alu(4, XOR, scratch, Rm::Reg(scratch));
+                self.a.store(8, scratch, home(g));
             }
         }
         self.desc = Desc::of(op::LOGIC | log2(size), Loc::Imm(0), Loc::Slot);
@@ -95,8 +96,9 @@ impl Gen {
             Src::Imm(v) => Loc::Imm(v),
             Src::Gpr(g) if keep => Loc::Gpr(g),
             Src::Gpr(g) => {
-                // T1 may hold a value that is still wanted; T0 never does here.
-                let r = self.value(g, T0);
+                // T1 may hold a value that is still wanted where there is memory; T0 never does here.
+                let scratch = self.spare();
+                let r = self.value(g, scratch);
                 self.a.store(8, r, field(regs::CC_B));
                 Loc::Slot
             }
@@ -112,11 +114,12 @@ impl Gen {
         let keep = item.keep && !(doubles && operation == ADD);
         let takes_b = matches!(operation, ADD | SUB | CMP | TEST);
         let b = if item.need && takes_b { self.keep_second(src, keep) } else { Loc::Slot };
-        let r = self.value(d, T0);
+        let scratch = self.spare();
+        let r = self.value(d, scratch);
         self.emit_alu(size, operation, Rm::Reg(r), src);
         let writes = operation != CMP && operation != TEST;
-        if writes && r == T0 {
-            self.a.store(if size < 4 { size } else { 8 }, T0, home(d));
+        if writes && r == scratch {
+            self.a.store(if size < 4 { size } else { 8 }, scratch, home(d));
         }
         self.host = bit::ALL;
         if item.need {
@@ -148,7 +151,7 @@ impl Gen {
             }
             return;
         }
-        self.a.load(size, T1, m);
+        self.a.load_whole(size, T1, m);
         self.a.store(8, T1, field(regs::CC_B));
         let r = self.value(d, T0);
         if operation == TEST {
@@ -194,7 +197,7 @@ impl Gen {
             }
             return;
         }
-        self.a.load(size, T1, m);
+        self.a.load_whole(size, T1, m);
         if !writes {
             self.a.store(8, T1, field(regs::CC_A));
         }
@@ -220,7 +223,7 @@ impl Gen {
             if stores {
                 self.a.store(8, T0, field(TMP2));
             } else {
-                self.a.load(size, T1, m);
+                self.a.load_whole(size, T1, m);
                 self.a.store(8, T1, field(TMP2));
             }
         }
@@ -339,7 +342,7 @@ impl Gen {
             self.a.group(size, opcode, extension, m);
             return Some(T1);
         }
-        self.a.load(size, T1, m);
+        self.a.load_whole(size, T1, m);
         self.a.group(size, opcode, extension, Rm::Reg(T1));
         self.a.store(size, T1, m);
         Some(T1)

@@ -30,8 +30,9 @@ impl Gen {
         if need && rotates {
             self.begin_over(later);
         }
+        let scratch = self.spare();
         let (r, m) = if is_reg(insn, 0) {
-            (self.value(gpr(insn, 0), T0), None)
+            (self.value(gpr(insn, 0), scratch), None)
         } else {
             let m = self.memory(insn, size, true);
             self.a.load(size, T1, m);
@@ -44,7 +45,9 @@ impl Gen {
         self.a.byte(n);
         match m {
             Some(m) => self.a.store(size, r, m),
-            None if r == T0 => self.a.store(if size < 4 { size } else { 8 }, T0, home(gpr(insn, 0))),
+            None if r == scratch => {
+                self.a.store(if size < 4 { size } else { 8 }, scratch, home(gpr(insn, 0)));
+            }
             None => {}
         }
         if n == 0 {
@@ -52,8 +55,13 @@ impl Gen {
         }
         self.host = item.plan.gives(insn);
         if need && rotates {
-            self.a.store(8, r, field(regs::CC_R));
-            self.desc = Desc { over: later | log2(size), r: Loc::Slot, ..self.desc };
+            let loc = if item.keep && m.is_none() {
+                Loc::Gpr(gpr(insn, 0))
+            } else {
+                self.a.store(8, r, field(regs::CC_R));
+                Loc::Slot
+            };
+            self.desc = Desc { over: later | log2(size), r: loc, ..self.desc };
         } else if need {
             self.desc = Desc::of(kind | log2(size), Loc::Slot, Loc::Imm(i32::from(n)));
         }

@@ -61,17 +61,13 @@ impl Gen {
 
     /// An operation `kind` is about to change some of the flags only, over what there is.
     pub(super) fn begin_over(&mut self, kind: u8) {
-        let before = self.desc;
-        if before.op != op::DYNAMIC {
-            return self.settle();
-        }
         let replaces = |old: u8| match kind & !3 {
             over::INC | over::DEC => old != over::NONE && old & !3 < over::CF,
             over::CF => old & !3 == over::CF,
             // CF and OF: all that these change.
             _ => old & !3 >= over::CF,
         };
-        match before.over {
+        match self.desc.over {
             over::NONE => {}
             over::DYNAMIC => self.collapse_if_other(kind),
             old if replaces(old) => {}

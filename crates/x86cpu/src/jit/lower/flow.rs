@@ -31,9 +31,18 @@ impl Gen {
     }
 
     pub(super) fn call(&mut self, item: &Item) {
+        self.call_pushes(item);
+        self.call_leaves(item);
+    }
+
+    /// The half of a CALL that touches memory.
+    pub(super) fn call_pushes(&mut self, item: &Item) {
         let m = self.below_stack();
         self.store_return(item, m);
         self.move_sp(-8);
+    }
+
+    pub(super) fn call_leaves(&mut self, item: &Item) {
         self.done += 1;
         let exit = self.new_exit(item.insn.near_branch_target());
         self.exit_here(exit);
@@ -45,10 +54,18 @@ impl Gen {
     }
 
     pub(super) fn ret(&mut self, item: &Item) {
-        let extra = if item.insn.op_count() > 0 { item.insn.immediate(0) as i32 } else { 0 };
-        self.a.mov(T0, regs::SP);
-        let m = Rm::Mem(self.stack_lookup(8, false, false));
+        self.ret_pops();
+        self.ret_leaves(item);
+    }
+
+    /// The half of a RET that touches memory: T0 is where it leads.
+    pub(super) fn ret_pops(&mut self) {
+        let m = self.at_stack();
         self.a.load(8, T0, m);
+    }
+
+    pub(super) fn ret_leaves(&mut self, item: &Item) {
+        let extra = if item.insn.op_count() > 0 { item.insn.immediate(0) as i32 } else { 0 };
         self.leave_for_t0(8 + extra, None);
     }
 
@@ -90,19 +107,32 @@ impl Gen {
         self.a.load(8, T1, field(regs::LIN));
     }
 
+    /// T1, an entry's address that a search gives, as [`Gen::leave_for_t0`] has it.
+    pub(super) fn entry_to_index(&mut self) {
+        if let Some(first) = self.place.tables.jumps {
+            self.a.alu_imm(8, 5, Rm::Reg(T1), first);
+            // SAR
+            self.a.group(8, 0xc1, 7, Rm::Reg(T1));
+            self.a.byte(3);
+        }
+    }
+
     /// Goes to the translation of the address in T0, moving the stack pointer. When there is none the
     /// interpreter does the instruction.
     fn leave_for_t0(&mut self, sp: i32, call: Option<&Item>) {
-        let entry = |disp| Rm::Mem(Mem::at(T1, disp));
-        self.a.load(4, T1, Rm::Reg(T0));
-        self.a.group(4, 0xc1, 5, Rm::Reg(T1));
-        self.a.byte(JUMP_SHIFT);
+        let first = self.place.tables.jumps;
+        let entry = |disp| {
+            // Times 8: twice the number makes an entry's size of it.
+            Rm::Mem(first.map_or(Mem::at(T1, disp), |first| Mem::scaled(T1, 3, first + disp)))
+        };
+        self.a.shifted(self.place.bmi2, T1, T0, JUMP_SHIFT);
         self.a.alu(4, 6, T1, Rm::Reg(T0));
         self.a.alu_imm(4, 4, Rm::Reg(T1), JUMP_MASK as i32);
-        // Times 8: twice the number makes an entry's size of it.
-        self.a.group(8, 0xc1, 4, Rm::Reg(T1));
-        self.a.byte(3);
-        self.a.alu(8, 0, T1, field(regs::JUMPS));
+        if first.is_none() {
+            self.a.group(8, 0xc1, 4, Rm::Reg(T1));
+            self.a.byte(3);
+            self.a.alu(8, 0, T1, field(regs::JUMPS));
+        }
         self.a.alu(8, 7, T0, entry(0));
         self.search_if(cc::NE);
         if let Some(item) = call {

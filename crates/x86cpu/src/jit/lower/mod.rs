@@ -4,6 +4,7 @@
 //! the instruction can be done again by the interpreter); `host` says what the host's flags are worth
 //! after it; flags that `Item::need` asks for are described by `desc`.
 
+mod address;
 mod alu;
 mod bits;
 mod flags;
@@ -14,19 +15,17 @@ mod rare;
 pub(super) mod sse;
 pub(super) mod stack;
 mod system;
+mod window;
 pub(super) mod x87;
 
 pub(super) use flow::jump_slot as flow_jump_slot;
-
-use iced_x86::{Instruction, Register};
 
 use super::asm::{Asm, Jump, Mem, Rm, cc};
 use super::cc::Desc;
 use super::plan::{Plan, bit, has_high};
 use super::regs::{self, T0, T1, TMP, field, home, pinned};
 use super::scan::{Item, Unit};
-use crate::decode::{Decoded, Form};
-use crate::op::SEG_FLAT;
+use crate::decode::Decoded;
 
 /// A place where a translation may be left in the middle of its instructions.
 #[derive(Clone, Debug)]
@@ -103,6 +102,8 @@ enum Stub {
         from: Jump,
         exit: usize,
     },
+    /// A window does not hold: each access of its instructions is looked up.
+    Apart(window::Apart),
 }
 
 /// Entry points that all translations share, as offsets in the code memory.
@@ -148,6 +149,18 @@ pub(super) struct Place {
     pub nowhere: usize,
     /// Its code is in two pages: offset of the slot of the second.
     pub second: Option<usize>,
+    pub tables: Tables,
+    /// The host has BMI2.
+    pub bmi2: bool,
+    /// RBP points into the stack, when it is made at least.
+    pub frame: bool,
+}
+
+/// Where a displacement reaches them: the TLB's entries and the jump cache of the code's privilege.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Tables {
+    pub tlb: Option<i32>,
+    pub jumps: Option<i32>,
 }
 
 /// What leaves a translation in T1 (and arrives in [`super::run`]): a number and one of these.
@@ -195,6 +208,9 @@ pub(super) struct Gen {
     start: u64,
     rip: u64,
     done: u16,
+    items: Vec<Item>,
+    /// Memory that the instructions at hand were looked up together for.
+    window: Option<window::Window>,
 }
 
 /// Host code of a unit.
@@ -213,6 +229,8 @@ pub(super) fn translate(unit: Unit, place: Place) -> Gen {
         start: unit.start,
         rip: unit.start,
         done: 0,
+        items: unit.items,
+        window: None,
     };
     if let Some(slot) = place.second {
         g.need_second(slot);
@@ -221,12 +239,14 @@ pub(super) fn translate(unit: Unit, place: Place) -> Gen {
         g.need_xmm();
     }
     let next = unit.next;
-    for (i, item) in unit.items.into_iter().enumerate() {
-        g.rip = item.insn.ip();
-        g.done = i as u16;
-        g.item(item);
-        g.done = i as u16 + 1;
+    let mut at = 0;
+    while at < g.items.len() {
+        at += match g.window_of(at) {
+            Some(plan) => g.together(at, plan),
+            None => g.one(at),
+        };
     }
+    g.done = at as u16;
     if let Some(next) = next {
         let exit = g.new_exit(next);
         g.exit_here(exit);
@@ -236,60 +256,71 @@ pub(super) fn translate(unit: Unit, place: Place) -> Gen {
 }
 
 impl Gen {
-    fn item(&mut self, item: Item) {
+    /// Item number `at` by itself. 1: it is done.
+    fn one(&mut self, at: usize) -> usize {
+        self.done = at as u16;
+        // Nobody asks for it again while it is worked at.
+        let mut items = std::mem::take(&mut self.items);
+        self.rip = items[at].insn.ip();
+        self.item(&mut items[at]);
+        self.items = items;
+        1
+    }
+
+    fn item(&mut self, item: &mut Item) {
         match item.plan {
             Plan::Nop | Plan::Jmp | Plan::Stop => {}
             Plan::Fence => self.a.bytes(&[0x0f, 0xae, 0xf0]),
-            Plan::Alu(operation) if has_high(&item.insn) => self.alu_high(&item, operation),
-            Plan::Mov if has_high(&item.insn) => self.mov_high(&item),
-            Plan::Extend { signed } if has_high(&item.insn) => self.extend_high(&item, signed),
-            Plan::Alu(operation) => self.alu(&item, operation),
-            Plan::Unary(operation) => self.unary(&item, operation),
-            Plan::Shift(operation) => self.shift(&item, operation),
-            Plan::RotateByCl(operation) => self.rotate_by_cl(&item, operation),
-            Plan::Double { left } => self.double_shift(&item, left),
-            Plan::Imul => self.imul(&item),
-            Plan::Mul { signed } => self.mul(&item, signed),
-            Plan::Div { signed } => self.div(&item, signed),
-            Plan::Bt(kind) => self.bit_test(&item, kind),
-            Plan::BtFar(kind) => self.bit_test_far(&item, kind),
-            Plan::BitScan { reverse } => self.bit_scan(&item, reverse),
-            Plan::Popcnt => self.popcnt(&item),
-            Plan::Crc32 => self.crc32(&item),
-            Plan::CmpxchgPair => self.compare_pair(&item),
-            Plan::Bswap => self.bswap(&item),
-            Plan::Widen | Plan::Sign => self.widen(&item),
+            Plan::Alu(operation) if has_high(&item.insn) => self.alu_high(item, operation),
+            Plan::Mov if has_high(&item.insn) => self.mov_high(item),
+            Plan::Extend { signed } if has_high(&item.insn) => self.extend_high(item, signed),
+            Plan::Alu(operation) => self.alu(item, operation),
+            Plan::Unary(operation) => self.unary(item, operation),
+            Plan::Shift(operation) => self.shift(item, operation),
+            Plan::RotateByCl(operation) => self.rotate_by_cl(item, operation),
+            Plan::Double { left } => self.double_shift(item, left),
+            Plan::Imul => self.imul(item),
+            Plan::Mul { signed } => self.mul(item, signed),
+            Plan::Div { signed } => self.div(item, signed),
+            Plan::Bt(kind) => self.bit_test(item, kind),
+            Plan::BtFar(kind) => self.bit_test_far(item, kind),
+            Plan::BitScan { reverse } => self.bit_scan(item, reverse),
+            Plan::Popcnt => self.popcnt(item),
+            Plan::Crc32 => self.crc32(item),
+            Plan::CmpxchgPair => self.compare_pair(item),
+            Plan::Bswap => self.bswap(item),
+            Plan::Widen | Plan::Sign => self.widen(item),
             Plan::Cli => self.cli(),
             Plan::Sti => self.sti(),
             Plan::Swapgs => self.swapgs(),
             Plan::Pushf => self.pushf(),
-            Plan::Mov => self.mov(&item),
-            Plan::Extend { signed } => self.extend(&item, signed),
-            Plan::Lea => self.lea(&item),
-            Plan::XchgRegs => self.xchg_regs(&item),
-            Plan::XchgMem | Plan::Xadd | Plan::Cmpxchg => self.exchange(&item),
-            Plan::Push => self.push(&item),
-            Plan::Pop => self.pop(&item),
+            Plan::Mov => self.mov(item),
+            Plan::Extend { signed } => self.extend(item, signed),
+            Plan::Lea => self.lea(item),
+            Plan::XchgRegs => self.xchg_regs(item),
+            Plan::XchgMem | Plan::Xadd | Plan::Cmpxchg => self.exchange(item),
+            Plan::Push => self.push(item),
+            Plan::Pop => self.pop(item),
             Plan::Leave => self.leave(),
-            Plan::Setcc(cc) => self.setcc(&item, cc),
-            Plan::Cmov(cc) => self.cmov(&item, cc),
+            Plan::Setcc(cc) => self.setcc(item, cc),
+            Plan::Cmov(cc) => self.cmov(item, cc),
             Plan::Jcc(cc) => self.jcc(cc, item.insn.near_branch_target()),
             Plan::Loop(cc) => self.jcc(cc ^ 1, item.insn.next_ip()),
-            Plan::Call => self.call(&item),
-            Plan::Ret => self.ret(&item),
-            Plan::JmpIndirect | Plan::CallIndirect => self.indirect(&item),
-            Plan::Sse => self.sse(&item),
-            Plan::X87 => self.x87(&item),
+            Plan::Call => self.call(item),
+            Plan::Ret => self.ret(item),
+            Plan::JmpIndirect | Plan::CallIndirect => self.indirect(item),
+            Plan::Sse => self.sse(item),
+            Plan::X87 => self.x87(item),
             Plan::Handler | Plan::HandlerEnd => self.handler(item),
         }
     }
 
     /// The interpreter's handler does it.
-    fn handler(&mut self, item: Item) {
+    fn handler(&mut self, item: &mut Item) {
         let site = self.new_site(0, false);
         let s = &mut self.sites[site as usize];
         s.op = self.place.first_op + self.ops.len() as u32;
-        self.ops.extend(item.decoded);
+        self.ops.extend(item.decoded.take());
         self.a.mov_imm(T1, u64::from(self.place.first_site + site));
         if item.plan == Plan::HandlerEnd {
             let jump = self.a.jmp();
@@ -372,108 +403,9 @@ impl Gen {
         }
     }
 
-    /// Linear address of the memory operand into T0.
-    fn address(&mut self, insn: &Instruction) {
-        let form = Form::new(insn, 0, crate::cpu::Mode::Long64);
-        let op = form.op();
-        self.effective(insn, T0);
-        if op.seg != SEG_FLAT {
-            self.a.alu(8, 0, T0, field(regs::segment_base(op.seg)));
-        }
-    }
-
-    /// Effective address (64 bits) into `to`. T0 and T1 are used where registers are in memory.
-    fn effective(&mut self, insn: &Instruction, to: u8) {
-        let (base, index) = (insn.memory_base(), insn.memory_index());
-        let number = |r: Register| r.number() as u8 & 15;
-        let disp = insn.memory_displacement64();
-        if base == Register::RIP {
-            // iced gives the address itself.
-            return self.own_address(to, disp);
-        }
-        if base == Register::None && index == Register::None {
-            return self.a.mov_imm(to, disp);
-        }
-        let disp = disp as i32;
-        let scale = insn.memory_index_scale().trailing_zeros() as u8;
-        if base == Register::None {
-            let i = self.value(number(index), T1);
-            // No base means a 32-bit displacement in the encoding: multiply into the register instead.
-            self.a.op(
-                0,
-                true,
-                false,
-                &[0x8d],
-                to & 7 | to & 8,
-                Rm::Mem(Mem { base: i, index: None, disp: 0 }),
-            );
-            for _ in 0..scale {
-                self.a.lea(to, Mem { base: to, index: Some((to, 0)), disp: 0 });
-            }
-            if disp != 0 {
-                self.a.lea(to, Mem::at(to, disp));
-            }
-            return;
-        }
-        let b = self.value(number(base), T0);
-        if index == Register::None {
-            return self.a.lea(to, Mem::at(b, disp));
-        }
-        let i = self.value(number(index), T1);
-        self.a.lea(to, Mem { base: b, index: Some((i, scale)), disp });
-    }
-
-    /// Linear address of something that is `at` bytes from the start of the page. Flags stay; T1 is lost where it is
-    /// farther away than a displacement reaches.
-    fn own_address(&mut self, to: u8, at: u64) {
-        self.a.load(8, to, field(regs::PAGE));
-        match i32::try_from(at as i64) {
-            Ok(disp) => self.a.lea(to, Mem::at(to, disp)),
-            Err(_) => {
-                self.a.mov_imm(T1, at);
-                self.a.lea(to, Mem { base: to, index: Some((T1, 0)), disp: 0 });
-            }
-        }
-    }
-
-    /// Looks up the linear address in T0: afterwards T0 is the host's address of `size` bytes that may be
-    /// read, or written. T1 and the host's flags are lost. `aligned`: the offset in the page must be a
-    /// multiple of `size`.
-    fn lookup(&mut self, size: u8, write: bool, aligned: bool) -> Mem {
-        let (read, written, host, _) = crate::mmu::TLB_FIELDS;
-        let tag = if write { written } else { read } as i32;
-        let (shift, entries) = crate::mmu::TLB_SHAPE;
-        let again = self.a.pos();
-        let slot = |disp| Rm::Mem(Mem::at(T1, disp));
-        self.a.mov(T1, T0);
-        self.a.group(8, 0xc1, 5, Rm::Reg(T1));
-        self.a.byte(12 - shift);
-        self.a.alu_imm(4, 4, Rm::Reg(T1), ((entries - 1) << shift) as i32);
-        self.a.alu(8, 0, T1, field(regs::TLB));
-        self.a.alu(8, 5, T0, slot(tag));
-        self.a.alu_imm(8, 7, Rm::Reg(T0), 4096 - i32::from(size));
-        let site = self.new_site(size, write);
-        let from = self.a.jcc(cc::A);
-        self.stubs.push(Stub::Fill { from, again, tag, site });
-        if aligned && size > 1 {
-            self.a.group(4, 0xf6, 0, Rm::Reg(T0));
-            self.a.imm32(i32::from(size) - 1);
-            let from = self.a.jcc(cc::NE);
-            self.stubs.push(Stub::Leave { from, site, how: leave::STEP });
-        }
-        self.a.alu(8, 0, T0, slot(host as i32));
-        self.host = bit::NONE;
-        Mem::at(T0, 0)
-    }
-
-    /// [`Gen::address`] and [`Gen::lookup`].
-    fn memory(&mut self, insn: &Instruction, size: u8, write: bool) -> Rm {
-        self.address(insn);
-        Rm::Mem(if Self::is_by_stack(insn) {
-            self.stack_lookup(size, write, insn.has_lock_prefix())
-        } else {
-            self.lookup(size, write, insn.has_lock_prefix())
-        })
+    /// A scratch register for instructions without memory operands: in a window T0 has its address.
+    fn spare(&self) -> u8 {
+        if self.window.is_some() { T1 } else { T0 }
     }
 
     fn new_exit(&mut self, target: u64) -> usize {
@@ -537,7 +469,12 @@ impl Gen {
         if let Some(aside) = self.place.aside {
             self.a.split_here(aside as i64 - self.place.at as i64);
         }
-        others.into_iter().for_each(|stub| self.stub(stub));
+        let mut others = others;
+        while !others.is_empty() {
+            others.into_iter().for_each(|stub| self.stub(stub));
+            // Some of them have more.
+            others = std::mem::take(&mut self.stubs);
+        }
     }
 
     fn stub(&mut self, stub: Stub) {
@@ -567,6 +504,7 @@ impl Gen {
                 self.a.mov_imm(T1, u64::from(self.place.first_site + site));
                 let call = self.a.call();
                 self.lead_to(call, self.place.thunks.indirect);
+                self.entry_to_index();
                 let jump = self.a.jmp();
                 self.a.bind_to(jump, back);
             }
@@ -577,6 +515,7 @@ impl Gen {
                 let jump = self.a.jmp();
                 self.a.bind_to(jump, back);
             }
+            Stub::Apart(apart) => self.apart(apart),
             Stub::Exit { from, exit } => {
                 self.a.bind(from);
                 self.exit_here(exit);

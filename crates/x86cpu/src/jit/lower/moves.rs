@@ -15,7 +15,8 @@ impl Gen {
         let size = operand_size(insn, 0);
         match (is_reg(insn, 0), insn.op_kind(1)) {
             (true, OpKind::Register) => {
-                let s = self.value(gpr(insn, 1), T0);
+                let scratch = self.spare();
+                let s = self.value(gpr(insn, 1), scratch);
                 self.move_to(size, gpr(insn, 0), s);
             }
             (true, OpKind::Memory) => {
@@ -40,8 +41,9 @@ impl Gen {
         match pinned(g) {
             Some(r) => self.a.load(size, r, Rm::Reg(from)),
             None if size == 4 => {
-                self.a.load(4, T0, Rm::Reg(from));
-                self.a.store(8, T0, home(g));
+                let scratch = self.spare();
+                self.a.load(4, scratch, Rm::Reg(from));
+                self.a.store(8, scratch, home(g));
             }
             None => self.a.store(size, from, home(g)),
         }
@@ -65,8 +67,9 @@ impl Gen {
             (None, 4 | 8) => match i32::try_from(v as i64) {
                 Ok(v) => self.a.store_imm(8, home(g), v),
                 Err(_) => {
-                    self.a.mov_imm(T0, v);
-                    self.a.store(8, T0, home(g));
+                    let scratch = self.spare();
+                    self.a.mov_imm(scratch, v);
+                    self.a.store(8, scratch, home(g));
                 }
             },
             (place, _) => self.a.store_imm(size, place.map_or(home(g), Rm::Reg), v as i32),
@@ -79,7 +82,7 @@ impl Gen {
         let (to, from) = (operand_size(insn, 0), operand_size(insn, 1));
         let d = gpr(insn, 0);
         let (source, scratch) = if is_reg(insn, 1) {
-            (self.operand(gpr(insn, 1)), T0)
+            (self.operand(gpr(insn, 1)), self.spare())
         } else {
             (self.memory(insn, from, false), T1)
         };
@@ -156,12 +159,27 @@ impl Gen {
 
     /// Host memory of the eight bytes below the stack pointer.
     pub(super) fn below_stack(&mut self) -> Rm {
+        if let Some(window) = &self.window {
+            return Rm::Mem(window.place(-8));
+        }
         self.a.lea(T0, Mem::at(SP, -8));
         Rm::Mem(self.stack_lookup(8, true, false))
     }
 
+    /// Host memory of the eight bytes at the stack pointer.
+    pub(super) fn at_stack(&mut self) -> Rm {
+        if let Some(window) = &self.window {
+            return Rm::Mem(window.place(0));
+        }
+        self.a.mov(T0, SP);
+        Rm::Mem(self.stack_lookup(8, false, false))
+    }
+
     pub(super) fn move_sp(&mut self, by: i32) {
-        self.a.lea(SP, Mem::at(SP, by));
+        match &mut self.window {
+            Some(window) => window.move_by(by),
+            None => self.a.lea(SP, Mem::at(SP, by)),
+        }
     }
 
     pub(super) fn push(&mut self, item: &Item) {
@@ -190,8 +208,7 @@ impl Gen {
 
     pub(super) fn pop(&mut self, item: &Item) {
         let g = gpr(&item.insn, 0);
-        self.a.mov(T0, SP);
-        let m = Rm::Mem(self.stack_lookup(8, false, false));
+        let m = self.at_stack();
         self.load_to(8, g, m);
         if g != RSP {
             self.move_sp(8);

@@ -90,13 +90,8 @@ impl Gen {
         if has_memory(insn) {
             let size = insn.memory_size().size() as u8;
             let aligned = fpu::decode(insn).is_some_and(|f| f.needs_alignment());
-            self.address(insn);
             let write = insn.op_kind(0) == OpKind::Memory;
-            rm = Rm::Mem(if Self::is_by_stack(insn) {
-                self.stack_lookup(size, write, aligned)
-            } else {
-                self.lookup(size, write, aligned)
-            });
+            rm = self.operand_memory(insn, size, write, aligned);
         } else if let Some((i, g)) = general
             && !gpr_is_reg_field(insn, opcode)
         {

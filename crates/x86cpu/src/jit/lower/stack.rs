@@ -6,9 +6,9 @@
 
 use iced_x86::{Instruction, Register};
 
-use super::super::asm::{Mem, Rm, cc};
+use super::super::asm::{Jump, Mem, Rm, cc};
 use super::super::plan::bit;
-use super::super::regs::{StackFields, T0, T1, field, stack_fields};
+use super::super::regs::{T0, T1, field, stack_fields};
 use super::{Gen, Stub, leave};
 use crate::decode::Form;
 use crate::op::SEG_FLAT;
@@ -20,22 +20,38 @@ pub(in super::super) fn thunk_number(size: u8, write: bool) -> Option<usize> {
     known.then(|| 2 * size.trailing_zeros() as usize + usize::from(write))
 }
 
+/// Whether a memory operand goes by no segment's base.
+pub(super) fn is_flat(insn: &Instruction) -> bool {
+    Form::new(insn, 0, crate::cpu::Mode::Long64).op().seg == SEG_FLAT
+}
+
 impl Gen {
-    /// Whether a memory operand is at a fixed distance from the stack pointer.
-    pub(super) fn is_by_stack(insn: &Instruction) -> bool {
-        let flat = || Form::new(insn, 0, crate::cpu::Mode::Long64).op().seg == SEG_FLAT;
-        insn.memory_base() == Register::RSP && insn.memory_index() == Register::None && flat()
+    /// Whether a memory operand is at a fixed distance from the stack pointer, or from a frame on the stack.
+    pub(super) fn is_by_stack(&self, insn: &Instruction) -> bool {
+        self.is_on_stack(insn.memory_base()) && insn.memory_index() == Register::None && is_flat(insn)
+    }
+
+    /// Whether a register points into the stack.
+    pub(super) fn is_on_stack(&self, base: Register) -> bool {
+        base == Register::RSP || base == Register::RBP && self.place.frame
+    }
+
+    /// Makes the linear address in T0 the host's, where so many bytes from it are in the page that is remembered; where
+    /// they are not, the jump is taken and T0 is less by that page's address.
+    pub(super) fn in_stack_page(&mut self, bytes: u32) -> Jump {
+        let fields = stack_fields(self.place.bank);
+        self.a.alu(8, SUB, T0, field(fields.base));
+        self.a.alu(8, CMP, T0, field(fields.limit(bytes)));
+        let elsewhere = self.a.jcc(cc::AE);
+        self.a.alu(8, ADD, T0, field(fields.host));
+        elsewhere
     }
 
     /// As [`Gen::lookup`], for the stack.
     pub(super) fn stack_lookup(&mut self, size: u8, write: bool, aligned: bool) -> Mem {
         let Some(number) = thunk_number(size, write) else { return self.lookup(size, write, aligned) };
-        let StackFields { base, host, limit8, limit16, .. } = stack_fields(self.place.bank);
         let again = self.a.pos();
-        self.a.alu(8, SUB, T0, field(base));
-        self.a.alu(8, CMP, T0, field(if size <= 8 { limit8 } else { limit16 }));
-        let from = self.a.jcc(cc::AE);
-        self.a.alu(8, ADD, T0, field(host));
+        let from = self.in_stack_page(u32::from(size));
         let site = self.new_site(size, write);
         self.stubs.push(Stub::Stack { from, again, back: self.a.pos(), number, site });
         if aligned && size > 1 {
