@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use guestmem::GuestMemory;
-use hv::{Counters, Error, Exit, Kick, Learnt, Look, Stops, Vcpu, VcpuState, Watch};
+use hv::{Counters, Error, Exit, HotBlock, Kick, Learnt, Look, Stops, Vcpu, VcpuState, Watch};
 use x86cpu::{Cpu, Engine, PollFlag, Stop};
 
 use crate::baton::{Baton, Order, Seat};
@@ -108,9 +108,12 @@ impl SoftVcpu {
         let seat = &shared.seats[self.id as usize];
         loop {
             seat.clear();
+            let executed = self.cpu.instructions();
+            shared.foretold.look(executed);
             let stop = match &shared.order {
                 Order::Together(gate) => {
-                    let most = self.most(if self.fresh { FIRST } else { u64::MAX });
+                    let long = shared.foretold.until_look(executed);
+                    let most = self.most(if self.fresh { FIRST } else { long });
                     self.follow_clock();
                     match gate.together(|| self.cpu.run(most)) {
                         Stop::Alone => gate.alone(&shared.seats, || self.cpu.run_alone()),
@@ -317,6 +320,10 @@ impl Vcpu for SoftVcpu {
             self.cpu.set_engine(Engine::Interpreter);
         }
         self.watch = Some(watch);
+    }
+
+    fn hot_blocks(&mut self) -> Vec<HotBlock> {
+        self.cpu.hot_blocks()
     }
 
     fn take_learnt(&mut self) -> Option<Box<dyn Learnt>> {

@@ -37,6 +37,8 @@ pub(super) struct Translation {
     pub at: u32,
     pub flags_dead: bool,
     pub alive: bool,
+    /// Times that it was entered from the dispatcher.
+    pub heat: u32,
     /// Of the page that it begins in; of the one that its only instruction goes on in that page's index, too.
     slot: u32,
     second: Option<(u32, u32)>,
@@ -223,7 +225,7 @@ impl Store {
         self.unserialised = true;
         let number = self.translations.len() as u32;
         let incoming = Vec::new();
-        self.translations.push(Translation { place, at, flags_dead, alive: true, slot, second, incoming });
+        self.translations.push(Translation { place, at, flags_dead, alive: true, heat: 0, slot, second, incoming });
         for page in pages {
             if let Some(page) = self.pages.get_mut(&key(page, bank)) {
                 page.translations.push(number);

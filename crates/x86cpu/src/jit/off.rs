@@ -20,6 +20,10 @@ impl Jit {
 
     pub(crate) fn flush(&mut self, _: &mut Cpu) {}
 
+    pub(crate) fn heats(&self) -> impl Iterator<Item = (u64, u32)> {
+        std::iter::empty()
+    }
+
     pub(crate) fn at(&mut self, _: u64) -> Option<u32> {
         None
     }

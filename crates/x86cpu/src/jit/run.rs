@@ -89,6 +89,12 @@ impl Jit {
         }
     }
 
+    /// Places that are translated, and how often each was entered from the dispatcher.
+    pub(crate) fn heats(&self) -> impl Iterator<Item = (u64, u32)> {
+        let translations = self.store.iter().flat_map(|store| &store.translations);
+        translations.filter(|known| known.alive).map(|known| (known.place, known.heat))
+    }
+
     /// Forgets everything.
     pub(crate) fn flush(&mut self, cpu: &mut Cpu) {
         if let Some(store) = &mut self.store
@@ -291,7 +297,7 @@ impl Cpu {
         if heat & TRANSLATED == 0 && self.insn_count < code.quiet_until {
             return None;
         }
-        if heat < after {
+        if heat < after && !(heat == 0 && self.is_foreseen(code.block(index).place(self))) {
             code.set_heat(index, heat + 1);
             return None;
         }
@@ -332,6 +338,8 @@ impl Cpu {
         let at = code.jit.arrive(self, number)?;
         let pending = code.jit.pending.take();
         let store = code.jit.store.as_mut()?;
+        let known = &mut store.translations[number as usize];
+        known.heat = known.heat.saturating_add(1);
         if let Some(Pending { exit, target, bank: then }) = pending
             && (target, then) == (self.rip, bank(self))
             && (exit as usize) < store.exits.len()

@@ -1,0 +1,55 @@
+//! What will run often, asked for when the machine has something to do.
+//!
+//! Most machines that are brought back never come so far, or not soon: neither they nor their first moments pay. Whoever
+//! finds that enough has been executed starts a thread that asks; vCPUs go by its answer from when it is there.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use guestmem::GuestMemory;
+use hv::HotSource;
+use x86cpu::{Foresight, HotSet};
+
+/// Instructions of a vCPU after which it is asked for: what a guest executes to put itself right and answer one command
+/// is less.
+pub(crate) const BUSY: u64 = 1_000_000;
+
+#[derive(Default)]
+pub(crate) struct Foretold {
+    /// There is a source that was not asked.
+    waits: AtomicBool,
+    source: Mutex<Option<(HotSource, GuestMemory)>>,
+    set: Foresight,
+}
+
+impl Foretold {
+    /// Where the answer will be.
+    pub(crate) fn set(&self) -> Foresight {
+        Arc::clone(&self.set)
+    }
+
+    pub(crate) fn foretell(&self, source: HotSource, memory: &GuestMemory) {
+        *self.source.lock().unwrap_or_else(PoisonError::into_inner) = Some((source, memory.clone()));
+        self.waits.store(true, Ordering::Release);
+    }
+
+    /// Instructions that a vCPU which has executed so many may go on for before [`Foretold::look`].
+    pub(crate) fn until_look(&self, executed: u64) -> u64 {
+        if self.waits.load(Ordering::Acquire) { BUSY.saturating_sub(executed).max(1) } else { u64::MAX }
+    }
+
+    /// Asks, once, when so much was executed.
+    pub(crate) fn look(&self, executed: u64) {
+        if executed < BUSY || !self.waits.load(Ordering::Acquire) {
+            return;
+        }
+        self.waits.store(false, Ordering::Release);
+        let taken = self.source.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some((source, memory)) = taken else { return };
+        let set = self.set();
+        let ask = move || drop(set.set(HotSet::new(&source(), &memory)));
+        // Without a thread it stays unknown, which costs what finding out costs.
+        let _ = thread::Builder::new().name("hot-blocks".into()).spawn(ask);
+    }
+}
