@@ -39,17 +39,27 @@ impl Foretold {
         if self.waits.load(Ordering::Acquire) { BUSY.saturating_sub(executed).max(1) } else { u64::MAX }
     }
 
+    fn take(&self) -> Option<(HotSource, GuestMemory)> {
+        let waits = self.waits.load(Ordering::Acquire) && self.waits.swap(false, Ordering::AcqRel);
+        waits.then(|| self.source.lock().unwrap_or_else(PoisonError::into_inner).take())?
+    }
+
     /// Asks, once, when so much was executed.
     pub(crate) fn look(&self, executed: u64) {
-        if executed < BUSY || !self.waits.load(Ordering::Acquire) {
+        if executed < BUSY {
             return;
         }
-        self.waits.store(false, Ordering::Release);
-        let taken = self.source.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some((source, memory)) = taken else { return };
+        let Some((source, memory)) = self.take() else { return };
         let set = self.set();
         let ask = move || drop(set.set(HotSet::new(&source(), &memory)));
         // Without a thread it stays unknown, which costs what finding out costs.
         let _ = thread::Builder::new().name("hot-blocks".into()).spawn(ask);
+    }
+
+    /// Asks here, if nobody has.
+    pub(crate) fn ask(&self) {
+        if let Some((source, memory)) = self.take() {
+            let _ = self.set.set(HotSet::new(&source(), &memory));
+        }
     }
 }

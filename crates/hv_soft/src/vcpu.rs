@@ -19,6 +19,10 @@ const SLICE: u64 = 20_000;
 /// Instructions that a vCPU executes first of all after a restore; then it lets others have the host's processor, once.
 /// Of many machines that begin together each has begun before any goes on.
 const FIRST: u64 = 1_000;
+/// A vCPU that sleeps for so long has time to translate what will run.
+const SPARE: Duration = Duration::from_millis(5);
+/// The most that the vCPUs of a machine translate before it runs.
+const AHEAD: usize = 2048;
 /// A vCPU that sleeps for so long may be idle.
 const REST: Duration = Duration::from_millis(200);
 
@@ -34,6 +38,8 @@ pub(crate) struct SoftVcpu {
     deferred: Option<Stop>,
     /// Restored and not run since: timers and clock page must follow the clock.
     fresh: bool,
+    /// It has translated what it could before it runs.
+    is_ahead: bool,
     /// Instructions that are left of its turn in the round.
     turn_left: u64,
     /// A debugger's: while there are any, it looks after each instruction.
@@ -81,6 +87,7 @@ impl SoftVcpu {
             reading: false,
             deferred: None,
             fresh: false,
+            is_ahead: true,
             turn_left: 0,
             stops: None,
             exits: Exits::default(),
@@ -141,6 +148,36 @@ impl SoftVcpu {
     /// Sleeps until woken or until its timer is due; after a while without what it finds again when it goes on.
     fn sleep(&mut self, seat: &Seat) {
         self.exits.halts += 1;
+        if self.is_ahead || !self.look_ahead(seat) {
+            return self.rest(seat);
+        }
+    }
+
+    /// Uses the time to translate what will run, a while after it fell asleep; whether it has been woken, or its timer is
+    /// due.
+    fn look_ahead(&mut self, seat: &Seat) -> bool {
+        let due = self.until_timer();
+        let first = due.map_or(SPARE, |due| due.min(SPARE));
+        if seat.sleep(Some(first)) || first < SPARE {
+            return true;
+        }
+        let shared = Arc::clone(&self.shared);
+        let Order::Together(gate) = &shared.order else { return false };
+        // A copy that shares what was learnt would have much of its own.
+        let most = if self.cpu.shares_code() { 0 } else { AHEAD / shared.seats.len() };
+        if most > 0 {
+            shared.foretold.ask();
+        }
+        while gate.together(|| self.cpu.translate_ahead(most)) {
+            if seat.is_woken() || self.until_timer().is_some_and(|due| due.is_zero()) {
+                return true;
+            }
+        }
+        self.is_ahead = true;
+        false
+    }
+
+    fn rest(&mut self, seat: &Seat) {
         let begun = Instant::now();
         let due = self.until_timer();
         if due.is_some_and(|due| due < REST) {
@@ -299,6 +336,7 @@ impl Vcpu for SoftVcpu {
         self.reading = false;
         self.deferred = None;
         self.fresh = true;
+        self.is_ahead = false;
         Ok(())
     }
 

@@ -3,8 +3,6 @@
 //! A hint, so nothing in it is wrong: what cannot be meant is passed over, and a machine without it is the same machine.
 //! Next: `machine/save.rs`, `machine/restore.rs`.
 
-use std::collections::HashMap;
-
 use artifact::{MachineFile, MachineFileWriter, SectionFlags, SectionHead, SectionKind};
 use guestmem::GuestMemory;
 use hv::{CodeMode, HotBlock};
@@ -32,24 +30,27 @@ fn heat(class: u64) -> u32 {
     class.checked_sub(1).map_or(0, |digits| 1 << digits.min(HOTTEST - 1))
 }
 
+fn place(block: &HotBlock) -> (u64, CodeMode) {
+    (block.address, block.mode)
+}
+
 /// A list of hot blocks as it is written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HotBlocks(Vec<HotBlock>);
 
 impl HotBlocks {
-    /// Puts together what ran since the machine was brought back, on any vCPU, and what was said of it `before`: that
-    /// has half its heat left where it did not run again, and nothing where it was only just hot.
+    /// Puts together what ran since the machine was brought back, on any vCPU, and half of what was said of it `before`,
+    /// so that what does not run any more is forgotten.
     pub fn join(ran: impl IntoIterator<Item = HotBlock>, before: &[HotBlock]) -> Self {
-        let mut heats: HashMap<(u64, CodeMode), u32> = HashMap::new();
-        for block in ran {
-            let heat = heats.entry((block.address, block.mode)).or_default();
-            *heat = heat.saturating_add(block.heat);
-        }
-        for block in before.iter().filter(|block| block.heat > 0) {
-            heats.entry((block.address, block.mode)).or_insert(block.heat / 2);
-        }
-        let block = |((address, mode), heat)| HotBlock { address, mode, heat };
-        let mut blocks: Vec<_> = heats.into_iter().map(block).collect();
+        let older = before.iter().filter(|block| block.heat > 0);
+        let older = older.map(|block| HotBlock { heat: block.heat / 2, ..*block });
+        let mut blocks: Vec<HotBlock> = ran.into_iter().chain(older).collect();
+        blocks.sort_unstable_by_key(place);
+        blocks.dedup_by(|next, block| {
+            let same = place(next) == place(block);
+            block.heat = block.heat.saturating_add(if same { next.heat } else { 0 });
+            same
+        });
         blocks.retain(|block| block.address >> ADDRESS_BITS == 0);
         blocks.sort_unstable_by_key(|b| (HOTTEST - class(b.heat), b.address, b.mode));
         blocks.truncate(MOST_HOT);
@@ -94,8 +95,8 @@ impl HotBlocks {
         };
         let mut blocks: Vec<_> = words.iter().filter_map(block).collect();
         // Stable: of two that say something of one place the first one stays.
-        blocks.sort_by_key(|b| (b.address, b.mode));
-        blocks.dedup_by_key(|b| (b.address, b.mode));
+        blocks.sort_by_key(place);
+        blocks.dedup_by_key(|block| place(block));
         blocks.sort_by_key(|b| HOTTEST - class(b.heat));
         Ok(Self(blocks))
     }

@@ -18,6 +18,7 @@ use guestmem::GuestMemory;
 
 use crate::cpu::{Cpu, Mode, Trap};
 use crate::decode::{DecodeError, Decoded, End, Stream};
+use crate::hot::Warmth;
 use crate::jit::Jit;
 use crate::mmu::Table;
 use crate::op::Op;
@@ -345,7 +346,7 @@ impl CodeCache {
                 let translated = if single { None } else { self.jit.at(place) };
                 // What is translated, or will be at once, is not interpreted: its first instruction is enough.
                 let soon = self.jit.is_on() && cpu.instructions() >= self.quiet_until;
-                let short = single || translated.is_some() || soon && cpu.is_foreseen(place);
+                let short = single || translated.is_some() || soon && cpu.foreseen(place) == Some(Warmth::Hot);
                 let index = self.decode(cpu, lin, gpa, fetched.page, short)?;
                 self.by_address.insert(key, index);
                 if let Some(number) = translated {
@@ -405,6 +406,11 @@ impl CodeCache {
                 mark.checked = memory.code_epoch().wrapping_sub(1);
             }
         }
+    }
+
+    /// Whether others share what was decoded, as long as nobody writes there.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.shared > 0
     }
 
     /// Gives back the memory of what is found again when it is asked for.

@@ -238,6 +238,8 @@ pub struct Cpu {
     pub(crate) code: Option<Box<CodeCache>>,
     /// What will run often.
     pub(crate) foresight: Option<Foresight>,
+    /// How many of the hottest were translated before they ran.
+    pub(crate) ahead: usize,
     /// Where indirect branches of translated code lead.
     pub(crate) jumps: Jumps,
     /// The last one that led where nothing is translated: its way out.
@@ -322,6 +324,7 @@ impl Cpu {
             fp_ops: Vec::new(),
             code: None,
             foresight: None,
+            ahead: 0,
             jumps: Jumps::default(),
             jump_miss: JumpEntry::default(),
         }

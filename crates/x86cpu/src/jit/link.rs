@@ -37,7 +37,7 @@ pub(super) struct Translation {
     pub at: u32,
     pub flags_dead: bool,
     pub alive: bool,
-    /// Times that it was entered from the dispatcher.
+    /// Times that it was next when a run's time was over.
     pub heat: u32,
     /// Of the page that it begins in; of the one that its only instruction goes on in that page's index, too.
     slot: u32,

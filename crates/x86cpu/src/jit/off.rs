@@ -24,6 +24,10 @@ impl Jit {
         std::iter::empty()
     }
 
+    pub(crate) fn make_ahead(&mut self, _: &mut Cpu, _: u64) -> bool {
+        false
+    }
+
     pub(crate) fn at(&mut self, _: u64) -> Option<u32> {
         None
     }

@@ -15,9 +15,10 @@ use super::scan::unit;
 use super::state::{JumpEntry, clear_jump, empty_jumps, x87};
 use super::thunks;
 use super::{Engine, JIT_TICK, JitCounters, Turn};
-use crate::block::{CodeCache, KeyHasher, NEVER, Source, TRANSLATED};
+use crate::block::{CodeCache, KeyHasher, NEVER, Source, TRANSLATED, place_parts};
 use crate::cpu::{Cpu, Mode};
 use crate::decode::Decoded;
+use crate::hot::{WARM_RUNS, Warmth};
 use crate::mmu::MAX_OVERWRITTEN;
 
 /// Bytes of host code at most.
@@ -54,6 +55,8 @@ pub(crate) struct Jit {
     jumps: [Vec<u16>; 2],
     /// The exit that was taken last, when it led nowhere yet.
     pending: Option<Pending>,
+    /// The last run ended because its time was over: where it stands is where time is spent.
+    sampled: bool,
     pub(super) counters: JitCounters,
 }
 
@@ -191,9 +194,31 @@ impl Jit {
         Some(store.code.base().as_ptr() as usize + store.arrive(number, bank(cpu), page(cpu.rip)))
     }
 
-    /// Translates what is at `rip` in a page that was read under a code generation.
+    /// The next translation makes all of them be forgotten.
+    fn is_full(&mut self) -> bool {
+        self.store().is_some_and(|s| {
+            s.is_full(ROOM) || s.sites.len().max(s.exits.len()).max(s.ops.len()) > MAX_PARTS
+        })
+    }
+
+    /// Translates what is at a place before it runs, where that is possible and there is room; whether there is.
+    pub(crate) fn make_ahead(&mut self, cpu: &mut Cpu, place: u64) -> bool {
+        if self.is_full() || self.refused {
+            return false;
+        }
+        let (page, ..) = place_parts(place);
+        let generation = cpu.mmu.watch_code(page as usize);
+        self.sync(cpu);
+        if self.at(place).is_none() {
+            let _ = self.make(cpu, place, Source { page, generation, second: None });
+        }
+        true
+    }
+
+    /// Translates what is at a place, in a page that was read under a code generation.
     fn make(&mut self, cpu: &mut Cpu, place: u64, source: Source) -> Option<u32> {
         let Source { page, generation, second } = source;
+        let (_, offset, _, user) = place_parts(place);
         let (_, longest) = self.limits();
         let mut bytes = [0; 4096];
         cpu.memory.read_page(page as usize, &mut bytes);
@@ -208,14 +233,11 @@ impl Jit {
         if !same((page, generation)) || !second.is_none_or(same) {
             return None;
         }
-        let unit = unit(&bytes, beyond, cpu.rip & (PAGE - 1), usize::from(longest))?;
-        let full = self.store().is_some_and(|s| {
-            s.is_full(ROOM) || s.sites.len().max(s.exits.len()).max(s.ops.len()) > MAX_PARTS
-        });
-        if full {
+        let unit = unit(&bytes, beyond, offset, usize::from(longest))?;
+        if self.is_full() {
             self.flush(cpu);
         }
-        let (bank, store) = (bank(cpu), self.store()?);
+        let (bank, store) = (usize::from(!user), self.store()?);
         let slot = store.slot(page, generation, bank);
         let second = second.map(|(page, generation)| (store.slot(page, generation, bank), page));
         let at = Place {
@@ -297,9 +319,19 @@ impl Cpu {
         if heat & TRANSLATED == 0 && self.insn_count < code.quiet_until {
             return None;
         }
-        if heat < after && !(heat == 0 && self.is_foreseen(code.block(index).place(self))) {
-            code.set_heat(index, heat + 1);
-            return None;
+        if heat < after {
+            let known = if heat == 0 { self.foreseen(code.block(index).place(self)) } else { None };
+            match known {
+                Some(Warmth::Hot) => {}
+                Some(Warmth::Warm) => {
+                    code.set_heat(index, after.saturating_sub(WARM_RUNS).max(1));
+                    return None;
+                }
+                None => {
+                    code.set_heat(index, heat + 1);
+                    return None;
+                }
+            }
         }
         let room = limit.saturating_sub(self.insn_count).min(JIT_TICK + u64::from(longest));
         let budget = room.checked_sub(u64::from(longest))?;
@@ -338,8 +370,10 @@ impl Cpu {
         let at = code.jit.arrive(self, number)?;
         let pending = code.jit.pending.take();
         let store = code.jit.store.as_mut()?;
-        let known = &mut store.translations[number as usize];
-        known.heat = known.heat.saturating_add(1);
+        if std::mem::take(&mut code.jit.sampled) {
+            let known = &mut store.translations[number as usize];
+            known.heat = known.heat.saturating_add(1);
+        }
         if let Some(Pending { exit, target, bank: then }) = pending
             && (target, then) == (self.rip, bank(self))
             && (exit as usize) < store.exits.len()
@@ -419,6 +453,7 @@ impl Cpu {
                 jit.counters.instructions += done;
             }
         }
+        jit.sampled = self.jx.budget < 0;
         evaluate(self);
         turn
     }
