@@ -17,10 +17,10 @@ pub const MOST_HOT: usize = 1 << 16;
 const WORD: usize = 8;
 /// Addresses have so many bits.
 const ADDRESS_BITS: u32 = 52;
-/// The hottest class: every sample count has at most so many binary digits.
+/// The hottest class: a count has at most so many binary digits.
 const HOTTEST: u64 = u32::BITS as u64;
 
-/// How hot a place is, as it is written: the binary digits of its samples.
+/// How hot a place is, as it is written: the binary digits of its count.
 fn class(heat: u32) -> u64 {
     u64::from(u32::BITS - heat.leading_zeros())
 }

@@ -18,7 +18,6 @@ use guestmem::GuestMemory;
 
 use crate::cpu::{Cpu, Mode, Trap};
 use crate::decode::{DecodeError, Decoded, End, Stream};
-use crate::hot::Warmth;
 use crate::jit::Jit;
 use crate::mmu::Table;
 use crate::op::Op;
@@ -346,7 +345,7 @@ impl CodeCache {
                 let translated = if single { None } else { self.jit.at(place) };
                 // What is translated, or will be at once, is not interpreted: its first instruction is enough.
                 let soon = self.jit.is_on() && cpu.instructions() >= self.quiet_until;
-                let short = single || translated.is_some() || soon && cpu.foreseen(place) == Some(Warmth::Hot);
+                let short = single || translated.is_some() || soon && cpu.is_foreseen(place);
                 let index = self.decode(cpu, lin, gpa, fetched.page, short)?;
                 self.by_address.insert(key, index);
                 if let Some(number) = translated {

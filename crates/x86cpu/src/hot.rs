@@ -3,11 +3,11 @@
 //! Problem: after a resume each block is interpreted dozens of times again before it is translated, and decoded for
 //! that, although it is known that it will be worth it.
 //!
-//! Strategy: where translations begin is noted with the machine ([`Cpu::hot_blocks`]). How hot one is, is sampled for
-//! nothing: translated code comes back to the dispatcher every [`crate::jit::JIT_TICK`] instructions, and what is next
-//! then gets a sample. A vCPU that is given such a list ([`Cpu::foresee`]) translates what has samples when it runs for
-//! the first time, what has none after a few runs, and, while it has nothing to do ([`Cpu::translate_ahead`]), the
-//! hottest before they run.
+//! Strategy: where translations begin is noted with the machine ([`Cpu::hot_blocks`]). How hot one is, is known for
+//! nothing: whoever looks for a translation by its address (the dispatcher, an indirect branch, an exit that is not linked)
+//! counts there, and translated code comes back to the dispatcher every [`crate::jit::JIT_TICK`] instructions: what is next
+//! then is where time is spent. A vCPU that is given such a list ([`Cpu::foresee`]) translates what was hot when it runs for
+//! the first time, or, while it has nothing to do, before ([`Cpu::translate_ahead`]).
 //!
 //! Invariants: the list is a hint from a file and decides about nothing but when a block is translated; it is asked
 //! once for each block, where the block's runs begin to be counted, and once where it is decoded.
@@ -20,30 +20,19 @@ use guestmem::GuestMemory;
 use crate::block::{hot_place, place_parts};
 use crate::cpu::{Cpu, Mode};
 
-/// Runs after which a warm block is translated.
-pub(crate) const WARM_RUNS: u32 = 6;
-/// A place with less than this part of all samples does not run often in a second: 2 to the power of -21 are some
-/// hundred instructions.
+/// A place that was looked for less often is translated when it has run so often again.
+const LEAST: u32 = 4;
+/// And so is one with less than this part (2 to the power of -21) of all that was counted: in a list of hours it says
+/// nothing about the next second.
 const LEAST_SHARE: u32 = 21;
-/// The most that are translated before they run: 20 to 30 ms of a core, 2 MiB.
-const AHEAD: usize = 2048;
-
-/// How much is known of a place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Warmth {
-    /// It was worth a translation.
-    Warm,
-    /// It was a part of the time.
-    Hot,
-}
 
 /// Hot places of one machine's memory.
 #[derive(Debug, Default)]
 pub struct HotSet {
-    /// [`crate::block::place`] and whether it is hot, ascending.
+    /// By [`crate::block::place`], ascending.
     places: Vec<u64>,
-    /// The hottest, hottest first.
-    ahead: Vec<u64>,
+    /// The same, hottest first.
+    hottest: Vec<u64>,
 }
 
 /// A hot set that may come later.
@@ -52,23 +41,16 @@ pub type Foresight = Arc<OnceLock<HotSet>>;
 impl HotSet {
     /// Those of `blocks`, hottest first, that are in this memory.
     pub fn new(blocks: &[HotBlock], memory: &GuestMemory) -> Self {
-        let samples: u64 = blocks.iter().map(|block| u64::from(block.heat)).sum();
-        let hot = |block: &HotBlock| block.heat > 0 && u64::from(block.heat) << LEAST_SHARE >= samples;
+        let counted: u64 = blocks.iter().map(|block| u64::from(block.heat)).sum();
+        let is_hot = |b: &&HotBlock| b.heat >= LEAST && u64::from(b.heat) << LEAST_SHARE >= counted;
         let place = |block: &HotBlock| {
             let page = u32::try_from(memory.page_index(block.address)?).ok()?;
-            Some((hot_place(page, block.address, block.mode == CodeMode::User64), hot(block)))
+            Some(hot_place(page, block.address, block.mode == CodeMode::User64))
         };
-        let known: Vec<(u64, bool)> = blocks.iter().filter_map(place).collect();
-        let ahead = known.iter().filter(|(_, hot)| *hot).map(|(place, _)| *place).take(AHEAD).collect();
-        let mut places: Vec<u64> = known.iter().map(|(place, hot)| place << 1 | u64::from(*hot)).collect();
+        let hottest: Vec<u64> = blocks.iter().filter(is_hot).filter_map(place).collect();
+        let mut places = hottest.clone();
         places.sort_unstable();
-        Self { places, ahead }
-    }
-
-    fn get(&self, place: u64) -> Option<Warmth> {
-        let at = self.places.partition_point(|known| *known < place << 1);
-        let known = self.places.get(at).filter(|known| **known >> 1 == place)?;
-        Some(if known & 1 == 0 { Warmth::Warm } else { Warmth::Hot })
+        Self { places, hottest }
     }
 }
 
@@ -78,10 +60,11 @@ impl Cpu {
         self.foresight = Some(hot);
     }
 
-    /// What is known of a place.
+    /// Whether the code at a place is known to be hot.
     #[inline]
-    pub(crate) fn foreseen(&self, place: u64) -> Option<Warmth> {
-        self.foresight.as_ref()?.get()?.get(place)
+    pub(crate) fn is_foreseen(&self, place: u64) -> bool {
+        let hot = self.foresight.as_ref().and_then(|hot| hot.get());
+        hot.is_some_and(|hot| hot.places.binary_search(&place).is_ok())
     }
 
     /// Whether others share what it decoded, as long as it adds little.
@@ -93,7 +76,7 @@ impl Cpu {
     /// vCPU that sleeps.
     pub fn translate_ahead(&mut self, most: usize) -> bool {
         let hot = self.foresight.as_ref().and_then(|hot| hot.get());
-        let next = hot.and_then(|hot| hot.ahead[..hot.ahead.len().min(most)].get(self.ahead).copied());
+        let next = hot.and_then(|hot| hot.hottest.get(self.ahead).copied()).filter(|_| self.ahead < most);
         let Some(place) = next else { return false };
         self.ahead += 1;
         self.with_code(|cpu, code| code.jit.is_on() && code.jit.make_ahead(cpu, place))

@@ -23,6 +23,6 @@ pub struct HotBlock {
     /// Guest-physical address of its first instruction.
     pub address: u64,
     pub mode: CodeMode,
-    /// How hot it was, by samples; comparable within one list only. 0: it was hot, and no sample says how much.
+    /// How often it was come by, as the engine counts that; to be compared within one list only.
     pub heat: u32,
 }

@@ -18,7 +18,6 @@ use super::{Engine, JIT_TICK, JitCounters, Turn};
 use crate::block::{CodeCache, KeyHasher, NEVER, Source, TRANSLATED, place_parts};
 use crate::cpu::{Cpu, Mode};
 use crate::decode::Decoded;
-use crate::hot::{WARM_RUNS, Warmth};
 use crate::mmu::MAX_OVERWRITTEN;
 
 /// Bytes of host code at most.
@@ -29,6 +28,8 @@ const ROOM: usize = 128 << 10;
 const RECENT: usize = 1 << 13;
 /// Sites, exits and handlers' ops kept at most.
 const MAX_PARTS: usize = 1 << 20;
+/// What being next when a run's time was over counts, where being looked for counts 1.
+const SAMPLE: u32 = 15;
 /// Bytes of a page.
 const PAGE: u64 = 4096;
 /// All SSE exceptions masked.
@@ -319,19 +320,9 @@ impl Cpu {
         if heat & TRANSLATED == 0 && self.insn_count < code.quiet_until {
             return None;
         }
-        if heat < after {
-            let known = if heat == 0 { self.foreseen(code.block(index).place(self)) } else { None };
-            match known {
-                Some(Warmth::Hot) => {}
-                Some(Warmth::Warm) => {
-                    code.set_heat(index, after.saturating_sub(WARM_RUNS).max(1));
-                    return None;
-                }
-                None => {
-                    code.set_heat(index, heat + 1);
-                    return None;
-                }
-            }
+        if heat < after && !(heat == 0 && self.is_foreseen(code.block(index).place(self))) {
+            code.set_heat(index, heat + 1);
+            return None;
         }
         let room = limit.saturating_sub(self.insn_count).min(JIT_TICK + u64::from(longest));
         let budget = room.checked_sub(u64::from(longest))?;
@@ -371,8 +362,7 @@ impl Cpu {
         let pending = code.jit.pending.take();
         let store = code.jit.store.as_mut()?;
         if std::mem::take(&mut code.jit.sampled) {
-            let known = &mut store.translations[number as usize];
-            known.heat = known.heat.saturating_add(1);
+            store.heat(number, SAMPLE);
         }
         if let Some(Pending { exit, target, bank: then }) = pending
             && (target, then) == (self.rip, bank(self))
