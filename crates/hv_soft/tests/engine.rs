@@ -375,7 +375,7 @@ fn translations(vcpu: &dyn Vcpu) -> u64 {
 }
 
 fn hot(address: u64) -> HotBlock {
-    HotBlock { address, mode: CodeMode::Supervisor64, heat: 9 }
+    HotBlock { address, mode: CodeMode::Supervisor64, heat: 1 << 20 }
 }
 
 #[test]
