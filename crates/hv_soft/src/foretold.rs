@@ -17,7 +17,8 @@ pub(crate) const BUSY: u64 = 1_000_000;
 
 #[derive(Default)]
 pub(crate) struct Foretold {
-    /// There is a source that was not asked.
+    /// There is a source; it was not asked.
+    given: AtomicBool,
     waits: AtomicBool,
     source: Mutex<Option<(HotSource, GuestMemory)>>,
     set: Foresight,
@@ -31,7 +32,13 @@ impl Foretold {
 
     pub(crate) fn foretell(&self, source: HotSource, memory: &GuestMemory) {
         *self.source.lock().unwrap_or_else(PoisonError::into_inner) = Some((source, memory.clone()));
+        self.given.store(true, Ordering::Release);
         self.waits.store(true, Ordering::Release);
+    }
+
+    /// Whether nothing more will be known.
+    pub(crate) fn is_settled(&self) -> bool {
+        !self.given.load(Ordering::Acquire) || self.set.get().is_some()
     }
 
     /// Instructions that a vCPU which has executed so many may go on for before [`Foretold::look`].
@@ -52,8 +59,10 @@ impl Foretold {
         let Some((source, memory)) = self.take() else { return };
         let set = self.set();
         let ask = move || drop(set.set(HotSet::new(&source(), &memory)));
-        // Without a thread it stays unknown, which costs what finding out costs.
-        let _ = thread::Builder::new().name("hot-blocks".into()).spawn(ask);
+        if thread::Builder::new().name("hot-blocks".into()).spawn(ask).is_err() {
+            // Then nothing is known, which costs what finding out costs.
+            let _ = self.set.set(HotSet::default());
+        }
     }
 
     /// Asks here, if nobody has.

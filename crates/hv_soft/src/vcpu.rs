@@ -21,8 +21,8 @@ const SLICE: u64 = 20_000;
 const FIRST: u64 = 1_000;
 /// A vCPU that sleeps for so long has time to translate what will run.
 const SPARE: Duration = Duration::from_millis(5);
-/// The most that the vCPUs of a machine translate before it runs: less than 0.1 s of a core, 8 MiB.
-const AHEAD: usize = 8192;
+/// The most that the vCPUs of a machine translate before it runs: 0.05 s of a core, 4 MiB.
+const AHEAD: usize = 4096;
 /// A vCPU that sleeps for so long may be idle.
 const REST: Duration = Duration::from_millis(200);
 
@@ -149,7 +149,7 @@ impl SoftVcpu {
     fn sleep(&mut self, seat: &Seat) {
         self.exits.halts += 1;
         if self.is_ahead || !self.look_ahead(seat) {
-            return self.rest(seat);
+            self.rest(seat);
         }
     }
 
@@ -162,7 +162,10 @@ impl SoftVcpu {
             return true;
         }
         let shared = Arc::clone(&self.shared);
-        let Order::Together(gate) = &shared.order else { return false };
+        let Order::Together(gate) = &shared.order else {
+            self.is_ahead = true;
+            return false;
+        };
         // A copy that shares what was learnt would have much of its own.
         let most = if self.cpu.shares_code() { 0 } else { AHEAD / shared.seats.len() };
         if most > 0 {
@@ -173,7 +176,7 @@ impl SoftVcpu {
                 return true;
             }
         }
-        self.is_ahead = true;
+        self.is_ahead = shared.foretold.is_settled();
         false
     }
 

@@ -87,14 +87,14 @@ fn what_cannot_be_meant_is_passed_over() {
     let word = |address: u64, mode: u64, class: u64| (address << 12 | mode << 6 | class).to_le_bytes();
     let bytes = [
         word(0x1000, 0, 1),
-        word(0x1000, 0, 9),         // twice
+        word(0x1000, 0, 9), // twice
         word(MEMORY - 1, 1, 32),
-        word(MEMORY, 1, 3),         // beyond the memory
-        word(0xd000_0000, 1, 3),    // where there is no memory
+        word(MEMORY, 1, 3),      // beyond the memory
+        word(0xd000_0000, 1, 3), // where there is no memory
         word((1 << 52) - 1, 1, 3),
-        word(0x2000, 2, 3),         // a mode that there is not
+        word(0x2000, 2, 3), // a mode that there is not
         word(0x2000, 63, 3),
-        word(0x2000, 0, 33),        // a class that there is not
+        word(0x2000, 0, 33), // a class that there is not
         [0xff; 8],
     ]
     .concat();
@@ -104,7 +104,10 @@ fn what_cannot_be_meant_is_passed_over() {
     let most = [0u8; 8 * MOST_HOT];
     assert_eq!(HotBlocks::decode(1, &most, &memory()).unwrap().blocks().len(), 1);
     assert!(matches!(HotBlocks::decode(1, &[0; 8 * MOST_HOT + 8], &memory()), Err(Error::Malformed { .. })));
-    assert!(matches!(HotBlocks::decode(2, &bytes, &memory()), Err(Error::Version { found: 2, reads: 1, .. })));
+    assert!(matches!(
+        HotBlocks::decode(2, &bytes, &memory()),
+        Err(Error::Version { found: 2, reads: 1, .. })
+    ));
 }
 
 /// A file whose one section has these bytes.

@@ -20,8 +20,8 @@ use guestmem::GuestMemory;
 use crate::block::{hot_place, place_parts};
 use crate::cpu::{Cpu, Mode};
 
-/// A place that was looked for less often is translated when it has run so often again.
-const LEAST: u32 = 4;
+/// A place that was looked for less often, and never was where time is spent, is translated when it has run often again.
+const LEAST: u32 = 16;
 /// And so is one with less than this part (2 to the power of -21) of all that was counted: in a list of hours it says
 /// nothing about the next second.
 const LEAST_SHARE: u32 = 21;

@@ -110,7 +110,7 @@ fn machine(code: &[u8]) -> (GuestMemory, Cpu) {
 
 /// Says of all these addresses, and some beyond the memory, that they are hot.
 fn known(memory: &GuestMemory, addresses: Range<u64>) -> Foresight {
-    let hot = |address| HotBlock { address, mode: CodeMode::Supervisor64, heat: 9 };
+    let hot = |address| HotBlock { address, mode: CodeMode::Supervisor64, heat: 99 };
     let blocks: Vec<_> = addresses.chain([u64::MAX, 1 << 51, 0xd000_0000]).map(hot).collect();
     Arc::new(OnceLock::from(HotSet::new(&blocks, memory)))
 }
@@ -434,16 +434,16 @@ fn what_was_hardly_come_by_is_not_foreseen() {
         assert_eq!(cpu.run(u64::MAX), Stop::Halt);
         cpu.jit_counters().translations
     };
-    assert_eq!(run([3, 3]), 0);
-    assert_eq!(run([4, 3]), 1);
-    assert_eq!(run([4, u32::MAX]), 0, "beside the other it is nothing");
+    assert_eq!(run([15, 15]), 0);
+    assert_eq!(run([16, 15]), 1);
+    assert_eq!(run([16, u32::MAX]), 0, "beside the other it is nothing");
 }
 
 #[test]
 fn a_list_of_user_code_says_nothing_of_the_kernels() {
     ENGINE.set(HARDLY);
     let (memory, mut cpu) = machine(LOOPS);
-    let hot = |n| HotBlock { address: CODE + n, mode: CodeMode::User64, heat: 9 };
+    let hot = |n| HotBlock { address: CODE + n, mode: CodeMode::User64, heat: 99 };
     let blocks: Vec<_> = (0..LOOPS.len() as u64).map(hot).collect();
     cpu.foresee(Arc::new(OnceLock::from(HotSet::new(&blocks, &memory))));
     assert_eq!(cpu.run(u64::MAX), Stop::Halt);

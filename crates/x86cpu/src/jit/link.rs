@@ -232,7 +232,16 @@ impl Store {
         self.unserialised = true;
         let number = self.translations.len() as u32;
         let incoming = Vec::new();
-        self.translations.push(Translation { place, at, flags_dead, alive: true, heat: 0, slot, second, incoming });
+        self.translations.push(Translation {
+            place,
+            at,
+            flags_dead,
+            alive: true,
+            heat: 0,
+            slot,
+            second,
+            incoming,
+        });
         for page in pages {
             if let Some(page) = self.pages.get_mut(&key(page, bank)) {
                 page.translations.push(number);

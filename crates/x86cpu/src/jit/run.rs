@@ -197,9 +197,8 @@ impl Jit {
 
     /// The next translation makes all of them be forgotten.
     fn is_full(&mut self) -> bool {
-        self.store().is_some_and(|s| {
-            s.is_full(ROOM) || s.sites.len().max(s.exits.len()).max(s.ops.len()) > MAX_PARTS
-        })
+        self.store()
+            .is_some_and(|s| s.is_full(ROOM) || s.sites.len().max(s.exits.len()).max(s.ops.len()) > MAX_PARTS)
     }
 
     /// Translates what is at a place before it runs, where that is possible and there is room; whether there is.
