@@ -65,6 +65,8 @@ kinds! {
     WorkingSet = 22, "working-set";
     /// What a snapshot is called and which root image it lies on (crate `snapshot`).
     SnapshotInfo = 23, "snapshot-info";
+    /// Which code ran often (crate `snapshot`); a hint, ignorable.
+    HotBlocks = 24, "hot-blocks";
 }
 
 impl SectionKind {

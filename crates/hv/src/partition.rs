@@ -4,7 +4,7 @@ use guestmem::GuestMemory;
 use host::Event;
 use serde::{Deserialize, Serialize};
 
-use crate::{CpuidLeaf, Error, Vcpu};
+use crate::{CpuidLeaf, Error, HotBlock, Vcpu};
 
 /// Which engine executes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +56,9 @@ pub struct PartitionConfig {
     pub repeatable: bool,
 }
 
+/// Reads what ran often in a machine before it was frozen, hottest first; it may take milliseconds.
+pub type HotSource = Box<dyn FnOnce() -> Vec<HotBlock> + Send>;
+
 /// A machine without devices. The IOAPIC is ours on every engine; local APICs are the engine's.
 pub trait Partition: Send + Sync {
     fn engine(&self) -> EngineKind;
@@ -95,6 +98,10 @@ pub trait Partition: Send + Sync {
 
     /// Sets the clock before any vCPU runs; it starts to count from there at the first `run`.
     fn set_clock(&self, clock: &ClockState) -> Result<(), Error>;
+
+    /// Says where to ask which code will run often. An engine that has a use for it asks once, when the machine has
+    /// something to do, on a thread that no vCPU waits for; what the guest sees does not depend on it.
+    fn foretell(&self, _source: HotSource) {}
 
     /// Marks in guest memory's dirty table what vCPUs wrote behind its back since the last call
     /// (KVM's dirty log; nothing on soft, where guestmem saw every write).

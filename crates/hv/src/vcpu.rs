@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use guestmem::GuestMemory;
 
-use crate::{Error, Exit, Stops, VcpuState, Watch};
+use crate::{Error, Exit, HotBlock, Stops, VcpuState, Watch};
 
 /// What an engine found out about the code in a machine's memory while it ran: for machines that are brought back from
 /// the same files, so that they need not find it out again. What is inside is the engine's own.
@@ -66,6 +66,11 @@ pub trait Vcpu: Send {
 
     /// Lets somebody look at it from its next piece on, where runs are repeatable; elsewhere nothing comes of it.
     fn watch(&mut self, _watch: Watch) {}
+
+    /// What ran often in it, in no order; nothing where an engine does not know. It stands still.
+    fn hot_blocks(&mut self) -> Vec<HotBlock> {
+        Vec::new()
+    }
 
     /// Takes what the engine has learnt; the vCPU stands still, in memory that was brought back from files. `None`
     /// where an engine learns nothing.

@@ -181,6 +181,10 @@ impl Seat {
         self.bell.notify_one();
     }
 
+    pub(crate) fn is_woken(&self) -> bool {
+        *lock(&self.woken)
+    }
+
     /// Sleeps until woken, since [`Seat::clear`] at the latest, or until the time is over; whether it was woken.
     pub(crate) fn sleep(&self, limit: Option<Duration>) -> bool {
         let woken = lock(&self.woken);

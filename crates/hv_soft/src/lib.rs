@@ -7,6 +7,7 @@
 
 mod baton;
 mod counters;
+mod foretold;
 mod partition;
 mod rounds;
 mod vcpu;

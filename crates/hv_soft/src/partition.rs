@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use arch::x86_64::cpuid::for_vcpu;
 use guestmem::GuestMemory;
 use host::shared::IS_X86_ORDERED;
-use hv::{ClockState, CpuidLeaf, EngineKind, Error, Msi, Partition, PartitionConfig, Vcpu};
+use hv::{ClockState, CpuidLeaf, EngineKind, Error, HotSource, Msi, Partition, PartitionConfig, Vcpu};
 use x86cpu::clock::Clock;
 use x86cpu::lapic::ApicBus;
 use x86cpu::{Cpu, CpuConfig};
 
 use crate::baton::{Baton, Gate, Order, Seat};
+use crate::foretold::Foretold;
 use crate::rounds::Rounds;
 use crate::vcpu::SoftVcpu;
 
@@ -26,6 +27,7 @@ pub(crate) struct Shared {
     pub(crate) order: Order,
     /// By vCPU id.
     pub(crate) seats: Vec<Seat>,
+    pub(crate) foretold: Foretold,
 }
 
 /// A machine without devices, executed by `x86cpu`.
@@ -58,6 +60,7 @@ impl SoftPartition {
                 Order::Turns(Baton::default())
             },
             seats: (0..config.vcpus).map(|_| Seat::default()).collect(),
+            foretold: Foretold::default(),
         });
         for id in 0..config.vcpus {
             // Weak: the bus is part of what the call would keep alive.
@@ -87,13 +90,14 @@ impl Partition for SoftPartition {
             let what = format!("vCPU {id} of a machine of {}", self.shared.seats.len());
             return Err(Error::Unsupported { engine: ENGINE, what, advice: "make each vCPU once, from 0" });
         }
-        let cpu = Cpu::boxed(CpuConfig {
+        let mut cpu = Cpu::boxed(CpuConfig {
             memory: self.memory.clone(),
             id,
             cpuid: for_vcpu(&self.cpuid, id).into(),
             clock: Arc::clone(&self.shared.clock),
             apic_bus: Arc::clone(&self.shared.bus),
         });
+        cpu.foresee(self.shared.foretold.set());
         let _ = self.shared.seats[id as usize].poll.set(cpu.poll_handle());
         Ok(Box::new(SoftVcpu::new(cpu, id, Arc::clone(&self.shared))))
     }
@@ -115,6 +119,10 @@ impl Partition for SoftPartition {
     fn set_clock(&self, clock: &ClockState) -> Result<(), Error> {
         self.shared.clock.set_ns(clock.kvmclock_ns);
         Ok(())
+    }
+
+    fn foretell(&self, source: HotSource) {
+        self.shared.foretold.foretell(source, &self.memory);
     }
 
     fn sync_dirty(&self) -> Result<(), Error> {

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use guestmem::GuestMemory;
-use hv::{Counters, Error, Exit, Kick, Learnt, Look, Stops, Vcpu, VcpuState, Watch};
+use hv::{Counters, Error, Exit, HotBlock, Kick, Learnt, Look, Stops, Vcpu, VcpuState, Watch};
 use x86cpu::{Cpu, Engine, PollFlag, Stop};
 
 use crate::baton::{Baton, Order, Seat};
@@ -19,6 +19,10 @@ const SLICE: u64 = 20_000;
 /// Instructions that a vCPU executes first of all after a restore; then it lets others have the host's processor, once.
 /// Of many machines that begin together each has begun before any goes on.
 const FIRST: u64 = 1_000;
+/// A vCPU that sleeps for so long has time to translate what will run.
+const SPARE: Duration = Duration::from_millis(5);
+/// The most that the vCPUs of a machine translate before it runs: 0.05 s of a core, 4 MiB.
+const AHEAD: usize = 4096;
 /// A vCPU that sleeps for so long may be idle.
 const REST: Duration = Duration::from_millis(200);
 
@@ -34,6 +38,8 @@ pub(crate) struct SoftVcpu {
     deferred: Option<Stop>,
     /// Restored and not run since: timers and clock page must follow the clock.
     fresh: bool,
+    /// It has translated what it could before it runs.
+    is_ahead: bool,
     /// Instructions that are left of its turn in the round.
     turn_left: u64,
     /// A debugger's: while there are any, it looks after each instruction.
@@ -81,6 +87,7 @@ impl SoftVcpu {
             reading: false,
             deferred: None,
             fresh: false,
+            is_ahead: true,
             turn_left: 0,
             stops: None,
             exits: Exits::default(),
@@ -108,9 +115,12 @@ impl SoftVcpu {
         let seat = &shared.seats[self.id as usize];
         loop {
             seat.clear();
+            let executed = self.cpu.instructions();
+            shared.foretold.look(executed);
             let stop = match &shared.order {
                 Order::Together(gate) => {
-                    let most = self.most(if self.fresh { FIRST } else { u64::MAX });
+                    let long = shared.foretold.until_look(executed);
+                    let most = self.most(if self.fresh { FIRST } else { long });
                     self.follow_clock();
                     match gate.together(|| self.cpu.run(most)) {
                         Stop::Alone => gate.alone(&shared.seats, || self.cpu.run_alone()),
@@ -138,6 +148,39 @@ impl SoftVcpu {
     /// Sleeps until woken or until its timer is due; after a while without what it finds again when it goes on.
     fn sleep(&mut self, seat: &Seat) {
         self.exits.halts += 1;
+        if self.is_ahead || !self.look_ahead(seat) {
+            self.rest(seat);
+        }
+    }
+
+    /// Uses the time to translate what will run, a while after it fell asleep; whether it has been woken, or its timer is
+    /// due.
+    fn look_ahead(&mut self, seat: &Seat) -> bool {
+        let due = self.until_timer();
+        let first = due.map_or(SPARE, |due| due.min(SPARE));
+        if seat.sleep(Some(first)) || first < SPARE {
+            return true;
+        }
+        let shared = Arc::clone(&self.shared);
+        let Order::Together(gate) = &shared.order else {
+            self.is_ahead = true;
+            return false;
+        };
+        // A copy that shares what was learnt would have much of its own.
+        let most = if self.cpu.shares_code() { 0 } else { AHEAD / shared.seats.len() };
+        if most > 0 {
+            shared.foretold.ask();
+        }
+        while gate.together(|| self.cpu.translate_ahead(most)) {
+            if seat.is_woken() || self.until_timer().is_some_and(|due| due.is_zero()) {
+                return true;
+            }
+        }
+        self.is_ahead = shared.foretold.is_settled();
+        false
+    }
+
+    fn rest(&mut self, seat: &Seat) {
         let begun = Instant::now();
         let due = self.until_timer();
         if due.is_some_and(|due| due < REST) {
@@ -296,6 +339,7 @@ impl Vcpu for SoftVcpu {
         self.reading = false;
         self.deferred = None;
         self.fresh = true;
+        self.is_ahead = false;
         Ok(())
     }
 
@@ -317,6 +361,10 @@ impl Vcpu for SoftVcpu {
             self.cpu.set_engine(Engine::Interpreter);
         }
         self.watch = Some(watch);
+    }
+
+    fn hot_blocks(&mut self) -> Vec<HotBlock> {
+        self.cpu.hot_blocks()
     }
 
     fn take_learnt(&mut self) -> Option<Box<dyn Learnt>> {

@@ -9,7 +9,9 @@ use arch::x86_64::cpuid::portable;
 use arch::x86_64::regs::seg;
 use arch::x86_64::state::{MpState, Segment, TableReg};
 use guestmem::GuestMemory;
-use hv::{ClockState, Error, Exit, Msi, Partition, PartitionConfig, Stops, Vcpu, VcpuState};
+use hv::{
+    ClockState, CodeMode, Error, Exit, HotBlock, Msi, Partition, PartitionConfig, Stops, Vcpu, VcpuState,
+};
 use hv_soft::SoftPartition;
 
 const CODE: u64 = 0x1_0000;
@@ -365,4 +367,63 @@ fn a_debugger_steps_and_stops() {
     vcpu.stop_at(&Stops::default()).unwrap();
     reads(vcpu.as_mut());
     reads(vcpu.as_mut());
+}
+
+fn translations(vcpu: &dyn Vcpu) -> u64 {
+    let counters = vcpu.counters();
+    counters.details.iter().find(|(name, _)| *name == "translations").expect("it is counted").1
+}
+
+fn hot(address: u64) -> HotBlock {
+    HotBlock { address, mode: CodeMode::Supervisor64, heat: 1 << 20 }
+}
+
+#[test]
+fn a_vcpu_that_has_nothing_to_do_translates_what_will_run() {
+    let (partition, memory) = partition(1);
+    memory.write(CODE, &[0xfb, 0x90, 0xf4]).unwrap(); // sti; nop; hlt
+    memory.write(CODE + 0x100, &[0x90, 0xc3]).unwrap();
+    let (asked, wait) = mpsc::channel();
+    partition.foretell(Box::new(move || {
+        asked.send(()).unwrap();
+        vec![hot(CODE + 0x100), hot(u64::MAX), hot(0xd000_0000)]
+    }));
+    let mut vcpu = partition.create_vcpu(0).unwrap();
+    start(vcpu.as_mut(), CODE);
+    thread::scope(|scope| {
+        let vcpu = &mut vcpu;
+        scope.spawn(move || {
+            assert!(matches!(vcpu.run().unwrap(), Exit::PioWrite { port: 0x80, .. }));
+            assert_eq!(translations(vcpu.as_ref()), 1, "nothing that it ran ran often");
+            assert_eq!(vcpu.hot_blocks(), [HotBlock { heat: 0, ..hot(CODE + 0x100) }]);
+        });
+        // It has slept for a while.
+        wait.recv().unwrap();
+        partition.signal_msi(Msi { address: 0xfee0_0000, data: 0x51 }).unwrap();
+    });
+}
+
+#[test]
+fn what_ran_often_is_asked_for_once_the_machine_is_busy() {
+    let (partition, memory) = partition(2);
+    // mov ecx, [DATA]; 1: dec ecx; jnz 1b; out 0x61, al; hlt
+    let code = [0x8b, 0x0c, 0x25, 0, 0xf0, 0, 0, 0xff, 0xc9, 0x75, 0xfc, 0xe6, 0x61, 0xf4];
+    memory.write(CODE, &code).unwrap();
+    let (asked, wait) = mpsc::channel();
+    partition.foretell(Box::new(move || {
+        asked.send(()).unwrap();
+        vec![hot(CODE)]
+    }));
+    let mut vcpus = [0, 1].map(|id| partition.create_vcpu(id).unwrap());
+    let mut run = |id: usize, rounds: u32| {
+        memory.write_le(0xf000, rounds).unwrap();
+        start(vcpus[id].as_mut(), CODE);
+        assert!(matches!(vcpus[id].run().unwrap(), Exit::PioWrite { port: 0x61, .. }));
+    };
+    run(0, 1000);
+    assert!(wait.try_recv().is_err(), "a thousand instructions are not busy");
+    run(0, 3_000_000);
+    run(1, 3_000_000);
+    drop((vcpus, partition));
+    assert_eq!(wait.iter().count(), 1, "by whichever of them is first");
 }

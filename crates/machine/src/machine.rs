@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use artifact::MachineFile;
 use bus::lock;
 use disk::{Disk, Overlay};
 use guestmem::GuestMemory;
@@ -100,6 +101,8 @@ pub struct Machine {
     /// How many of the disk's layers are those of the file that it was restored from, or of that
     /// file's parent where it has one.
     pub(crate) disk_below: usize,
+    /// The file that says what ran often before the machine was brought back, if it does.
+    pub(crate) foretelling: Option<Arc<MachineFile>>,
     pub(crate) doorbells: Arc<Doorbells>,
     ringing: Mutex<Option<Ringing>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -177,6 +180,7 @@ impl Machine {
             template_version: parts.cpu.template_version,
             origin: Origin::default(),
             disk_below: 0,
+            foretelling: None,
             doorbells: parts.doorbells,
             ringing: Mutex::default(),
             threads: Mutex::default(),

@@ -1,11 +1,13 @@
 //! Restoring: the walk of `save.rs` backwards. Nothing is read but the small sections; memory is
 //! mapped.
 
+use std::sync::Arc;
+
 use artifact::{MachineFile, SectionKind};
 use bus::lock;
 use guestmem::GuestMemory;
 use hv::Learnt;
-use snapshot::{MachineState, Origin, PartState};
+use snapshot::{HotBlocks, MachineState, Origin, PartState};
 
 use crate::Error;
 use crate::builder::{self, Outfit};
@@ -50,6 +52,8 @@ pub struct Template {
     origin: Origin,
     /// Layers of the disk that are the file's, or its parent's.
     disk_below: usize,
+    /// Says what ran often; to be read when that is wanted.
+    foretelling: Option<Arc<MachineFile>>,
     /// By vCPU.
     learnt: Vec<Box<dyn Learnt>>,
 }
@@ -65,7 +69,8 @@ impl Template {
         let origin = snapshot::map_memory(file, parent, &memory)?;
         let parts = read_parts(file)?;
         let disk_below = usize::from(parent.unwrap_or(file).section(SectionKind::DiskDeltaMap).is_some());
-        Ok(Self { state, parts, memory, origin, disk_below, learnt: Vec::new() })
+        let foretelling = file.section(SectionKind::HotBlocks).and_then(|_| file.again().ok()).map(Arc::new);
+        Ok(Self { state, parts, memory, origin, disk_below, foretelling, learnt: Vec::new() })
     }
 
     /// Whether the machine has a network device: that takes descriptors and a thread of its process, even without a
@@ -103,7 +108,7 @@ impl Machine {
     /// # Errors
     /// As [`Machine::restore`].
     pub fn restore_from(config: MachineConfig, from: Template, console: Sink) -> Result<Self, Error> {
-        let Template { state, parts, memory, origin, disk_below, learnt } = from;
+        let Template { state, parts, memory, origin, disk_below, foretelling, learnt } = from;
         if state.vcpus.len() != config.vcpus as usize {
             let what = format!("{} vCPU states for {} vCPUs", state.vcpus.len(), config.vcpus);
             return Err(Error::Mismatch(what));
@@ -123,6 +128,11 @@ impl Machine {
         }
         for (vcpu, learnt) in machine.vcpus.iter().zip(learnt) {
             lock(vcpu).learn(learnt);
+        }
+        if let Some(file) = foretelling {
+            let (from, memory) = (Arc::clone(&file), machine.memory.clone());
+            machine.partition.foretell(Box::new(move || HotBlocks::read(&from, &memory).into_blocks()));
+            machine.foretelling = Some(file);
         }
         machine.parts.restore(&parts)?;
         machine.parts.resume();

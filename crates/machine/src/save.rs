@@ -5,13 +5,15 @@
 
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use artifact::{MachineFile, MachineFileWriter, PageSet, SectionHead, SectionKind};
 use bus::lock;
 use disk::{DeltaMap, StillDisk};
-use hv::{EngineKind, VcpuState};
-use snapshot::{MachineState, MemoryStats, Pages, PartState, STATE_VERSION, StillMemory};
+use guestmem::GuestMemory;
+use hv::{EngineKind, HotBlock, VcpuState};
+use snapshot::{HotBlocks, MachineState, MemoryStats, Pages, PartState, STATE_VERSION, StillMemory};
 
 use crate::Error;
 use crate::error::host;
@@ -45,9 +47,25 @@ pub struct StillMachine {
     parts: Vec<u8>,
     memory: StillMemory,
     disk: StillDisk,
+    hot: Hot,
     parent: PageSet,
     above: PageSet,
     disk_below: usize,
+}
+
+/// What ran often, to be put together when nobody waits.
+struct Hot {
+    ran: Vec<HotBlock>,
+    /// Says what did before the machine was brought back.
+    before: Option<Arc<MachineFile>>,
+    memory: GuestMemory,
+}
+
+impl Hot {
+    fn join(self) -> HotBlocks {
+        let before = self.before.map(|file| HotBlocks::read(&file, &self.memory)).unwrap_or_default();
+        HotBlocks::join(self.ran, before.blocks())
+    }
 }
 
 /// How much changed since a machine was restored or booted.
@@ -95,7 +113,9 @@ impl Machine {
         self.parts.resume();
         self.doorbells.resume();
         let (cpu, parts, memory, disk) = taken?;
-        Ok(StillMachine { cpu, parts, memory, disk, parent, above, disk_below: self.disk_below })
+        let ran = self.vcpus.iter().flat_map(|vcpu| lock(vcpu).hot_blocks()).collect();
+        let hot = Hot { ran, before: self.foretelling.clone(), memory: self.memory.clone() };
+        Ok(StillMachine { cpu, parts, memory, disk, hot, parent, above, disk_below: self.disk_below })
     }
 
     fn take(
@@ -174,6 +194,7 @@ impl StillMachine {
     ) -> Result<SaveStats, Error> {
         writer.add_bytes(SectionHead::new(SectionKind::CpuState, STATE_VERSION), &self.cpu)?;
         writer.add_bytes(SectionHead::new(SectionKind::DeviceState, STATE_VERSION), &self.parts)?;
+        self.hot.join().write(writer)?;
         let (pages, below) = match content {
             Content::Whole => (Pages::All, 0),
             Content::Changes => {

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod error;
+mod hot;
 mod memory;
 mod points;
 mod shared;
@@ -13,6 +14,7 @@ mod still;
 mod tripwires;
 
 pub use error::Error;
+pub use hot::{HotBlocks, MOST_HOT};
 pub use memory::{MemoryStats, Origin, Pages, StoredPages, map_memory, stored_pages, write_memory};
 pub use points::{Point, SnapshotInfo, UNNAMED, find, points, select};
 pub use state::{MachineState, PartState, STATE_VERSION};

@@ -216,6 +216,16 @@ pub(crate) fn place(page: u32, cpu: &Cpu) -> u64 {
     (u64::from(page) << 12 | cpu.rip & 0xfff) << 5 | context(cpu)
 }
 
+/// The same of what is at `address` in 64-bit mode.
+pub(crate) fn hot_place(page: u32, address: u64, user: bool) -> u64 {
+    (u64::from(page) << 12 | address & 0xfff) << 5 | Mode::Long64 as u64 | u64::from(user) << 3
+}
+
+/// What a [`place`] says: guestmem's page index, offset in the page, mode, whether it is the user's.
+pub(crate) fn place_parts(place: u64) -> (u32, u64, u64, bool) {
+    ((place >> 17) as u32, place >> 5 & 0xfff, place & 7, place & 1 << 3 != 0)
+}
+
 /// Under which links are valid now. It changes only by instructions that end their block with
 /// [`End::System`], by traps and by events.
 #[inline(always)]
@@ -331,9 +341,14 @@ impl CodeCache {
         let index = match known {
             Some(index) => index,
             None => {
-                let index = self.decode(cpu, lin, gpa, fetched.page, single)?;
+                let place = place(fetched.page as u32, cpu);
+                let translated = if single { None } else { self.jit.at(place) };
+                // What is translated, or will be at once, is not interpreted: its first instruction is enough.
+                let soon = self.jit.is_on() && cpu.instructions() >= self.quiet_until;
+                let short = single || translated.is_some() || soon && cpu.is_foreseen(place);
+                let index = self.decode(cpu, lin, gpa, fetched.page, short)?;
                 self.by_address.insert(key, index);
-                if !single && let Some(number) = self.jit.at(place(fetched.page as u32, cpu)) {
+                if let Some(number) = translated {
                     self.set_heat(index, TRANSLATED | number);
                 }
                 index
@@ -390,6 +405,11 @@ impl CodeCache {
                 mark.checked = memory.code_epoch().wrapping_sub(1);
             }
         }
+    }
+
+    /// Whether others share what was decoded, as long as nobody writes there.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.shared > 0
     }
 
     /// Gives back the memory of what is found again when it is asked for.

@@ -14,6 +14,7 @@ use crate::block::CodeCache;
 use crate::clock::Clock;
 use crate::flags::Flags;
 use crate::fpu::{FpInsn, Fpu};
+use crate::hot::Foresight;
 use crate::io_log::IoLog;
 use crate::jit::{Engine, JitCounters, JitState, JumpEntry, Jumps, X87Image};
 use crate::lapic::{ApicBus, Lapic};
@@ -235,6 +236,10 @@ pub struct Cpu {
     pub(crate) fp_ops: Vec<FpInsn>,
     /// Made by the first `run`, or handed over by another vCPU before it.
     pub(crate) code: Option<Box<CodeCache>>,
+    /// What will run often.
+    pub(crate) foresight: Option<Foresight>,
+    /// How many of the hottest were translated before they ran.
+    pub(crate) ahead: usize,
     /// Where indirect branches of translated code lead.
     pub(crate) jumps: Jumps,
     /// The last one that led where nothing is translated: its way out.
@@ -318,6 +323,8 @@ impl Cpu {
             rests: 0,
             fp_ops: Vec::new(),
             code: None,
+            foresight: None,
+            ahead: 0,
             jumps: Jumps::default(),
             jump_miss: JumpEntry::default(),
         }

@@ -19,6 +19,7 @@ mod block;
 mod cpu;
 mod decode;
 mod flags;
+mod hot;
 mod interp;
 mod io_log;
 mod jit;
@@ -36,6 +37,7 @@ mod step;
 mod sys;
 
 pub use cpu::{Cpu, CpuConfig, CpuCounters, PollFlag, Stop};
+pub use hot::{Foresight, HotSet};
 pub use jit::{Engine, JitCounters};
 pub use learnt::Learnt;
 pub use mmu::MmuCounters;

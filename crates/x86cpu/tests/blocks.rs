@@ -2,15 +2,17 @@
 //! instructions that stop in the middle.
 
 use std::cell::Cell;
-use std::sync::Arc;
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
 
 use arch::x86_64::cpuid::{for_vcpu, portable};
+use arch::x86_64::hot::{CodeMode, HotBlock};
 use arch::x86_64::regs::{gpr, seg};
 use arch::x86_64::state::{MpState, Segment, TableReg, VcpuState};
 use guestmem::GuestMemory;
 use x86cpu::clock::Clock;
 use x86cpu::lapic::ApicBus;
-use x86cpu::{Cpu, CpuConfig, Engine, Stop};
+use x86cpu::{Cpu, CpuConfig, Engine, Foresight, HotSet, Stop};
 
 const TABLES: u64 = 0x1000;
 const GDT: u64 = 0x5000;
@@ -22,21 +24,28 @@ const CODE: u64 = 0x10_0000;
 thread_local! {
     /// How the machines of the running test execute.
     static ENGINE: Cell<Engine> = const { Cell::new(Engine::Interpreter) };
+    /// Every place in their code is said to be hot.
+    static FORESEEN: Cell<bool> = const { Cell::new(false) };
 }
+
+/// A translator that would not translate what these machines run.
+const HARDLY: Engine = Engine::Jit { after: 1_000_000, longest: 64 };
 
 /// Every test is run by every engine.
 macro_rules! by_every_engine {
     ($($name:ident)*) => {
-        by_every_engine! { interpreted, Engine::Interpreter, $($name)* }
-        by_every_engine! { translated, Engine::Jit { after: 0, longest: 64 }, $($name)* }
-        by_every_engine! { translated_in_small_pieces, Engine::Jit { after: 1, longest: 3 }, $($name)* }
+        by_every_engine! { interpreted, Engine::Interpreter, false, $($name)* }
+        by_every_engine! { translated, Engine::Jit { after: 0, longest: 64 }, false, $($name)* }
+        by_every_engine! { translated_in_small_pieces, Engine::Jit { after: 1, longest: 3 }, false, $($name)* }
+        by_every_engine! { foreseen, HARDLY, true, $($name)* }
     };
-    ($module:ident, $engine:expr, $($name:ident)*) => {
+    ($module:ident, $engine:expr, $foreseen:expr, $($name:ident)*) => {
         mod $module {
             use super::*;
             $(#[test]
             fn $name() {
                 ENGINE.set($engine);
+                FORESEEN.set($foreseen);
                 super::$name();
             })*
         }
@@ -79,6 +88,9 @@ fn machine(code: &[u8]) -> (GuestMemory, Cpu) {
         apic_bus: Arc::new(ApicBus::new(1)),
     });
     cpu.set_engine(ENGINE.get());
+    if FORESEEN.get() {
+        cpu.foresee(known(&memory, CODE..CODE + 0x3000));
+    }
     let mut s = cpu.save();
     s.seg = [Segment { selector: 0x10, base: 0, limit: u32::MAX, attr: 0xc093 }; 6];
     s.seg[seg::CS] = Segment { selector: 8, base: 0, limit: u32::MAX, attr: 0xa09b };
@@ -94,6 +106,13 @@ fn machine(code: &[u8]) -> (GuestMemory, Cpu) {
     s.gpr[gpr::RSP] = STACK;
     cpu.restore(&s).expect("a possible state");
     (memory, cpu)
+}
+
+/// Says of all these addresses, and some beyond the memory, that they are hot.
+fn known(memory: &GuestMemory, addresses: Range<u64>) -> Foresight {
+    let hot = |address| HotBlock { address, mode: CodeMode::Supervisor64, heat: 99 };
+    let blocks: Vec<_> = addresses.chain([u64::MAX, 1 << 51, 0xd000_0000]).map(hot).collect();
+    Arc::new(OnceLock::from(HotSet::new(&blocks, memory)))
 }
 
 fn set(cpu: &mut Cpu, change: impl FnOnce(&mut VcpuState)) {
@@ -366,4 +385,84 @@ fn memory_that_is_given_back_is_found_again() {
     cpu.give_back();
     memory.write_le(TABLES + 0x2000, 0u64).expect("RAM");
     assert_eq!(cpu.run(u64::MAX), Stop::TripleFault, "neither stack nor descriptors are there");
+}
+
+#[test]
+fn what_is_foreseen_is_translated_at_its_first_run_and_nothing_else_is() {
+    ENGINE.set(HARDLY);
+    let run = |addresses: Range<u64>| {
+        let (memory, mut cpu) = machine(LOOPS);
+        cpu.foresee(known(&memory, addresses));
+        assert_eq!(cpu.run(u64::MAX), Stop::Halt);
+        (cpu.jit_counters().translations, visible(&mut cpu), cpu.instructions())
+    };
+    let (none, plain, count) = run(0..0);
+    assert_eq!(none, 0);
+    // The block that begins there, and nothing that is inside of another one.
+    let (one, same, counted) = run(CODE..CODE + 5);
+    assert_eq!((one, same, counted), (1, plain, count));
+    let (all, same, counted) = run(CODE..CODE + LOOPS.len() as u64);
+    assert!(all > 5, "{all} translations");
+    assert_eq!((same, counted), (plain, count));
+}
+
+#[test]
+fn a_list_that_comes_late_counts_from_then_on() {
+    ENGINE.set(HARDLY);
+    let (memory, mut cpu) = machine(LOOPS);
+    let later = Foresight::default();
+    cpu.foresee(Arc::clone(&later));
+    assert_eq!(cpu.run(10), Stop::Budget);
+    assert_eq!(cpu.jit_counters().translations, 0);
+    let all = Arc::into_inner(known(&memory, CODE..CODE + LOOPS.len() as u64)).and_then(OnceLock::into_inner);
+    later.set(all.expect("nobody else has it")).expect("it is the first");
+    assert_eq!(cpu.run(u64::MAX), Stop::Halt);
+    assert!(cpu.jit_counters().translations > 0);
+    let (_, mut plain) = machine(LOOPS);
+    assert_eq!(plain.run(u64::MAX), Stop::Halt);
+    assert_eq!(visible(&mut cpu), visible(&mut plain));
+}
+
+#[test]
+fn what_was_hardly_come_by_is_not_foreseen() {
+    ENGINE.set(HARDLY);
+    let run = |heats: [u32; 2]| {
+        let (memory, mut cpu) = machine(LOOPS);
+        let [first, other] = heats.map(|heat| HotBlock { address: CODE, mode: CodeMode::Supervisor64, heat });
+        let blocks = [first, HotBlock { address: DATA, ..other }];
+        cpu.foresee(Arc::new(OnceLock::from(HotSet::new(&blocks, &memory))));
+        assert_eq!(cpu.run(u64::MAX), Stop::Halt);
+        cpu.jit_counters().translations
+    };
+    assert_eq!(run([15, 15]), 0);
+    assert_eq!(run([16, 15]), 1);
+    assert_eq!(run([16, u32::MAX]), 0, "beside the other it is nothing");
+}
+
+#[test]
+fn a_list_of_user_code_says_nothing_of_the_kernels() {
+    ENGINE.set(HARDLY);
+    let (memory, mut cpu) = machine(LOOPS);
+    let hot = |n| HotBlock { address: CODE + n, mode: CodeMode::User64, heat: 99 };
+    let blocks: Vec<_> = (0..LOOPS.len() as u64).map(hot).collect();
+    cpu.foresee(Arc::new(OnceLock::from(HotSet::new(&blocks, &memory))));
+    assert_eq!(cpu.run(u64::MAX), Stop::Halt);
+    assert_eq!(cpu.jit_counters().translations, 0);
+}
+
+#[test]
+fn what_was_translated_is_told_with_how_often_it_was_come_by() {
+    ENGINE.set(Engine::Jit { after: 40, longest: 64 });
+    // mov ecx, 1000000 ; 1: dec ecx ; jnz 1b ; hlt
+    let (_, mut cpu) = machine(&[0xb9, 0x40, 0x42, 0x0f, 0, 0xff, 0xc9, 0x75, 0xfc, 0xf4]);
+    assert_eq!(cpu.hot_blocks(), []);
+    assert_eq!(cpu.run(u64::MAX), Stop::Halt);
+    let hot = cpu.hot_blocks();
+    let places: Vec<_> = hot.iter().map(|block| (block.address, block.mode)).collect();
+    assert_eq!(places, [(CODE + 5, CodeMode::Supervisor64)]);
+    // Every 16,384 instructions it is where time is spent.
+    assert!((1000..4000).contains(&hot[0].heat), "{hot:?}");
+    // Another machine's state begins anew.
+    set(&mut cpu, |s| s.rip = CODE);
+    assert_eq!(cpu.hot_blocks(), []);
 }

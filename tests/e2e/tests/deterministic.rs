@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use artifact::{CopyCheck, MachineFile, MachineFileWriter, SectionKind};
 use e2e::{Home, text};
 
 /// Time, random numbers, processes at once, timers, a disk.
@@ -31,6 +32,38 @@ fn the_same_command_is_the_same_run() {
     }
     let other = run(&home, &["./x.smolmachine"], "exit  3");
     assert_ne!(other.1, first.1);
+}
+
+#[test]
+fn what_ran_often_before_the_freeze_changes_when_code_is_translated_and_nothing_else() {
+    let home = Home::new("soft");
+    home.ok(&["run", "-d", "--name", "m"]);
+    let work = "for i in 1 2 3 4; do seq 4000 | sort -r | md5sum; done";
+    home.ok(&["exec", "m", "sh", "-c", work]);
+    home.ok(&["snapshot", "m", "-o", "with.smolmachine"]);
+    let with = MachineFile::open_path(&home.path("with.smolmachine")).unwrap();
+    let mut without = MachineFileWriter::create(&home.path("without.smolmachine")).unwrap();
+    let is_list = |kind: Option<SectionKind>| kind == Some(SectionKind::HotBlocks);
+    for section in with.sections().iter().filter(|section| !is_list(section.kind())) {
+        without.copy_section(&with, section, CopyCheck::Rehash).unwrap();
+    }
+    without.finish().unwrap();
+    let list = with.section(SectionKind::HotBlocks).expect("much ran often");
+    assert!(list.len >= 8 * 500, "{} bytes", list.len);
+    let work = format!("{work}; exit 3");
+    let told = run(&home, &["./with.smolmachine"], &work);
+    assert_eq!(run(&home, &["./without.smolmachine"], &work), told);
+    // It is used: far fewer instructions are interpreted.
+    let interpreted = |file: &str| {
+        home.ok(&["run", "-d", "--name", file, &format!("./{file}.smolmachine")]);
+        home.ok(&["exec", file, "sh", "-c", &work.replace("; exit 3", "")]);
+        let shown: serde_json::Value =
+            serde_json::from_str(&home.ok(&["stats", "--once", "--engine", "--json", file])).unwrap();
+        let count = &shown[0]["vcpus"][0]["interpreted_instructions"];
+        count.as_u64().unwrap_or_else(|| panic!("{shown}"))
+    };
+    let (known, unknown) = (interpreted("with"), interpreted("without"));
+    assert!(known * 10 < unknown * 9, "{known} and {unknown} instructions were interpreted");
 }
 
 #[test]

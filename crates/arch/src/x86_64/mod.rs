@@ -5,6 +5,7 @@
 
 pub mod cpuid;
 pub mod features;
+pub mod hot;
 pub mod msr;
 pub mod paging;
 pub mod regs;

@@ -37,6 +37,8 @@ pub(super) struct Translation {
     pub at: u32,
     pub flags_dead: bool,
     pub alive: bool,
+    /// How often it was looked for, and more where time was spent ([`Store::heat`]).
+    pub heat: u32,
     /// Of the page that it begins in; of the one that its only instruction goes on in that page's index, too.
     slot: u32,
     second: Option<(u32, u32)>,
@@ -191,8 +193,15 @@ impl Store {
         self.placed[bank] = placed;
     }
 
+    /// A translation is hotter by so much.
+    pub fn heat(&mut self, number: u32, by: u32) {
+        let heat = &mut self.translations[number as usize].heat;
+        *heat = heat.saturating_add(by);
+    }
+
     /// A translation was found in the page at this linear address. Gives its place in the code memory.
     pub fn arrive(&mut self, number: u32, bank: usize, page: u64) -> usize {
+        self.heat(number, 1);
         let Translation { at, slot, second, .. } = self.translations[number as usize];
         self.place(slot, bank, page);
         if let Some((second, _)) = second {
@@ -223,7 +232,16 @@ impl Store {
         self.unserialised = true;
         let number = self.translations.len() as u32;
         let incoming = Vec::new();
-        self.translations.push(Translation { place, at, flags_dead, alive: true, slot, second, incoming });
+        self.translations.push(Translation {
+            place,
+            at,
+            flags_dead,
+            alive: true,
+            heat: 0,
+            slot,
+            second,
+            incoming,
+        });
         for page in pages {
             if let Some(page) = self.pages.get_mut(&key(page, bank)) {
                 page.translations.push(number);

@@ -20,6 +20,14 @@ impl Jit {
 
     pub(crate) fn flush(&mut self, _: &mut Cpu) {}
 
+    pub(crate) fn heats(&self) -> impl Iterator<Item = (u64, u32)> {
+        std::iter::empty()
+    }
+
+    pub(crate) fn make_ahead(&mut self, _: &mut Cpu, _: u64) -> bool {
+        false
+    }
+
     pub(crate) fn at(&mut self, _: u64) -> Option<u32> {
         None
     }

@@ -15,7 +15,7 @@ use super::scan::unit;
 use super::state::{JumpEntry, clear_jump, empty_jumps, x87};
 use super::thunks;
 use super::{Engine, JIT_TICK, JitCounters, Turn};
-use crate::block::{CodeCache, KeyHasher, NEVER, Source, TRANSLATED};
+use crate::block::{CodeCache, KeyHasher, NEVER, Source, TRANSLATED, place_parts};
 use crate::cpu::{Cpu, Mode};
 use crate::decode::Decoded;
 use crate::mmu::MAX_OVERWRITTEN;
@@ -30,6 +30,8 @@ const RECENT: usize = 1 << 13;
 const MARKS: usize = 1 << 19;
 /// Sites, exits and handlers' ops kept at most.
 const MAX_PARTS: usize = 1 << 20;
+/// What being next when a run's time was over counts, where being looked for counts 1.
+const SAMPLE: u32 = 15;
 /// Where RBP is above RSP by less than so many bytes, it points to a frame on the stack.
 const FRAMES: u64 = 1 << 14;
 /// Bytes of a page.
@@ -61,6 +63,8 @@ pub(crate) struct Jit {
     jumps: [Vec<u16>; 2],
     /// The exit that was taken last, when it led nowhere yet.
     pending: Option<Pending>,
+    /// The last run ended because its time was over: where it stands is where time is spent.
+    sampled: bool,
     pub(super) counters: JitCounters,
 }
 
@@ -107,6 +111,12 @@ impl Jit {
             Engine::Jit { after, longest } => (after.min(TRANSLATED - 2), longest.max(1)),
             Engine::Interpreter => (TRANSLATED - 2, 1),
         }
+    }
+
+    /// Places that are translated, and how often each was entered from the dispatcher.
+    pub(crate) fn heats(&self) -> impl Iterator<Item = (u64, u32)> {
+        let translations = self.store.iter().flat_map(|store| &store.translations);
+        translations.filter(|known| known.alive).map(|known| (known.place, known.heat))
     }
 
     /// Forgets everything.
@@ -213,9 +223,30 @@ impl Jit {
         Some(store.code.base().as_ptr() as usize + store.arrive(number, bank(cpu), page(cpu.rip)))
     }
 
-    /// Translates what is at `rip` in a page that was read under a code generation.
+    /// The next translation makes all of them be forgotten.
+    fn is_full(&mut self) -> bool {
+        self.store()
+            .is_some_and(|s| s.is_full(ROOM) || s.sites.len().max(s.exits.len()).max(s.ops.len()) > MAX_PARTS)
+    }
+
+    /// Translates what is at a place before it runs, where that is possible and there is room; whether there is.
+    pub(crate) fn make_ahead(&mut self, cpu: &mut Cpu, place: u64) -> bool {
+        if self.is_full() || self.refused {
+            return false;
+        }
+        let (page, ..) = place_parts(place);
+        let generation = cpu.mmu.watch_code(page as usize);
+        self.sync(cpu);
+        if self.at(place).is_none() {
+            let _ = self.make(cpu, place, Source { page, generation, second: None });
+        }
+        true
+    }
+
+    /// Translates what is at a place, in a page that was read under a code generation.
     fn make(&mut self, cpu: &mut Cpu, place: u64, source: Source) -> Option<u32> {
         let Source { page, generation, second } = source;
+        let (_, offset, _, user) = place_parts(place);
         let (_, longest) = self.limits();
         let mut bytes = [0; 4096];
         cpu.memory.read_page(page as usize, &mut bytes);
@@ -230,14 +261,11 @@ impl Jit {
         if !same((page, generation)) || !second.is_none_or(same) {
             return None;
         }
-        let unit = unit(&bytes, beyond, cpu.rip & (PAGE - 1), usize::from(longest))?;
-        let full = self.store().is_some_and(|s| {
-            s.is_full(ROOM) || s.sites.len().max(s.exits.len()).max(s.ops.len()) > MAX_PARTS
-        });
-        if full {
+        let unit = unit(&bytes, beyond, offset, usize::from(longest))?;
+        if self.is_full() {
             self.flush(cpu);
         }
-        let (bank, store) = (bank(cpu), self.store()?);
+        let (bank, store) = (usize::from(!user), self.store()?);
         let slot = store.slot(page, generation, bank);
         let second = second.map(|(page, generation)| (store.slot(page, generation, bank), page));
         let at = Place {
@@ -334,7 +362,7 @@ impl Cpu {
         if heat & TRANSLATED == 0 && self.insn_count < code.quiet_until {
             return None;
         }
-        if heat < after {
+        if heat < after && !(heat == 0 && self.is_foreseen(code.block(index).place(self))) {
             code.set_heat(index, heat + 1);
             return None;
         }
@@ -372,6 +400,9 @@ impl Cpu {
         let at = code.jit.arrive(self, number)?;
         let pending = code.jit.pending.take();
         let store = code.jit.store.as_mut()?;
+        if std::mem::take(&mut code.jit.sampled) {
+            store.heat(number, SAMPLE);
+        }
         if let Some(Pending { exit, target, bank: then }) = pending
             && (target, then) == (self.rip, bank(self))
             && (exit as usize) < store.exits.len()
@@ -451,6 +482,7 @@ impl Cpu {
                 jit.counters.instructions += done;
             }
         }
+        jit.sampled = self.jx.budget < 0;
         evaluate(self);
         turn
     }
