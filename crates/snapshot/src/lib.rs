@@ -6,14 +6,17 @@
 
 mod error;
 mod memory;
+mod pieces;
 mod points;
 mod shared;
 mod state;
 mod still;
 mod tripwires;
+mod working_set;
 
 pub use error::Error;
 pub use memory::{MemoryStats, Origin, Pages, StoredPages, map_memory, stored_pages, write_memory};
 pub use points::{Point, SnapshotInfo, UNNAMED, find, points, select};
 pub use state::{MachineState, PartState, STATE_VERSION};
 pub use still::StillMemory;
+pub use working_set::{WorkingSet, WorkingSetStats, write_laid_out};
