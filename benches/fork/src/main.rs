@@ -2,7 +2,8 @@
 //!
 //! Fan-out: `smolvm fork --count N`, until all run, and until all have answered an `exec`; processor time until then.
 //! Memory: what an idle copy has of its own (`memory.rs`). Pause: how long vCPUs and tasks stood still for a snapshot, by how much
-//! memory was written since the resume; and how fast the file is written.
+//! memory was written since the resume; and how fast the file is written, beside what the disk takes from dd(1) in the
+//! same minute.
 
 mod memory;
 
@@ -66,6 +67,11 @@ fn row(what: &str, mut us: Vec<u64>) {
     let at = |permille: usize| us.get((us.len().max(1) - 1) * permille / 1000).copied().unwrap_or(0);
     let ms = |us: u64| us as f64 / 1000.0;
     println!("{what:<52} median {:>8.2} ms   p99 {:>8.2} ms", ms(at(500)), ms(at(990)));
+}
+
+fn middle(mut values: Vec<u64>) -> u64 {
+    values.sort_unstable();
+    values.get(values.len() / 2).copied().unwrap_or(0)
 }
 
 fn number(value: &Value, key: &str) -> u64 {
@@ -171,9 +177,26 @@ impl Bench {
             .collect()
     }
 
+    /// How fast dd(1) writes so many bytes to the same disk, MB/s.
+    fn dd(&self, bytes: u64, how: &str) -> Result<u64> {
+        const PIECE: u64 = 4 << 20;
+        let (path, pieces) = (self.home.path().join("dd"), bytes.div_ceil(PIECE).max(1));
+        let mut dd = Command::new("dd");
+        dd.arg("if=/dev/zero").arg(format!("of={}", path.display())).arg(how);
+        dd.args([format!("bs={PIECE}"), format!("count={pieces}")]).stderr(Stdio::null());
+        let begun = Instant::now();
+        if !dd.status().context("running dd")?.success() {
+            bail!("dd {how} failed; does the file system of {} take it?", path.display());
+        }
+        let rate = pieces * PIECE / us(begun).max(1);
+        std::fs::remove_file(path)?;
+        Ok(rate)
+    }
+
     fn pauses(&self) -> Result<()> {
         for mib in &self.args.dirty {
-            let (mut pause, mut stopped, mut rate) = (vec![], vec![], vec![]);
+            let (mut pause, mut stopped, mut rate, mut writing) = (vec![], vec![], vec![], vec![]);
+            let (mut direct, mut synced) = (vec![], vec![]);
             for _ in 0..self.args.runs {
                 self.smolvm(&["run", "-d", "--name", "m", "m.smolmachine"])?;
                 let script = format!(
@@ -186,15 +209,27 @@ impl Bench {
                 let whole = begun.elapsed().max(Duration::from_micros(1));
                 pause.push(number(&report, "pause_us"));
                 stopped.push(number(&report, "stopped_us"));
-                rate.push((number(&report, "file_bytes") as f64 / whole.as_secs_f64() / 1e6) as u64);
+                let bytes = number(&report, "file_bytes");
+                rate.push((bytes as f64 / whole.as_secs_f64() / 1e6) as u64);
+                writing.push(bytes / number(&report, "write_us").max(1));
+                direct.push(self.dd(bytes, "oflag=direct")?);
+                synced.push(self.dd(bytes, "conv=fdatasync")?);
                 std::fs::remove_file(self.home.path().join("s.smolmachine"))?;
                 self.remove_all()?;
             }
             println!("snapshot of a machine that wrote {mib} MiB");
             row("  vCPUs stood still", pause);
             row("  tasks stood still", stopped);
-            rate.sort_unstable();
-            println!("  written, durable: {} MB/s", rate.get(rate.len() / 2).copied().unwrap_or(0));
+            println!(
+                "  written, durable: {} MB/s; without the rest of the command {} MB/s",
+                middle(rate),
+                middle(writing)
+            );
+            println!(
+                "  the disk, by dd: direct {} MB/s; with one sync {} MB/s",
+                middle(direct),
+                middle(synced)
+            );
         }
         Ok(())
     }

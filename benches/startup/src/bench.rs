@@ -40,16 +40,20 @@ impl Trace {
     }
 }
 
-/// The program as `cargo xtask dist` builds it: static.
+/// The program as `cargo xtask dist` builds it: static, without symbols.
 pub fn build() -> Result<PathBuf> {
     let ours = std::env::current_exe()?;
     let target = ours.ancestors().nth(2).context("this program is in no target directory")?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
     build.args(["rustc", "--release", "--package", "smolvm", "--bin", "smolvm", "--target-dir"]).arg(target);
-    build.args(["--", "-Ctarget-feature=+crt-static"]);
+    build.args(["--", "-Ctarget-feature=+crt-static", "-Clink-arg=-Wl,-z,pack-relative-relocs"]);
     ensure!(build.status().context("running cargo")?.success(), "building smolvm failed");
-    Ok(target.join("release/smolvm"))
+    let stripped = target.join("startup-smolvm");
+    let mut strip = Command::new("strip");
+    strip.arg("-o").arg(&stripped).arg(target.join("release/smolvm"));
+    ensure!(strip.status().context("running strip")?.success(), "stripping smolvm failed");
+    Ok(stripped)
 }
 
 fn now_ns() -> u64 {

@@ -35,7 +35,7 @@ pub fn copy_range(
     let (mut read_at, mut write_at, mut left) = (from_at, into_at, len);
     while left > 0 {
         // In pieces, so that the caller hears of progress and can end it.
-        let piece = left.min(64 * BUFFER as u64) as usize;
+        let piece = left.min(8 * BUFFER as u64) as usize;
         let copied = copy_file_range(from, Some(&mut read_at), into, Some(&mut write_at), piece);
         match copied {
             Ok(0) => return copy_by_hand((from, read_at), (into, write_at), left, each),

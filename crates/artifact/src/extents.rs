@@ -117,6 +117,13 @@ impl PageSet {
         }
     }
 
+    /// Takes a run of pages out.
+    pub fn remove_run(&mut self, start: u64, pages: u64) {
+        let mut gone = PageSet::new(self.pages);
+        gone.insert_run(start, pages);
+        self.words.iter_mut().zip(&gone.words).for_each(|(word, gone)| *word &= !gone);
+    }
+
     /// Whether a page is in it.
     pub fn contains(&self, page: u64) -> bool {
         let word = self.words.get((page / 64) as usize).copied().unwrap_or(0);

@@ -9,6 +9,7 @@
 //! [`MachineFile::verify_all`] (`verify.rs`). Next on the way of a first use: crate `store`.
 
 pub mod copy;
+mod early;
 mod error;
 pub mod extents;
 mod foreign;
@@ -16,6 +17,7 @@ pub mod format;
 pub mod hash;
 mod kind;
 mod reader;
+pub mod relay;
 pub mod space;
 pub mod temp;
 mod verify;

@@ -9,6 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::copy::copy_range;
+use crate::early::{Early, reserve};
 use crate::error::{Error, Problem, Result};
 use crate::format::{Header, Index, MAX_SECTIONS, PAGE_SIZE, Section, SectionFlags, check_name, page_up};
 use crate::hash::{Digest, Hasher, digest_parallel, usual_threads};
@@ -171,8 +172,9 @@ impl MachineFileWriter {
         self.check_head(&head)?;
         let buffer = Vec::with_capacity(BUFFER);
         let at = self.at;
+        let early = Early::new(self.durable, at);
         self.broken = true;
-        Ok(SectionWriter { writer: self, head, hasher: Hasher::new(), buffer, at })
+        Ok(SectionWriter { writer: self, head, hasher: Hasher::new(), buffer, at, early })
     }
 
     /// A whole section from memory.
@@ -222,9 +224,15 @@ impl MachineFileWriter {
         self.broken = true;
         let threads = if threads == 0 { usual_threads() } else { threads };
         let (file, at) = (self.temp.file(), self.at);
+        let early = Early::new(self.durable, at);
+        if self.durable {
+            reserve(file, at, len);
+        }
         let digest = digest_parallel(len, threads, |offset, buffer| {
             fill(offset, buffer)?;
-            file.write_all_at(buffer, at.saturating_add(offset))
+            file.write_all_at(buffer, at.saturating_add(offset))?;
+            early.wrote_piece(file, offset);
+            Ok(())
         });
         let digest = digest.map_err(|error| self.write_error(&head, error))?;
         self.push(head, len, digest)
@@ -236,10 +244,9 @@ impl MachineFileWriter {
         self.check_head(&head)?;
         self.expect_copies(ranges.iter().fold(0, |sum: u64, (_, len)| sum.saturating_add(*len)))?;
         self.broken = true;
-        let file = self.temp.file();
         let mut at = self.at;
         for &(offset, len) in ranges {
-            let copied = copy_range((from, offset), (file, at), len, |_| Ok(()));
+            let copied = self.copy_here((from, offset), at, len);
             copied.map_err(|error| self.write_error(&head, error))?;
             at = at.saturating_add(len);
         }
@@ -265,8 +272,7 @@ impl MachineFileWriter {
             self.check_head(&head)?;
             self.expect_copies(section.len)?;
             self.broken = true;
-            let source = (from.file(), section.offset);
-            let copied = copy_range(source, (self.temp.file(), self.at), section.len, |_| Ok(()));
+            let copied = self.copy_here((from.file(), section.offset), self.at, section.len);
             copied.map_err(|error| self.write_error(&head, error))?;
             return self.push(head, section.len, section.digest);
         }
@@ -321,6 +327,21 @@ impl MachineFileWriter {
     /// Where the next section would start, in bytes: what is used so far.
     pub fn position(&self) -> u64 {
         self.at
+    }
+
+    /// Copies `len` bytes of another file to `at` in this one.
+    fn copy_here(&self, from: (&File, u64), at: u64, len: u64) -> io::Result<()> {
+        let file = self.temp.file();
+        let (mut early, mut end) = (Early::new(self.durable, at), at);
+        // Blocks that are shared need no room.
+        if self.durable && !space::may_share(&self.dir) {
+            reserve(file, at, len);
+        }
+        copy_range(from, (file, at), len, |copied| {
+            end = end.saturating_add(copied);
+            early.wrote(file, end);
+            Ok(())
+        })
     }
 
     /// The digest of `len` bytes of the section that was just written.
@@ -380,6 +401,7 @@ pub struct SectionWriter<'a> {
     buffer: Vec<u8>,
     /// Where `buffer` goes.
     at: u64,
+    early: Early,
 }
 
 impl SectionWriter<'_> {
@@ -400,6 +422,7 @@ impl SectionWriter<'_> {
         self.writer.temp.file().write_all_at(bytes, self.at)?;
         self.hasher.update(bytes);
         self.at = self.at.saturating_add(bytes.len() as u64);
+        self.early.wrote(self.writer.temp.file(), self.at);
         Ok(())
     }
 }

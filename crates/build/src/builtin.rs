@@ -8,6 +8,7 @@ use store::{Origin, Pin, Store};
 
 use crate::base::{self, BaseParts, RootSource};
 use crate::error::Error;
+use crate::layout;
 use crate::lock::Lock;
 use crate::progress::Progress;
 
@@ -122,9 +123,9 @@ pub fn built_in(store: &Store, options: &VmmOptions, progress: &dyn Progress) ->
     let (vmm, _) = Vmm::boot(&media, None, options.clone())?;
     progress.step("freezing it");
     crate::stage::warm_up(&vmm)?;
+    let frozen = layout::freeze(&vmm, &media, options, &options.scratch_dir, progress)?;
     let mut object = store.begin_object(None)?;
-    vmm.freeze(&mut object.writer, instance::SnapshotTarget::Whole)?;
-    vmm.machine().end();
+    frozen.write(&mut object.writer)?;
     let pin = object.finish()?;
     debug_assert!(media.file.section(SectionKind::RootImage).is_some());
     store.tag(&tag, &pin.id(), Origin::Built)?;

@@ -3,7 +3,7 @@
 //! The way: `check.rs` (the definition on this host) → `root.rs` (sources to a tree and its lock;
 //! packages configured inside a machine) → `steps.rs` (steps inside the machine, what they changed
 //! merged back) → `base.rs` (an object of the store that boots) → `snapshots.rs` (ready, frozen,
-//! into one file). `cache.rs` remembers what the slow stages made; `builtin.rs` is the machine that
+//! into one file). `layout.rs` lays together what a resume touches; `cache.rs` remembers what the slow stages made; `builtin.rs` is the machine that
 //! needs no definition, `container.rs` those made of images; `downloads.rs` is what can be had again.
 //! `kept.rs` is the definition inside a finished file, to be built again; `newer.rs` compares what a
 //! file was made of with what there is now.
@@ -18,6 +18,7 @@ mod downloads;
 mod error;
 mod job;
 mod kept;
+mod layout;
 mod lock;
 mod newer;
 mod progress;

@@ -5,6 +5,7 @@
 //! last point is the default to resume: instance 0 in the file.
 //! Next: `instance/vmm.rs` `freeze`, `snapshot/points.rs`.
 
+use std::path::Path;
 use std::time::Instant;
 
 use agent_protocol::ErrorKind;
@@ -17,6 +18,7 @@ use store::Pin;
 use crate::error::Error;
 use crate::job::Job;
 use crate::kept;
+use crate::layout;
 use crate::stage;
 
 /// When and as what the machine is frozen.
@@ -155,10 +157,12 @@ fn freeze_ready(job: &Job<'_>, point: &Point, base: Pin) -> Result<(MachineFileW
     let cold_ms = begun.elapsed().as_millis() as u64;
     job.progress.step("freezing");
     stage::warm_up(&vmm)?;
-    let mut writer = MachineFileWriter::create(&job.output())?;
-    let freeze = vmm.freeze(&mut writer, SnapshotTarget::Whole)?;
-    vmm.machine().end();
-    Ok((writer, Default { cold_ms, freeze }))
+    let output = job.output();
+    let mut writer = MachineFileWriter::create(&output)?;
+    let dir = output.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let frozen = layout::freeze(&vmm, &media, &job.options.vmm, dir, job.progress)?;
+    frozen.write(&mut writer)?;
+    Ok((writer, Default { cold_ms, freeze: frozen.report }))
 }
 
 /// Starts the service, if there is one. What it cannot be started with has a line in the

@@ -40,7 +40,7 @@ struct Waiting {
 
 #[derive(Default)]
 pub(crate) struct Later {
-    /// Whether any piece waits.
+    /// Whether any piece waits, or what is touched is noted.
     waiting: AtomicBool,
     /// A bit for each page: it does not wait.
     seen: OnceLock<Seen>,
@@ -70,9 +70,24 @@ struct State {
     /// Ascending by place; a mapped one has length 0.
     pieces: Vec<Waiting>,
     left: usize,
+    /// What is touched is noted when nothing waits any more, too.
+    noting: bool,
 }
 
 impl Later {
+    /// From now on every page that is touched is noted. Before anybody uses the memory.
+    ///
+    /// # Errors
+    /// The host's, when there is no address space.
+    pub(crate) fn note_touches(&self, map: &Mapping) -> io::Result<()> {
+        if self.seen.get().is_none() {
+            let _ = self.seen.set(Seen::new(map.len() / PAGE)?);
+        }
+        self.lock().noting = true;
+        self.waiting.store(true, Ordering::Release);
+        Ok(())
+    }
+
     /// Notes pieces, apart from each other and from those of other files. Before anybody uses the memory.
     ///
     /// # Errors
@@ -87,7 +102,7 @@ impl Later {
         state.pieces.extend(pieces.iter().map(|piece| Waiting { piece: *piece, file: number }));
         state.pieces.sort_unstable_by_key(|waiting| waiting.piece.at);
         state.left += pieces.len();
-        self.waiting.store(state.left > 0, Ordering::Release);
+        self.waiting.store(state.left > 0 || state.noting, Ordering::Release);
         Ok(())
     }
 
@@ -114,7 +129,7 @@ impl Later {
         }
     }
 
-    /// The pages that were asked for while pieces waited.
+    /// The pages that were asked for while pieces waited, or since they are noted.
     pub(crate) fn touched(&self) -> Vec<usize> {
         let Some(seen) = self.seen.get() else { return Vec::new() };
         let words = (0..seen.0.len() / 8).map(|n| (n, seen.bit(n * 64).0.load(Ordering::Acquire)));
@@ -152,8 +167,8 @@ impl Later {
         piece.len = 0;
         state.left -= 1;
         if state.left == 0 {
-            *state = State::default();
-            self.waiting.store(false, Ordering::Release);
+            *state = State { noting: state.noting, ..State::default() };
+            self.waiting.store(state.noting, Ordering::Release);
         }
     }
 }

@@ -289,12 +289,27 @@ impl GuestMemory {
         self.inner.pages.epoch()
     }
 
+    /// From now on [`GuestMemory::touched`] knows every page that is touched through this: before anybody uses the
+    /// memory. (Who took the addresses of all of it, KVM, touches pages unseen.)
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn note_touches(&self) -> io::Result<()> {
+        self.inner.ram.note_touches()
+    }
+
+    /// The pages that were touched since [`GuestMemory::note_touches`]; without it, while pieces of a file waited to be
+    /// mapped.
+    pub fn touched(&self) -> Vec<usize> {
+        let mut pages = self.inner.ram.touched();
+        pages.retain(|page| *page < self.page_count());
+        pages
+    }
+
     /// Maps what `other`, to which the same pieces were brought, had to map so far.
     pub fn touch_as(&self, other: &GuestMemory) {
-        for page in other.inner.ram.touched() {
-            if page < self.page_count() {
-                self.inner.ram.page(page * PAGE_SIZE as usize, PAGE_SIZE as usize);
-            }
+        for page in other.touched().into_iter().filter(|page| *page < self.page_count()) {
+            self.inner.ram.page(page * PAGE_SIZE as usize, PAGE_SIZE as usize);
         }
     }
 

@@ -64,7 +64,12 @@ impl Ram {
         self.later.map_rest(&self.map);
     }
 
-    /// Pages that were touched while pieces waited.
+    /// See [`Later::note_touches`].
+    pub(crate) fn note_touches(&self) -> io::Result<()> {
+        self.later.note_touches(&self.map)
+    }
+
+    /// Pages that were touched while pieces waited, or since they are noted.
     pub(crate) fn touched(&self) -> Vec<usize> {
         self.later.touched()
     }

@@ -15,4 +15,5 @@ pub use sys::poller::{Interest, Poller, Ready};
 pub use sys::process::{Side, alone_within, split};
 pub use sys::timer::Timer;
 pub use sys::usage::{Usage, usage};
+pub use sys::writeback::begin_writeback;
 pub use sys::writers::has_writers;

@@ -25,6 +25,7 @@ use crate::volumes::{self, VolumeMount};
 mod console;
 mod rehearsal;
 mod save;
+mod working_set;
 pub use console::Console;
 pub use rehearsal::{Frozen, Own};
 pub(crate) use save::write_base;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use artifact::MachineFile;
+use artifact::{MachineFile, PageSet};
 use bus::lock;
 use disk::{Disk, Overlay};
 use guestmem::GuestMemory;
@@ -274,6 +274,15 @@ impl Machine {
     /// Where the guest's memory lies in this process: address and bytes. For measuring what is ours beside it.
     pub fn memory_place(&self) -> (usize, u64) {
         (self.memory.place(), self.memory.size())
+    }
+
+    /// The pages of memory that were touched so far, of a machine whose [`crate::Template`] notes them.
+    pub fn touched(&self) -> PageSet {
+        let mut set = PageSet::new(self.memory.page_count() as u64);
+        for page in self.memory.touched() {
+            set.insert(page as u64);
+        }
+        set
     }
 
     pub fn engine(&self) -> EngineKind {

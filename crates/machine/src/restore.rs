@@ -7,10 +7,11 @@ use artifact::{MachineFile, SectionKind};
 use bus::lock;
 use guestmem::GuestMemory;
 use hv::Learnt;
-use snapshot::{HotBlocks, MachineState, Origin, PartState};
+use snapshot::{HotBlocks, MachineState, Origin, PartState, WorkingSet};
 
 use crate::Error;
 use crate::builder::{self, Outfit};
+use crate::error::host;
 use crate::examine;
 use crate::machine::{Machine, MachineConfig, Sink};
 
@@ -43,6 +44,17 @@ fn outfit(config: &MachineConfig, parts: &[PartState]) -> Result<Outfit, Error> 
     Ok(outfit)
 }
 
+/// Has the host read what a resume of these files touches first, where it is not in its memory.
+fn read_ahead<'a>(files: impl Iterator<Item = &'a MachineFile>) -> Result<(), Error> {
+    for file in files {
+        let Some(set) = WorkingSet::read(file)?.filter(|set| set.is_cold(file.file())) else { continue };
+        let handle = file.file().try_clone().map_err(host("reading the machine file ahead"))?;
+        // Asking for pages takes a while where there are many; a host without another thread reads what is touched.
+        let _ = std::thread::Builder::new().name("read-ahead".into()).spawn(move || set.read_ahead(&handle));
+    }
+    Ok(())
+}
+
 /// A frozen machine as far as all machines that are brought back from it are equal: to be made once where many are
 /// split off as processes of their own.
 pub struct Template {
@@ -73,6 +85,14 @@ impl Template {
         Ok(Self { state, parts, memory, origin, disk_below, foretelling, learnt: Vec::new() })
     }
 
+    /// From now on what is touched of the memory is noted, for [`Machine::touched`].
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn note_touches(&self) -> Result<(), Error> {
+        self.memory.note_touches().map_err(host("noting what is touched of the memory"))
+    }
+
     /// Whether the machine has a network device: that takes descriptors and a thread of its process, even without a
     /// network.
     pub fn has_network(&self) -> bool {
@@ -99,6 +119,7 @@ impl Machine {
         parent: Option<&MachineFile>,
         console: Sink,
     ) -> Result<Self, Error> {
+        read_ahead([parent, Some(file)].into_iter().flatten())?;
         let template = Template::read(file, parent, config.memory)?;
         Self::restore_from(config, template, console)
     }

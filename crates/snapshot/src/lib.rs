@@ -7,11 +7,13 @@
 mod error;
 mod hot;
 mod memory;
+mod pieces;
 mod points;
 mod shared;
 mod state;
 mod still;
 mod tripwires;
+mod working_set;
 
 pub use error::Error;
 pub use hot::{HotBlocks, MOST_HOT};
@@ -19,3 +21,4 @@ pub use memory::{MemoryStats, Origin, Pages, StoredPages, map_memory, stored_pag
 pub use points::{Point, SnapshotInfo, UNNAMED, find, points, select};
 pub use state::{MachineState, PartState, STATE_VERSION};
 pub use still::StillMemory;
+pub use working_set::{WorkingSet, WorkingSetStats, write_laid_out};

@@ -8,11 +8,12 @@ use artifact::{
 use guestmem::{GuestMemory, MMIO_HOLE_START, PAGE_SIZE};
 
 use crate::Error;
+use crate::pieces::{each_piece, runs_in};
 use crate::shared::{RootPages, Shared};
 use crate::still::StillMemory;
 
 /// Version of the `MemoryPages` section: raw 4 KiB pages.
-const PAGES_VERSION: u32 = 1;
+pub(crate) const PAGES_VERSION: u32 = 1;
 /// Largest map that is read: two million extents.
 const MAP_CAP: u64 = 64 << 20;
 /// Pages that did not change, stored to join extents of changes, in thousandths of the changed ones,
@@ -46,7 +47,6 @@ impl Pages<'_> {
     /// The pages to store, and by how many others, in thousandths, they may be joined
     /// to how many extents.
     fn plan(self, still: &StillMemory) -> std::io::Result<(PageSet, usize, u32)> {
-        let mut store = PageSet::new(still.page_count() as u64);
         let (candidates, parent, most, overhead) = match self {
             Pages::All => (still.wanted().clone(), None, USUAL_EXTENTS, USUAL_OVERHEAD_PERMILLE),
             Pages::Changes { parent, above } => {
@@ -55,15 +55,21 @@ impl Pages<'_> {
                 (changed, Some(parent), CHANGES_EXTENTS, CHANGES_OVERHEAD_PERMILLE)
             }
         };
-        for (start, pages) in candidates.runs() {
-            for page in start..start + pages {
-                // A page that became zeros must hide the parent's.
-                if parent.is_some_and(|p| p.contains(page)) || !still.is_zero(page as usize)? {
-                    store.insert(page);
+        let pages = still.page_count() as u64;
+        let words = each_piece(pages, |piece| {
+            let first = piece.start;
+            let mut store = PageSet::new(piece.end - first);
+            for (start, pages) in runs_in(&candidates, piece) {
+                for page in start..start + pages {
+                    // A page that became zeros must hide the parent's.
+                    if parent.is_some_and(|p| p.contains(page)) || !still.is_zero(page as usize)? {
+                        store.insert(page - first);
+                    }
                 }
             }
-        }
-        Ok((store, most, overhead))
+            Ok(store.words().to_vec())
+        })?;
+        Ok((PageSet::from_words(words.concat(), pages), most, overhead))
     }
 }
 
@@ -127,15 +133,15 @@ impl Places<'_> {
 }
 
 /// Where a snapshot's pages of memory lie in its file.
-struct Stored {
-    map: ExtentMap,
+pub(crate) struct Stored {
+    pub(crate) map: ExtentMap,
     /// Where the two sections begin that a page may be in.
-    pages: u64,
+    pub(crate) pages: u64,
     root: u64,
 }
 
 impl Stored {
-    fn read(file: &MachineFile) -> Result<Self, Error> {
+    pub(crate) fn read(file: &MachineFile) -> Result<Self, Error> {
         let pages = file.require(SectionKind::MemoryPages, 0)?;
         let head = file.require(SectionKind::MemoryMap, 0)?;
         if pages.version != PAGES_VERSION {

@@ -16,6 +16,7 @@ use std::os::unix::fs::FileExt;
 use artifact::{Extent, MachineFile, PageSet, SectionKind};
 use guestmem::PAGE_SIZE;
 
+use crate::pieces::{each_piece, runs_in};
 use crate::still::StillMemory;
 
 const PAGE: usize = PAGE_SIZE as usize;
@@ -46,18 +47,22 @@ impl RootPages {
             return Ok(None);
         };
         let pages = section.len / PAGE_SIZE;
-        let whole = pages * PAGE_SIZE;
         let (file, offset) = (base.file().try_clone()?, section.offset);
-        let mut by_hash = HashMap::with_capacity(pages as usize);
-        let mut buffer = vec![0; PIECE.min(whole as usize)];
-        let mut at = 0;
-        while at < whole {
-            let (piece, _) = buffer.split_at_mut(PIECE.min((whole - at) as usize));
-            file.read_exact_at(piece, offset + at)?;
-            for (i, page) in piece.as_chunks::<PAGE>().0.iter().enumerate() {
-                by_hash.entry(hash(page)).or_insert(at / PAGE_SIZE + i as u64);
+        let hashes = each_piece(pages, |piece| {
+            let mut hashes = Vec::with_capacity((piece.end - piece.start) as usize);
+            let mut buffer = vec![0; PIECE];
+            let (mut at, end) = (piece.start * PAGE_SIZE, piece.end * PAGE_SIZE);
+            while at < end {
+                let (part, _) = buffer.split_at_mut(PIECE.min((end - at) as usize));
+                file.read_exact_at(part, offset + at)?;
+                hashes.extend(part.as_chunks::<PAGE>().0.iter().map(hash));
+                at += part.len() as u64;
             }
-            at += piece.len() as u64;
+            Ok(hashes)
+        })?;
+        let mut by_hash = HashMap::with_capacity(pages as usize);
+        for (page, hash) in (0..).zip(hashes.into_iter().flatten()) {
+            by_hash.entry(hash).or_insert(page);
         }
         Ok(Some(Self { file, offset, pages, by_hash }))
     }
@@ -75,12 +80,19 @@ impl RootPages {
     }
 }
 
-/// Quick, and good enough to find a candidate.
+/// Quick, and good enough to find a candidate. Four lanes: one would wait for each multiplication.
 fn hash(page: &[u8; PAGE]) -> u64 {
-    let words = page.as_chunks::<8>().0;
-    words.iter().fold(0, |hash: u64, word| {
-        (hash ^ u64::from_le_bytes(*word)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
-    })
+    let mut lanes = [0u64; 4];
+    for words in page.as_chunks::<8>().0.as_chunks::<4>().0 {
+        for (lane, word) in lanes.iter_mut().zip(words) {
+            *lane = mix(*lane, u64::from_le_bytes(*word));
+        }
+    }
+    lanes.into_iter().fold(0, mix)
+}
+
+fn mix(hash: u64, word: u64) -> u64 {
+    (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
 }
 
 /// A run that is not stored, or not whole.
@@ -128,21 +140,24 @@ impl Shared {
         barriers: &[u64],
         root: Option<&RootPages>,
     ) -> io::Result<Self> {
-        let mut finder = Finder { root, ..Finder::default() };
-        let (mut page, mut before) = ([0; PAGE], [0; PAGE]);
-        for (start, pages) in store.runs() {
-            finder.stop(start);
-            for at in start..start + pages {
-                if barriers.contains(&at) {
-                    finder.stop(at);
+        let found = each_piece(store.bound(), |piece| {
+            let mut finder = Finder { root, ..Finder::default() };
+            let (mut page, mut before) = ([0; PAGE], [0; PAGE]);
+            for (start, pages) in runs_in(store, piece) {
+                finder.stop(start);
+                for at in start..start + pages {
+                    if barriers.contains(&at) {
+                        finder.stop(at);
+                    }
+                    std::mem::swap(&mut page, &mut before);
+                    still.peek_page(at as usize, &mut page)?;
+                    finder.next(at, &page, &before);
                 }
-                std::mem::swap(&mut page, &mut before);
-                still.peek_page(at as usize, &mut page)?;
-                finder.next(at, &page, &before);
+                finder.stop(start + pages);
             }
-            finder.stop(start + pages);
-        }
-        Ok(Self { runs: finder.longest() })
+            Ok(finder.runs)
+        })?;
+        Ok(Self { runs: longest(found.concat()) })
     }
 
     /// The pages of `store` that have to be stored.
@@ -231,20 +246,20 @@ impl Finder<'_> {
         self.stop_root(at);
         self.in_root = root.candidate(page).filter(|place| root.has(*place, page)).map(|place| (at, place));
     }
+}
 
-    /// The longest runs, apart from each other.
-    fn longest(mut self) -> Vec<Run> {
-        self.runs.sort_by_key(|run| std::cmp::Reverse(run.pages()));
-        let mut taken: Vec<Run> = Vec::new();
-        for run in self.runs {
-            if taken.len() == MOST {
-                break;
-            }
-            let (start, end) = (run.start(), run.start() + run.pages());
-            if taken.iter().all(|other| other.start() + other.pages() <= start || end <= other.start()) {
-                taken.push(run);
-            }
+/// The longest runs, apart from each other.
+fn longest(mut runs: Vec<Run>) -> Vec<Run> {
+    runs.sort_by_key(|run| std::cmp::Reverse(run.pages()));
+    let mut taken: Vec<Run> = Vec::new();
+    for run in runs {
+        if taken.len() == MOST {
+            break;
         }
-        taken
+        let (start, end) = (run.start(), run.start() + run.pages());
+        if taken.iter().all(|other| other.start() + other.pages() <= start || end <= other.start()) {
+            taken.push(run);
+        }
     }
+    taken
 }

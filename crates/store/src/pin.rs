@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use artifact::temp::{TempFile, sync_dir};
 use artifact::{Digest, MachineFile, MachineFileWriter, WriterOptions};
@@ -24,6 +25,8 @@ pub struct Pin {
     file: File,
     id: Digest,
     path: PathBuf,
+    /// What was read of it the first time.
+    opened: OnceLock<MachineFile>,
 }
 
 impl Pin {
@@ -42,10 +45,14 @@ impl Pin {
         &self.file
     }
 
-    /// Header and index. Its bytes were verified when it came into the store.
+    /// Header and index, read once: nobody writes to an object. Its bytes were verified when it came into the store.
     pub fn open(&self) -> Result<MachineFile> {
+        if let Some(opened) = self.opened.get() {
+            return Ok(opened.again()?);
+        }
         let file = self.file.try_clone().map_err(|error| Error::io(&self.path, "use it again", error))?;
-        Ok(MachineFile::open(file, &self.path)?)
+        let opened = MachineFile::open(file, &self.path)?;
+        Ok(self.opened.get_or_init(|| opened).again()?)
     }
 }
 
@@ -72,7 +79,7 @@ impl Store {
         if !same_file(&file, &path).map_err(|error| fail("look at it", error))? {
             return Err(Error::Gone { id: *id });
         }
-        Ok(Pin { file, id: *id, path })
+        Ok(Pin { file, id: *id, path, opened: OnceLock::new() })
     }
 
     /// Starts a machine file that comes into the store without being anywhere else.

@@ -78,32 +78,37 @@ impl Media {
         limit: Duration,
     ) -> Result<Template, Error> {
         let mut template = self.template(from)?;
-        let net = NetOptions { switch: Some(false), ..NetOptions::default() };
-        // Each by name: what is added to the options has to be thought of here.
-        let options = VmmOptions {
-            engine: options.engine,
-            force_template: options.force_template,
-            tsc_khz: options.tsc_khz,
-            scratch_dir: options.scratch_dir,
-            boot_timeout: options.boot_timeout,
-            hostname: options.hostname,
-            hooks: options.hooks,
-            repeatable: options.repeatable,
-            command_line: String::new(),
-            kernel_log: None,
-            gate: None,
-            net,
-            peers: None,
-            watch: None,
-            folders: Vec::new(),
-            volumes: Vec::new(),
-        };
-        let (vmm, waking) = Vmm::wake(self, from, RestoreReason::Fork, options, |_| Ok(()))?;
+        let (vmm, waking) = Vmm::wake(self, from, RestoreReason::Fork, options.alone(), |_| Ok(()))?;
         // An agent that is not done by then has shown most of what it does.
         let _ = waking.finish_within(limit).and_then(|()| vmm.hear_it_hang_up(limit));
         vmm.machine.pause()?;
         template.learn(&vmm.machine);
         Ok(template)
+    }
+}
+
+impl VmmOptions {
+    /// The same for a machine that nobody sees.
+    pub(super) fn alone(self) -> Self {
+        // Each by name: what is added to the options has to be thought of here.
+        Self {
+            engine: self.engine,
+            force_template: self.force_template,
+            tsc_khz: self.tsc_khz,
+            scratch_dir: self.scratch_dir,
+            boot_timeout: self.boot_timeout,
+            hostname: self.hostname,
+            hooks: self.hooks,
+            repeatable: self.repeatable,
+            command_line: String::new(),
+            kernel_log: None,
+            gate: None,
+            net: NetOptions { switch: Some(false), ..NetOptions::default() },
+            peers: None,
+            watch: None,
+            folders: Vec::new(),
+            volumes: Vec::new(),
+        }
     }
 }
 
@@ -122,7 +127,7 @@ impl Vmm {
 }
 
 impl Waking {
-    fn finish_within(self, limit: Duration) -> Result<(), Error> {
+    pub(super) fn finish_within(self, limit: Duration) -> Result<(), Error> {
         let stream = self.client.into_stream();
         stream.set_read_timeout(Some(limit)).map_err(agent_protocol::ClientError::Io)?;
         Self { client: agent_protocol::Client::new(stream), ..self }.finish().map(drop)

@@ -10,4 +10,5 @@ pub mod poller;
 pub mod process;
 pub mod timer;
 pub mod usage;
+pub mod writeback;
 pub mod writers;

@@ -1,0 +1,83 @@
+//! Generations of incremental snapshots: each machine is resumed from the one before, changed, and frozen again.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Result;
+use artifact::MachineFile;
+use clap::Args;
+
+use crate::lab::Lab;
+use crate::rows::row;
+
+#[derive(Args)]
+pub struct Chain {
+    /// How many generations
+    #[arg(long, default_value_t = 10_000)]
+    generations: usize,
+    /// Resumes of the first generation and of the last, one after the other in turns
+    #[arg(long, default_value_t = 100)]
+    runs: usize,
+}
+
+const FIRST: &str = "first.smolmachine";
+const LAST: &str = "last.smolmachine";
+/// What a generation changes: a file of 64 KiB, and a counter.
+const CHANGE: &str =
+    "n=$(cat /n 2>/dev/null || echo 0); echo $((n+1)) >/n; head -c 65536 /dev/urandom >/dev/shm/x";
+
+impl Chain {
+    pub fn run(&self, program: &Path) -> Result<()> {
+        let lab = Lab::new(program)?;
+        lab.build("name = \"m\"\nmemory = \"64MiB\"\n", "m.smolmachine")?;
+        let mut before = "m.smolmachine".to_owned();
+        for generation in 1..=self.generations {
+            let file =
+                if generation == 1 { FIRST.to_owned() } else { format!("g{}.smolmachine", generation % 2) };
+            lab.smolvm(&["run", "-d", "-q", "--name", "m", &before])?;
+            lab.smolvm(&["exec", "m", "sh", "-c", CHANGE])?;
+            lab.smolvm(&["snapshot", "-q", "m", "--incremental", "-o", &file])?;
+            if generation % 100 == 0 {
+                // Or the store keeps all of them. What the running machine needs stays.
+                lab.smolvm(&["prune", "-q"])?;
+            }
+            lab.smolvm(&["rm", "-f", "m"])?;
+            let told = generation == 1 || generation == self.generations || generation.is_power_of_two();
+            if told {
+                let (bytes, extents) = measure(&lab, &file)?;
+                println!(
+                    "generation {generation:>6}: {:>8} KiB, {extents} extents over the parent",
+                    bytes >> 10
+                );
+            }
+            before = file;
+        }
+        let counted = lab.smolvm(&["run", &before, "--", "cat", "/n"])?;
+        anyhow::ensure!(
+            counted.trim() == self.generations.to_string(),
+            "the last generation counts {counted}"
+        );
+        fs::rename(lab.path(&before), lab.path(LAST))?;
+        lab.take_in(FIRST)?;
+        lab.take_in(LAST)?;
+        let (mut first, mut last) = (Vec::new(), Vec::new());
+        for _ in 0..self.runs {
+            first.push(lab.timed(&["run", FIRST, "--", "/bin/true"])?);
+            last.push(lab.timed(&["run", LAST, "--", "/bin/true"])?);
+        }
+        let first = row("first generation, run FILE -- /bin/true, to its exit", &first);
+        let last = row("last generation, the same", &last);
+        println!(
+            "last / first: {:.2}",
+            last.as_secs_f64() / first.max(Duration::from_nanos(1)).as_secs_f64()
+        );
+        Ok(())
+    }
+}
+
+/// A file's length, and the pieces that its memory lies in.
+fn measure(lab: &Lab, file: &str) -> Result<(u64, usize)> {
+    let file = MachineFile::open_path(&lab.path(file))?;
+    Ok((file.len(), snapshot::stored_pages(&file)?.len()))
+}
