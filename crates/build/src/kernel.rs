@@ -75,7 +75,8 @@ impl Kernel {
             return Err(wrong(format!("it lies up to {need} MiB of memory; raise `memory`")));
         }
         let release = release(&vmlinux).or(claimed);
-        let release = release.ok_or_else(|| wrong("it is no Linux kernel: there is no `Linux version` in it".into()))?;
+        let release = release
+            .ok_or_else(|| wrong("it is no Linux kernel: there is no `Linux version` in it".into()))?;
         let mut kernel = Self { vmlinux, release, form, notes: Vec::new() };
         match kernel.config(def, dir, &path)? {
             Some(config) => kernel.measure(&config, spec)?,
@@ -139,7 +140,9 @@ impl Kernel {
 fn read_file(path: &Path) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     let file = fs::File::open(path).map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => "it is not there; paths start from the Smolfile's directory".to_owned(),
+        std::io::ErrorKind::NotFound => {
+            "it is not there; paths start from the Smolfile's directory".to_owned()
+        }
         _ => e.to_string(),
     })?;
     let kind = file.metadata().map_err(|e| e.to_string())?;

@@ -126,7 +126,8 @@ fn digits(digest: &str) -> String {
 /// What is different in a machine that was built again.
 pub fn changes(old: &Lock, new: &Lock) -> Vec<Part> {
     let mut parts = guest_changes(old, new);
-    let named = |lock: &Lock| lock.kernel.as_ref().map(|own| format!("{} ({})", own.release, digits(&own.blake3)));
+    let named =
+        |lock: &Lock| lock.kernel.as_ref().map(|own| format!("{} ({})", own.release, digits(&own.blake3)));
     let (have, now) = (named(old), named(new));
     if have != now {
         let part = Part { kind: "kernel", name: "kernel".into(), have, now };

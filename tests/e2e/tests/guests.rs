@@ -44,7 +44,8 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 }
 
 fn define(home: &Home, kernel: &str) {
-    fs::write(home.path("Smolfile"), format!("name = \"x\"\nmemory = \"128MiB\"\n[kernel]\n{kernel}\n")).unwrap();
+    fs::write(home.path("Smolfile"), format!("name = \"x\"\nmemory = \"128MiB\"\n[kernel]\n{kernel}\n"))
+        .unwrap();
 }
 
 #[test]
@@ -59,7 +60,8 @@ fn a_machine_runs_on_the_kernel_that_its_definition_names() {
         assert!(out.contains(&format!("Linux {} (bzImage)", release())), "{out}");
         assert!(err.contains("neither in it nor beside it"), "{err}");
         home.ok(&["build", "-q"]);
-        let look = ["run", "./x.smolmachine", "--", "sh", "-c", "uname -r; grep -o their.word=1 /proc/cmdline"];
+        let look =
+            ["run", "./x.smolmachine", "--", "sh", "-c", "uname -r; grep -o their.word=1 /proc/cmdline"];
         assert_eq!(home.ok(&look), format!("{}\ntheir.word=1\n", release()));
         // It travels in the file, is the same after a freeze, and nobody calls it an old one of ours.
         fs::remove_dir_all(home.path("out")).unwrap();
@@ -133,7 +135,10 @@ fn what_no_machine_can_use_is_refused_with_its_line() {
     fs::write(home.path("config"), format!("{head}CONFIG_EROFS_FS=m\n")).unwrap();
     define(&home, "image = \"image\"");
     let said = home.fails(&["check"], 125);
-    assert!(said.contains("CONFIG_EROFS_FS=y, not =m") && said.contains("CONFIG_VIRTIO_VSOCKETS=y: "), "{said}");
+    assert!(
+        said.contains("CONFIG_EROFS_FS=y, not =m") && said.contains("CONFIG_VIRTIO_VSOCKETS=y: "),
+        "{said}"
+    );
     fs::rename(home.path("config"), home.path("theirs")).unwrap();
     home.ok(&["check"]);
     define(&home, "image = \"image\"\nconfig = \"theirs\"");
@@ -146,7 +151,8 @@ fn what_no_machine_can_use_is_refused_with_its_line() {
 /// Debian's own kernel for clouds has what a machine needs in modules: it is named, option by option.
 #[test]
 fn a_distributions_kernel_is_looked_at_by_the_configuration_beside_it() {
-    let depends = Command::new("apt-cache").args(["depends", "--important", "linux-image-cloud-amd64"]).output();
+    let depends =
+        Command::new("apt-cache").args(["depends", "--important", "linux-image-cloud-amd64"]).output();
     let depends = depends.map(|output| text(&output.stdout)).unwrap_or_default();
     let Some(package) = depends.lines().find_map(|line| line.trim().strip_prefix("Depends: ")) else {
         eprintln!("skipped: apt knows no kernel of Debian's here");

@@ -191,7 +191,8 @@ fn what_an_images_labels_and_volumes_say_touches_nothing_of_the_host() {
             "run": &touch, "RUN": &touch, "INSTALL": &touch, "io.containers.autoupdate": "image", "annotation": &touch,
             "smolvm.mount": format!("{}:/host", home.path("").display()), "devcontainer.metadata": &touch,
         });
-        config["Volumes"] = serde_json::json!({ "/data": {}, "../../outside": {}, mark.to_str().unwrap(): {} });
+        config["Volumes"] =
+            serde_json::json!({ "/data": {}, "../../outside": {}, mark.to_str().unwrap(): {} });
         config["Healthcheck"] = serde_json::json!({ "Test": ["CMD-SHELL", &touch], "Interval": 1 });
         config["OnBuild"] = serde_json::json!([format!("RUN {touch}")]);
         config["Shell"] = serde_json::json!(["/bin/sh", "-c", &touch]);

@@ -58,7 +58,10 @@ fn a_machine_is_held_to_its_limits_and_leaves_nothing() {
         // It wants all that there is, and is made to wait.
         home.ok(&["exec", &name, "sh", "-c", "i=0; while [ $i -lt 50000 ]; do i=$((i + 1)); done"]);
         let after = stats(&home, &name);
-        assert!(after["limits"]["throttled_ms"].as_u64() > before["limits"]["throttled_ms"].as_u64(), "{after}");
+        assert!(
+            after["limits"]["throttled_ms"].as_u64() > before["limits"]["throttled_ms"].as_u64(),
+            "{after}"
+        );
         assert!(home.ok(&["stats", "--once", "--interval", "10ms"]).contains("/ 700.0 MiB"));
         // Frozen it is nobody's, and it has them again when it goes on.
         home.ok(&["freeze", "-q", &name]);
@@ -99,7 +102,9 @@ fn a_machine_that_takes_more_memory_than_it_may_is_ended_and_others_are_not() {
 #[test]
 fn words_that_are_no_limits_are_refused() {
     let home = Home::new("soft");
-    for words in [["--memory-limit", "600"], ["--memory-limit", "much"], ["--cpu-limit", "0"], ["--cpu-limit", "half"]] {
+    for words in
+        [["--memory-limit", "600"], ["--memory-limit", "much"], ["--cpu-limit", "0"], ["--cpu-limit", "half"]]
+    {
         let said = home.fails(&[&["run"], &words[..], &["--", "true"]].concat(), 125);
         assert!(said.contains(words[0]), "{said}");
     }

@@ -50,7 +50,10 @@ fn a_registry_with_an_authority_of_its_own() {
     registry.push(&home.path("img"), "team/app:1", &["--dest-cert-dir", &cert_dir]);
     let image = format!("{}/team/app:1", registry.host);
     let said = run(&home, &image, |_| ()).unwrap_err();
-    assert!(said.contains("certificate") && said.contains(&format!("certs.d/{}/ca.crt", registry.host)), "{said}");
+    assert!(
+        said.contains("certificate") && said.contains(&format!("certs.d/{}/ca.crt", registry.host)),
+        "{said}"
+    );
     // What the message says.
     let own = home.path("config/containers/certs.d").join(&registry.host);
     fs::create_dir_all(&own).unwrap();
@@ -140,10 +143,14 @@ fn the_image_of_this_processor_is_taken_also_from_a_mirror() {
     registry.push(&home.path("multi"), "cache/team/app:1", &["--dest-tls-verify=false"]);
     registry.push(&home.path("others"), "cache/team/app:2", &["--dest-tls-verify=false"]);
     fs::create_dir_all(home.path("home/config")).unwrap();
-    let mirrors = format!("[registries.\"registry.invalid\"]\nmirrors = [\"http://{}/cache\"]\n", registry.host);
+    let mirrors =
+        format!("[registries.\"registry.invalid\"]\nmirrors = [\"http://{}/cache\"]\n", registry.host);
     fs::write(home.path("home/config/config.toml"), mirrors).unwrap();
     for host in [&format!("{}/cache", registry.host), "registry.invalid"] {
-        assert_eq!(run(&home, &format!("{host}/team/app:1"), |_| ()), Ok("x 1000 /srv/app right\n".to_owned()));
+        assert_eq!(
+            run(&home, &format!("{host}/team/app:1"), |_| ()),
+            Ok("x 1000 /srv/app right\n".to_owned())
+        );
     }
     let said = run(&home, &format!("{}/cache/team/app:2", registry.host), |_| ()).unwrap_err();
     assert!(said.contains("linux/arm64, linux/s390x") && said.contains("linux/amd64"), "{said}");

@@ -50,7 +50,11 @@ fn a_guest_cannot_write_to_a_volume_that_it_was_given_for_reading() {
                      sync; cat /proc/partitions";
         let said = home.run(&["run", "-v", "data:/data:ro", "--", "sh", "-c", force]);
         let partitions = text(&said.stdout);
-        assert!(partitions.contains("262144 vdc"), "the volume was not there: {partitions}\n{}", text(&said.stderr));
+        assert!(
+            partitions.contains("262144 vdc"),
+            "the volume was not there: {partitions}\n{}",
+            text(&said.stderr)
+        );
         assert!(image() == before, "the volume was written: {}", text(&said.stderr));
         assert_eq!(home.ok(&["run", "-v", "data:/data:ro", "--", "cat", "/data/file"]), "kept\n");
     }

@@ -42,9 +42,10 @@ pub fn check(check: &Check, global: &Global) -> Result<u8> {
     let definition = build::check(&check.file)?;
     if global.json {
         let Definition { file, spec, .. } = &definition;
-        let kernel = definition.kernel.as_ref().map(|kernel| {
-            json!({ "release": kernel.release, "form": kernel.form, "notes": kernel.notes })
-        });
+        let kernel = definition
+            .kernel
+            .as_ref()
+            .map(|kernel| json!({ "release": kernel.release, "form": kernel.form, "notes": kernel.notes }));
         let snapshots: Vec<_> = file.snapshot.iter().map(|s| &s.name).collect();
         ui::json(&json!({
             "machine": spec, "root": file.root, "kernel": kernel, "steps": file.build.steps, "snapshots": snapshots

@@ -64,7 +64,10 @@ mod tests {
     #[test]
     fn values_and_the_version_are_read() {
         let config = Config::parse(TEXT.as_bytes()).unwrap();
-        assert_eq!(["A", "B", "C", "D"].map(|key| config.get(key)), [Some("y"), Some("m"), None, Some("\"x\"")]);
+        assert_eq!(
+            ["A", "B", "C", "D"].map(|key| config.get(key)),
+            [Some("y"), Some("m"), None, Some("\"x\"")]
+        );
         for (release, same) in [
             ("6.1.192", true),
             ("6.1.192-custom", true),
@@ -84,7 +87,8 @@ mod tests {
         let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         std::io::Write::write_all(&mut packed, TEXT.as_bytes()).unwrap();
         // The mark alone, as in the code that prints it, is none.
-        let image = [b"..IKCFG_ST..IKCFG_ST".to_vec(), packed.finish().unwrap(), b"IKCFG_ED".to_vec()].concat();
+        let image =
+            [b"..IKCFG_ST..IKCFG_ST".to_vec(), packed.finish().unwrap(), b"IKCFG_ED".to_vec()].concat();
         assert_eq!(Config::embedded(&image), Config::parse(TEXT.as_bytes()));
         assert_eq!(Config::embedded(&image[..image.len() / 2]), None);
     }

@@ -62,7 +62,8 @@ pub(super) fn missing(config: &Config, spec: &MachineSpec) -> Missing {
         required.push(("SMP", "the definition asks for more than one CPU"));
     }
     if spec.net.is_some() {
-        required.extend([("INET", "the definition asks for a network"), ("VIRTIO_NET", "its network device")]);
+        required
+            .extend([("INET", "the definition asks for a network"), ("VIRTIO_NET", "its network device")]);
     }
     let lacks = |(option, why): &(&str, &str)| match config.get(option) {
         Some("y") => None,
@@ -101,7 +102,9 @@ mod tests {
         for (option, _) in REQUIRED {
             let without = whole().replace(&format!("CONFIG_{option}=y\n"), "");
             let found = missing(&config(&without), &spec(""));
-            assert!(matches!(&found.required[..], [line] if line.starts_with(&format!("CONFIG_{option}=y: "))));
+            assert!(
+                matches!(&found.required[..], [line] if line.starts_with(&format!("CONFIG_{option}=y: ")))
+            );
             let module = whole().replace(&format!("CONFIG_{option}=y\n"), &format!("CONFIG_{option}=m\n"));
             assert!(missing(&config(&module), &spec("")).required[0].contains("not =m"));
         }

@@ -68,7 +68,8 @@ fn sizes_that_lie_cost_nothing() {
     sparse.set_cksum();
     assert!(refused([sparse.as_bytes().as_slice(), &[0; 1024]].concat()).contains("sparse"));
     // In the newer form: a terabyte, of which nothing is there.
-    let keys = [("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0"), ("GNU.sparse.realsize", "1099511627776")];
+    let keys =
+        [("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0"), ("GNU.sparse.realsize", "1099511627776")];
     let newer = Layer::new().pax(&keys).file("sparse", "0\n").tar();
     assert!(refused(newer).contains("sparse"));
 }

@@ -68,7 +68,9 @@ struct Controller {
 const MEMORY: Controller = Controller {
     name: "memory",
     v2: |limits| limits.memory.map(|bytes| ("memory.max", bytes.to_string())).into_iter().collect(),
-    v1: |limits| limits.memory.map(|bytes| ("memory.limit_in_bytes", bytes.to_string())).into_iter().collect(),
+    v1: |limits| {
+        limits.memory.map(|bytes| ("memory.limit_in_bytes", bytes.to_string())).into_iter().collect()
+    },
 };
 const CPU: Controller = Controller {
     name: "cpu",
@@ -125,7 +127,8 @@ fn trees(mountinfo: &str, cgroup: &str) -> Vec<Tree> {
         });
         // One that is not below the mount's root (a container's, seen from inside) is out of reach.
         let below = own.and_then(|own| Path::new(own).strip_prefix(root).ok());
-        let plain = |path: &Path| path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+        let plain =
+            |path: &Path| path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
         if let Some(below) = below.filter(|below| plain(below)) {
             found.push(Tree { v1, mount: mount.into(), own: Path::new(mount).join(below) });
         }
@@ -199,7 +202,8 @@ fn give_to_children(place: &Path, controllers: &[&Controller]) -> io::Result<()>
 }
 
 fn write(path: &Path, text: &str) -> io::Result<()> {
-    let told = |e: io::Error| io::Error::new(e.kind(), format!("writing `{text}` to {}: {e}", path.display()));
+    let told =
+        |e: io::Error| io::Error::new(e.kind(), format!("writing `{text}` to {}: {e}", path.display()));
     fs::write(path, text).map_err(told)
 }
 
@@ -301,21 +305,23 @@ pub fn group_usage() -> Option<GroupUsage> {
         let stat = text("cpu.stat")?;
         stat.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(' ')?.parse::<u64>().ok())
     };
-    let memory_tree = |tree: &Tree| tree.own.join("memory.max").exists() || tree.own.join("memory.limit_in_bytes").exists();
+    let memory_tree =
+        |tree: &Tree| tree.own.join("memory.max").exists() || tree.own.join("memory.limit_in_bytes").exists();
     let limited = trees.iter().any(memory_tree);
     let memory = number("memory.max").or_else(|| number("memory.limit_in_bytes")).filter(|_| limited);
     let milli = |quota: u64, period: u64| u32::try_from(quota.saturating_mul(1000) / period.max(1)).ok();
     let cpu = match text("cpu.max") {
-        Some(max) => max.split_once(' ').and_then(|(quota, period)| {
-            milli(quota.parse().ok()?, period.trim().parse().ok()?)
-        }),
+        Some(max) => max
+            .split_once(' ')
+            .and_then(|(quota, period)| milli(quota.parse().ok()?, period.trim().parse().ok()?)),
         None => number("cpu.cfs_quota_us").and_then(|quota| milli(quota, number("cpu.cfs_period_us")?)),
     };
     Some(GroupUsage {
         limits: Limits { memory, cpu_milli: cpu },
         memory: number("memory.current").or_else(|| number("memory.usage_in_bytes")).unwrap_or(0),
         // Microseconds in version 2, nanoseconds in version 1.
-        throttled_ms: stat("throttled_usec").map_or_else(|| stat("throttled_time").unwrap_or(0) / 1_000_000, |us| us / 1000),
+        throttled_ms: stat("throttled_usec")
+            .map_or_else(|| stat("throttled_time").unwrap_or(0) / 1_000_000, |us| us / 1000),
     })
 }
 

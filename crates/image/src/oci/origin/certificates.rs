@@ -47,7 +47,8 @@ impl Certificates {
             return Ok(None);
         }
         let dir = self.dirs.iter().map(|dir| dir.join(host)).find(|dir| dir.is_dir());
-        dir.map(|dir| read(&dir).map_err(|e| format!("the certificates in {}: {e}", dir.display()))).transpose()
+        dir.map(|dir| read(&dir).map_err(|e| format!("the certificates in {}: {e}", dir.display())))
+            .transpose()
     }
 }
 
@@ -64,8 +65,12 @@ impl Found {
 }
 
 fn read(dir: &Path) -> Result<Found, String> {
-    let mut paths: Vec<PathBuf> =
-        fs::read_dir(dir).map_err(|e| e.to_string())?.take(MOST).flatten().map(|entry| entry.path()).collect();
+    let mut paths: Vec<PathBuf> = fs::read_dir(dir)
+        .map_err(|e| e.to_string())?
+        .take(MOST)
+        .flatten()
+        .map(|entry| entry.path())
+        .collect();
     paths.sort();
     let mut found = Found::default();
     for path in &paths {
