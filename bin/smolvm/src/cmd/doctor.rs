@@ -42,7 +42,7 @@ fn this_host(choice: EngineChoice, global: &Global) -> Result<u8> {
         let faults = look(false, global)?;
         ui::json(&json!({
             "version": version::versions(), "host": host, "engine": chosen, "kvm": kvm, "places": places,
-            "limits": { "work": limits.is_ok(), "how": limits.unwrap_or_else(|why| why) },
+            "limits": { "work": limits.is_ok(), "how": limits.map_or_else(|why| why, str::to_owned) },
             "faults": faults,
         }))?;
         return Ok(verdict_of(&faults));
