@@ -148,9 +148,9 @@ fn what_no_machine_can_use_is_refused_with_its_line() {
     assert!(said.contains("line 5") && said.contains("5.4.1"), "{said}");
 }
 
-/// Debian's own kernel for clouds has what a machine needs in modules: it is named, option by option.
+/// Debian's own kernel for clouds is packed in a way that is not read, and would lack its modules: it is said.
 #[test]
-fn a_distributions_kernel_is_looked_at_by_the_configuration_beside_it() {
+fn a_distributions_kernel_is_refused_with_the_reason() {
     let depends =
         Command::new("apt-cache").args(["depends", "--important", "linux-image-cloud-amd64"]).output();
     let depends = depends.map(|output| text(&output.stdout)).unwrap_or_default();
@@ -164,5 +164,5 @@ fn a_distributions_kernel_is_looked_at_by_the_configuration_beside_it() {
     let image = root.join("boot").join(package.replace("linux-image", "vmlinuz"));
     define(&home, &format!("image = \"{}\"", image.display()));
     let said = home.fails(&["check"], 125);
-    assert!(said.contains("Linux 6.") && said.contains("CONFIG_EROFS_FS=y, not =m"), "{said}");
+    assert!(said.contains("LZ4") || said.contains("CONFIG_EROFS_FS=y, not =m"), "{said}");
 }
