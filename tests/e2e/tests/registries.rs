@@ -46,7 +46,10 @@ fn a_registry_with_an_authority_of_its_own() {
         format!("tls: {{certificate: {server}, key: {key}{}}}", more.replace("CA", &at("ca.crt")))
     };
     let registry = DockerRegistry::serve(&home.path("registry"), &tls(""), "");
-    let cert_dir = home.path("tls").display().to_string();
+    // skopeo takes no directory with keys that have no certificate.
+    fs::create_dir(home.path("known")).unwrap();
+    fs::copy(home.path("tls/ca.crt"), home.path("known/ca.crt")).unwrap();
+    let cert_dir = home.path("known").display().to_string();
     registry.push(&home.path("img"), "team/app:1", &["--dest-cert-dir", &cert_dir]);
     let image = format!("{}/team/app:1", registry.host);
     let said = run(&home, &image, |_| ()).unwrap_err();

@@ -163,14 +163,31 @@ pub(super) fn is_loopback(host: &str) -> bool {
 fn told(at: &Uri, error: &ureq::Error) -> String {
     let host = at.authority().map_or("?", |a| a.as_str());
     let advice = match error {
-        ureq::Error::Tls(_) | ureq::Error::Rustls(_) => format!(
-            "; is its certificate known to this host (package ca-certificates)? One of your own authority goes to \
-             ~/.config/containers/certs.d/{host}/ca.crt"
+        _ if matches!(tls(error), Some(rustls::Error::AlertReceived(_))) => format!(
+            "; does it want to know who asks? A NAME.cert and NAME.key in ~/.config/containers/certs.d/{host}/ say so"
         ),
+        ureq::Error::Tls(_) | ureq::Error::Rustls(_) => unknown_to_us(host),
+        _ if tls(error).is_some() => unknown_to_us(host),
         ureq::Error::HostNotFound => "; is the name right, and this host online?".to_owned(),
         _ => String::new(),
     };
     format!("asking {host} failed: {error}{advice}")
+}
+
+/// What was wrong with the handshake, which comes as a failure of the connection.
+fn tls(error: &ureq::Error) -> Option<&rustls::Error> {
+    match error {
+        ureq::Error::Rustls(error) => Some(error),
+        ureq::Error::Io(error) => error.get_ref()?.downcast_ref(),
+        _ => None,
+    }
+}
+
+fn unknown_to_us(host: &str) -> String {
+    format!(
+        "; is its certificate known to this host (package ca-certificates)? One of your own authority goes to \
+         ~/.config/containers/certs.d/{host}/ca.crt"
+    )
 }
 
 /// `Authorization: Basic`.
