@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -126,7 +126,7 @@ pub fn token_server(dir: &Path) -> String {
     )
 }
 
-fn token(stream: TcpStream, keys: &PathBuf) -> std::io::Result<()> {
+fn token(stream: TcpStream, keys: &Path) -> std::io::Result<()> {
     let mut lines = BufReader::new(&stream).lines();
     let request = lines.next().transpose()?.unwrap_or_default();
     let mut who = String::new();

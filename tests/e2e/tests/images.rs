@@ -126,7 +126,7 @@ fn an_images_stop_signal_is_what_ends_it_and_its_ports_are_published() {
         config["StopSignal"] = "SIGUSR1".into();
         config["User"] = "root".into();
         let wait = "trap 'echo ended by USR1 >/ended; exit 0' USR1; trap 'echo ended by TERM >/ended; exit 0' TERM; \
-                    while :; do /bin/busybox sleep 0.05; done";
+                    echo >/trapped; while :; do /bin/busybox sleep 0.05; done";
         config["Entrypoint"] = vec!["/bin/busybox", "sh", "-c", wait].into();
         config["Cmd"] = Vec::<String>::new().into();
     });
@@ -135,6 +135,7 @@ fn an_images_stop_signal_is_what_ends_it_and_its_ports_are_published() {
     let ports = told.to_string();
     // 53/udp is none of TCP's.
     assert!(ports.contains("8080") && !ports.contains(",53]"), "{told}");
+    home.ok(&["exec", "m", "/bin/busybox", "sh", "-c", "until test -e /trapped; do :; done"]);
     home.ok(&["stop", "m"]);
     home.ok(&["start", "m"]);
     assert_eq!(home.ok(&["exec", "m", "/bin/busybox", "cat", "/ended"]), "ended by USR1\n");
