@@ -58,6 +58,7 @@ impl Drop for Group {
 }
 
 /// A controller's file names in both versions.
+#[derive(Debug)]
 struct Controller {
     name: &'static str,
     /// (file, value) in version 2, and in version 1.
