@@ -67,12 +67,22 @@ fn a_registry_with_an_authority_of_its_own() {
     // And what OpenSSL's users know.
     fs::remove_dir_all(&own).unwrap();
     let ca = home.path("tls/ca.crt");
-    assert_eq!(run(&home, &image, |c| drop(c.env("SSL_CERT_FILE", &ca))), Ok(RUNS.to_owned()));
+    assert_eq!(
+        run(&home, &image, |c| {
+            c.env("SSL_CERT_FILE", &ca);
+        }),
+        Ok(RUNS.to_owned())
+    );
 
     // One that wants to know who asks, too.
     let strict = DockerRegistry::serve(&home.path("registry"), &tls(", clientcas: [CA]"), "");
     let image = format!("{}/team/app:1", strict.host);
-    assert!(run(&home, &image, |c| drop(c.env("SSL_CERT_FILE", &ca))).is_err());
+    assert!(
+        run(&home, &image, |c| {
+            c.env("SSL_CERT_FILE", &ca);
+        })
+        .is_err()
+    );
     let own = home.path("config/containers/certs.d").join(&strict.host);
     fs::create_dir_all(&own).unwrap();
     for name in ["ca.crt", "client.cert", "client.key"] {
@@ -129,7 +139,12 @@ fn logins_by_token_and_password_from_dockers_files_and_helpers() {
             docker(config);
             let said = run(&home, &image, |_| ()).unwrap_err();
             assert!(said.contains("docker-credential-smolvm-test"), "not in PATH, and it says so: {said}");
-            assert_eq!(run(&home, &image, |c| drop(c.env("PATH", &path))), Ok(RUNS.to_owned()));
+            assert_eq!(
+                run(&home, &image, |c| {
+                    c.env("PATH", &path);
+                }),
+                Ok(RUNS.to_owned())
+            );
         }
     }
 }
