@@ -28,12 +28,15 @@ file=${1:?usage: run.sh FILE [RUNS [AT_ONCE [OUT]]]}
 runs=${2:-100} at_once=${3:-2} out=${4:-results}
 group=ci-$$
 mkdir -p "$out"
-rm -f "$out"/*.xml "$out"/*.log "$out"/*.code "$out"/*.start
+rm -f "$out/starts" "$out"/*.xml "$out"/*.log "$out"/*.code "$out"/*.start
 seq 1 "$runs" | xargs -P "$at_once" -I{} sh "$0" --one "$file" "$out" {} "$group"
 
 passed=$(cat "$out"/*.code | grep -cx 0 || true)
-starts=$(for start in "$out"/*.start; do cksum <"$start"; done | sort -u | wc -l)
+# What each run was before its first test, as one digest: how many runs had which.
+for start in "$out"/*.start; do sha256sum <"$start" | cut -d ' ' -f 1; done | sort | uniq -c >"$out/starts"
+starts=$(wc -l <"$out/starts")
 left=$("$smolvm" ps -a -q | grep -c "^$group-" || true)
+while read -r count digest; do echo "$count run(s) started as $digest"; done <"$out/starts"
 echo "$passed of $runs passed, $starts different start(s), $left machine(s) left"
 [ "$starts" -eq 1 ] && [ "$left" -eq 0 ] || exit 2
 [ "$passed" -eq "$runs" ] || exit 1

@@ -26,8 +26,10 @@ use crate::volumes;
 
 mod answers;
 pub mod keeper;
+mod limits;
 pub use answers::{Control, Ending, note_saved};
 use keeper::{HealthCheck, Policy};
+pub use limits::Limits;
 
 /// Where the state comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,6 +100,9 @@ pub struct Plan {
     /// Networks on which it and other machines reach each other by name.
     #[serde(default)]
     pub networks: Vec<String>,
+    /// What it may take of this host.
+    #[serde(default)]
+    pub limits: Limits,
     /// Where a debugger is served.
     #[serde(default)]
     pub gdb: Option<SocketAddr>,
@@ -129,6 +134,7 @@ impl Plan {
             hooks: spec::Hooks::default(),
             lost: false,
             networks: Vec::new(),
+            limits: Limits::default(),
             gdb: None,
         }
     }
@@ -215,6 +221,8 @@ pub struct Started {
     report: StartReport,
     bound: Vec<Bound>,
     door: Option<Door>,
+    /// While it is there, the machine's limits hold.
+    limited: Option<host::Group>,
 }
 
 /// A machine that is up.
@@ -227,6 +235,8 @@ pub struct Running {
     pub asked: Option<Asked>,
     /// Open to its neighbours while this lives.
     pub door: Option<Door>,
+    /// While it is there, the machine's limits hold.
+    pub limited: Option<host::Group>,
 }
 
 /// How long a machine that is ended at once may take to write to its volumes what its guest holds back.
@@ -310,6 +320,7 @@ pub fn start(
     command: Option<Target>,
     records: impl FnOnce() -> Result<()>,
 ) -> Result<Started> {
+    let limited = plan.limits.enter(instance.name())?;
     let debugger = plan.gdb.map(|at| {
         TcpListener::bind(at)
             .with_context(|| format!("listening for a debugger on {at}; choose another --gdb"))
@@ -349,9 +360,10 @@ pub fn start(
                 vmm.start_service(&plan.env, plan.workdir.as_deref())?;
             }
             let asked = command.map(|target| session::ask(vmm.connect()?, target)).transpose()?;
-            Started { vmm: Arc::new(vmm), waking: None, asked, report, bound, door: None }
+            Started { vmm: Arc::new(vmm), waking: None, asked, report, bound, door: None, limited: None }
         }
     };
+    started.limited = limited;
     if !plan.networks.is_empty() {
         let vmm = started.vmm.clone();
         started.door = Some(instance::open_door(instance, Arc::new(move || vmm.connect()))?);
@@ -419,13 +431,13 @@ fn wake(
     records()?;
     trace::point("records");
     let report = StartReport::default();
-    Ok(Started { vmm: Arc::new(vmm), waking: Some(waking), asked, report, bound, door: None })
+    Ok(Started { vmm: Arc::new(vmm), waking: Some(waking), asked, report, bound, door: None, limited: None })
 }
 
 impl Started {
     /// Waits for the guest's agent, then lets connections in.
     pub fn up(self) -> Result<Running> {
-        let Self { vmm, waking, asked, mut report, bound, door } = self;
+        let Self { vmm, waking, asked, mut report, bound, door, limited } = self;
         let mut notes = Vec::new();
         if let Some(waking) = waking {
             let (start, restored) = waking.finish()?;
@@ -439,7 +451,7 @@ impl Started {
             let vmm = vmm.clone();
             port.serve(Arc::new(move || vmm.connect())).context("serving a published port")?;
         }
-        Ok(Running { vmm, report, notes, asked, door })
+        Ok(Running { vmm, report, notes, asked, door, limited })
     }
 }
 

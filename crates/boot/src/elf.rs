@@ -27,39 +27,61 @@ fn u64_at(image: &[u8], at: u64) -> Result<u64, Error> {
     field(image, at).map(u64::from_le_bytes)
 }
 
-/// Copies the loadable segments to their physical addresses. Returns the entry point and the end
-/// of the highest segment.
-pub(crate) fn load_elf(memory: &GuestMemory, image: &[u8]) -> Result<(u64, u64), Error> {
+/// A loadable segment.
+struct Segment<'a> {
+    paddr: u64,
+    /// Where it ends in memory.
+    end: u64,
+    bytes: &'a [u8],
+}
+
+/// Checks that `image` is a kernel that can be loaded, without loading it: the physical addresses from the start of its
+/// lowest segment to the end of its highest.
+///
+/// # Errors
+/// [`Error`]: why it is none, or where it wants to lie and cannot.
+pub fn inspect(image: &[u8]) -> Result<std::ops::Range<u64>, Error> {
+    let segments = segments(image)?;
+    let start = segments.iter().map(|segment| segment.paddr).min().unwrap_or_default();
+    let end = segments.iter().map(|segment| segment.end).max().unwrap_or_default();
+    match start < crate::layout::ACPI_END {
+        true => Err(Error::Kernel("it wants to lie in the first MiB, where the machine's tables are")),
+        false => Ok(start..end),
+    }
+}
+
+fn entry(image: &[u8]) -> Result<u64, Error> {
     if field::<4>(image, 0)? != *b"\x7fELF" {
-        return Err(Error::Kernel("it is not an ELF file (a bzImage must be unpacked to vmlinux)"));
+        return Err(Error::Kernel("it is not an ELF file"));
     }
     let (class, data) = (field::<1>(image, 4)?, field::<1>(image, 5)?);
     if class != [2] || data != [1] || u16_at(image, 18)? != EM_X86_64 {
         return Err(Error::Kernel("it is not a 64-bit little-endian x86-64 ELF file"));
     }
-    let entry = u64_at(image, 24)?;
+    u64_at(image, 24)
+}
+
+fn segments(image: &[u8]) -> Result<Vec<Segment<'_>>, Error> {
+    entry(image)?;
     let table = u64_at(image, 32)?;
     let (size, count) = (u16_at(image, 54)?, u16_at(image, 56)?);
-    let mut end = 0;
+    let mut found = Vec::new();
     for i in 0..u64::from(count) {
         let ph = table.checked_add(i * u64::from(size)).ok_or(Error::Kernel("its header table overflows"))?;
         if u32_at(image, ph)? == PT_LOAD {
-            end = end.max(load_segment(memory, image, ph)?);
+            found.push(segment(image, ph)?);
         }
     }
-    if end == 0 {
+    if found.is_empty() {
         return Err(Error::Kernel("it has no loadable segment"));
     }
-    Ok((entry, end))
+    Ok(found)
 }
 
-fn load_segment(memory: &GuestMemory, image: &[u8], ph: u64) -> Result<u64, Error> {
-    let offset =
-        usize::try_from(u64_at(image, ph + 8)?).map_err(|_| Error::Kernel("a segment is too large"))?;
-    let paddr = u64_at(image, ph + 24)?;
-    let filesz =
-        usize::try_from(u64_at(image, ph + 32)?).map_err(|_| Error::Kernel("a segment is too large"))?;
-    let memsz = u64_at(image, ph + 40)?;
+fn segment(image: &[u8], ph: u64) -> Result<Segment<'_>, Error> {
+    let size = |at| usize::try_from(at).map_err(|_| Error::Kernel("a segment is too large"));
+    let (offset, filesz) = (size(u64_at(image, ph + 8)?)?, size(u64_at(image, ph + 32)?)?);
+    let (paddr, memsz) = (u64_at(image, ph + 24)?, u64_at(image, ph + 40)?);
     let bytes = offset
         .checked_add(filesz)
         .and_then(|end| image.get(offset..end))
@@ -68,10 +90,21 @@ fn load_segment(memory: &GuestMemory, image: &[u8], ph: u64) -> Result<u64, Erro
     if memsz < filesz as u64 {
         return Err(Error::Kernel("a segment is larger in the file than in memory"));
     }
-    // Fresh guest memory is zero: the rest of the segment (bss) needs no write, only to be RAM.
-    if paddr < crate::layout::ACPI_END || !memory.is_ram(paddr, memsz) {
-        return Err(Error::NoRoom { what: "the kernel", need: end });
+    Ok(Segment { paddr, end, bytes })
+}
+
+/// Copies the loadable segments to their physical addresses. Returns the entry point and the end
+/// of the highest segment.
+pub(crate) fn load_elf(memory: &GuestMemory, image: &[u8]) -> Result<(u64, u64), Error> {
+    let mut highest = 0;
+    for Segment { paddr, end, bytes } in segments(image)? {
+        let no_room = Error::NoRoom { what: "the kernel", need: end };
+        // Fresh guest memory is zero: the rest of the segment (bss) needs no write, only to be RAM.
+        if paddr < crate::layout::ACPI_END || !memory.is_ram(paddr, end - paddr) {
+            return Err(no_room);
+        }
+        memory.write(paddr, bytes).map_err(|_| no_room)?;
+        highest = highest.max(end);
     }
-    memory.write(paddr, bytes).map_err(|_| Error::NoRoom { what: "the kernel", need: end })?;
-    Ok(end)
+    Ok((entry(image)?, highest))
 }

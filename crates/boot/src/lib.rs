@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod acpi;
+mod bzimage;
 mod elf;
 pub mod layout;
 mod load;
@@ -12,4 +13,6 @@ mod params;
 mod start;
 
 pub use acpi::{AcpiConfig, VirtioSlot};
+pub use bzimage::BzImage;
+pub use elf::inspect;
 pub use load::{BootConfig, Error, Loaded, load};

@@ -10,7 +10,7 @@ use crate::{elf, layout, params, start};
 /// What stands in the way of booting.
 #[derive(Debug, Error)]
 pub enum Error {
-    #[error("the kernel image cannot be used: {0}; rebuild it with `cargo xtask guest`")]
+    #[error("the kernel image cannot be used: {0}")]
     Kernel(&'static str),
     #[error(
         "{what} does not fit into the machine's memory (it needs RAM up to {need:#x}); give it more memory"

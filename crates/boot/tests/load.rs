@@ -1,6 +1,6 @@
 //! The loader through its public surface: a tiny ELF, the tables where the guest finds them.
 
-use boot::{AcpiConfig, BootConfig, Error, VirtioSlot, layout, load};
+use boot::{AcpiConfig, BootConfig, BzImage, Error, VirtioSlot, layout, load};
 use guestmem::GuestMemory;
 
 /// A one-segment ELF64 whose code is `code`, at 16 MiB.
@@ -92,4 +92,52 @@ fn a_damaged_kernel_never_panics() {
             let _ = load(&memory, &config(&bad, ""));
         }
     }
+}
+
+#[test]
+fn a_kernel_is_looked_at_without_a_machine() {
+    assert_eq!(boot::inspect(&tiny_kernel(b"\xf4")).unwrap(), 0x100_0000..0x100_1000);
+    let mut low = tiny_kernel(b"\xf4");
+    low[88..96].copy_from_slice(&0x8000u64.to_le_bytes());
+    assert!(boot::inspect(&low).unwrap_err().to_string().contains("first MiB"));
+    let whole = tiny_kernel(b"\xf4");
+    for cut in 0..whole.len() {
+        assert!(boot::inspect(&whole[..cut]).is_err(), "{cut}");
+    }
+}
+
+/// A bzImage of protocol 2.15 with this payload.
+fn bzimage(payload: &[u8]) -> Vec<u8> {
+    let mut image = vec![0; 0x400];
+    image[0x1f1] = 1;
+    image[0x202..0x206].copy_from_slice(b"HdrS");
+    image[0x206..0x208].copy_from_slice(&0x020fu16.to_le_bytes());
+    image[0x20e..0x210].copy_from_slice(&0x100u16.to_le_bytes());
+    image[0x236] = 1;
+    image[0x248..0x24c].copy_from_slice(&16u32.to_le_bytes());
+    image[0x24c..0x250].copy_from_slice(&(payload.len() as u32).to_le_bytes());
+    image[0x300..0x306].copy_from_slice(b"6.1.9 ");
+    image.extend_from_slice(&[0xcc; 16]);
+    image.extend_from_slice(payload);
+    image
+}
+
+#[test]
+fn a_bzimage_says_where_its_kernel_lies() {
+    let image = bzimage(b"packed");
+    let header = BzImage::parse(&image).unwrap();
+    assert_eq!((header.protocol, header.version.as_str(), header.is_64_bit), (0x020f, "6.1.9 ", true));
+    assert_eq!(&image[header.payload], b"packed");
+    // Whatever it claims, nothing beyond its own bytes.
+    for cut in 0..image.len() {
+        assert_eq!(BzImage::parse(&image[..cut]), None, "{cut}");
+    }
+    let mut lying = image.clone();
+    for at in [0x248, 0x24c] {
+        lying[at..at + 4].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert_eq!(BzImage::parse(&lying), None);
+    }
+    let mut old = image;
+    old[0x206] = 7;
+    assert_eq!(BzImage::parse(&old).unwrap().payload, 0..0);
 }

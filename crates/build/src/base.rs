@@ -26,6 +26,8 @@ pub(crate) enum RootSource<'a> {
 pub(crate) struct BaseParts<'a> {
     pub(crate) spec: &'a MachineSpec,
     pub(crate) root: RootSource<'a>,
+    /// One zstd frame; smolvm's own kernel when absent.
+    pub(crate) kernel: Option<&'a [u8]>,
     pub(crate) lock: &'a Lock,
 }
 
@@ -37,7 +39,8 @@ pub(crate) fn write(store: &Store, parts: &BaseParts<'_>) -> Result<Pin, Error> 
     let spec = serde_json::to_vec(parts.spec).map_err(encode)?;
     writer.add_bytes(SectionHead::new(SectionKind::Spec, SPEC_VERSION), &spec)?;
     let packed = |kind| SectionHead::new(kind, BOOT_ZSTD);
-    writer.add_bytes(packed(SectionKind::Kernel), assets::kernel_packed())?;
+    let kernel = parts.kernel.unwrap_or(assets::kernel_packed());
+    writer.add_bytes(packed(SectionKind::Kernel), kernel)?;
     writer.add_bytes(packed(SectionKind::Initramfs), assets::initramfs_packed())?;
     match &parts.root {
         RootSource::Tree(tree, erofs) => {

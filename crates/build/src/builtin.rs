@@ -117,8 +117,8 @@ pub fn built_in(store: &Store, options: &VmmOptions, progress: &dyn Progress) ->
     let spec = built_in_spec();
     let lock = Lock::new("built-in".into());
     let erofs = ErofsOptions { uuid: *EROFS_UUID, build_time: image::tree::Time::default() };
-    let base =
-        base::write(store, &BaseParts { spec: &spec, root: RootSource::Tree(&tree, erofs), lock: &lock })?;
+    let root = RootSource::Tree(&tree, erofs);
+    let base = base::write(store, &BaseParts { spec: &spec, root, kernel: None, lock: &lock })?;
     let media = Media::open(base)?;
     let (vmm, _) = Vmm::boot(&media, None, options.clone())?;
     progress.step("freezing it");

@@ -2,12 +2,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use artifact::hash::Digest;
 use instance::io_error;
 use spec::{DefinitionError, MachineSpec, Smolfile};
 
 use crate::error::Error;
+use crate::kernel::{Kernel, Wrong};
 
 /// A definition and what it means here.
 #[derive(Clone, Debug)]
@@ -18,6 +20,8 @@ pub struct Definition {
     pub text: String,
     /// The directory that host paths in it start from.
     pub dir: PathBuf,
+    /// Its own kernel.
+    pub kernel: Option<Arc<Kernel>>,
 }
 
 impl Definition {
@@ -62,9 +66,10 @@ pub(crate) fn resolved(
     name: &str,
 ) -> Result<Definition, DefinitionError> {
     let spec = file.resolve(name)?;
-    let definition = Definition { file, spec, text, dir };
+    let mut definition = Definition { file, spec, text, dir, kernel: None };
     fits(&definition)?;
     sources(&definition)?;
+    definition.kernel = kernel(&definition)?.map(Arc::new);
     Ok(definition)
 }
 
@@ -83,6 +88,13 @@ fn fits(definition: &Definition) -> Result<(), DefinitionError> {
     let what =
         format!("memory = \"{}\" is more than this host has ({have} MiB); lower it", definition.file.memory);
     Err(DefinitionError::placed(&definition.text, &["memory"], what))
+}
+
+/// The definition's own kernel, with what a machine needs of it.
+fn kernel(definition: &Definition) -> Result<Option<Kernel>, DefinitionError> {
+    let Some(def) = &definition.file.kernel else { return Ok(None) };
+    let placed = |Wrong { key, what }| DefinitionError::placed(&definition.text, &["kernel", key], what);
+    Kernel::read(def, &definition.spec, &definition.dir).map(Some).map_err(placed)
 }
 
 /// Whether the host's files that the definition names are there.

@@ -124,7 +124,7 @@ fn known(store: &Store, tag: &str) -> Result<Option<Pin>, Error> {
 fn write(store: &Store, tag: &str, spec: &MachineSpec, tree: &Tree, lock: &Lock) -> Result<Pin, Error> {
     let erofs = ErofsOptions { uuid: *b"smolvm-container", build_time: epoch(tree) };
     let root = RootSource::Tree(tree, erofs);
-    let pin = base::write(store, &BaseParts { spec, root, lock })?;
+    let pin = base::write(store, &BaseParts { spec, root, kernel: None, lock })?;
     store.tag(tag, &pin.id(), Origin::Oci)?;
     Ok(pin)
 }

@@ -7,7 +7,7 @@ use artifact::hash::Digest;
 use image::ErofsOptions;
 use image::oci::Image;
 use image::tree::Time;
-use instance::{Media, Vmm};
+use instance::{Media, Vmm, io_error};
 use spec::{DefinitionError, MachineSpec};
 use store::{Pin, Store};
 
@@ -15,6 +15,7 @@ use crate::base::{self, BaseParts, RootSource};
 use crate::cache::Cache;
 use crate::check::Definition;
 use crate::error::Error;
+use crate::kernel::Kernel;
 use crate::lock::Lock;
 use crate::progress::Progress;
 use crate::run::BuildOptions;
@@ -27,6 +28,8 @@ pub(crate) struct Job<'a> {
     pub(crate) definition: Definition,
     /// What `[root] image` names.
     pub(crate) image: Option<Image>,
+    /// The definition's own kernel, packed.
+    kernel: Option<Vec<u8>>,
     /// Objects that the build made on its way.
     made: RefCell<Vec<Digest>>,
 }
@@ -42,8 +45,11 @@ impl<'a> Job<'a> {
         if let Some(image) = &image {
             definition.spec = definition.spec.over_image(image.defaults().clone());
         }
+        let pack = |kernel: &std::sync::Arc<Kernel>| kernel.packed();
+        let kernel = definition.kernel.as_ref().map(pack).transpose();
+        let kernel = kernel.map_err(io_error("pack", Path::new("the kernel")))?;
         let cache = Cache::open(&options.cache, store, !options.no_cache)?;
-        Ok(Self { options, store, cache, progress, definition, image, made: RefCell::default() })
+        Ok(Self { options, store, cache, progress, definition, image, kernel, made: RefCell::default() })
     }
 
     /// Where the definition's host paths start.
@@ -74,7 +80,7 @@ impl<'a> Job<'a> {
         root: RootSource<'_>,
         lock: &Lock,
     ) -> Result<Pin, Error> {
-        let pin = base::write(self.store, &BaseParts { spec, root, lock })?;
+        let pin = base::write(self.store, &BaseParts { spec, root, kernel: self.kernel.as_deref(), lock })?;
         self.made.borrow_mut().push(pin.id());
         Ok(pin)
     }

@@ -11,10 +11,11 @@ use std::path::{Component, Path, PathBuf};
 
 use artifact::{MachineFile, MachineFileWriter, SectionFlags, SectionHead, SectionKind};
 use image::oci::ImageName;
-use spec::{DefinitionError, RootDef, Smolfile};
+use spec::{DefinitionError, Smolfile};
 
 use crate::check::{self, Definition};
 use crate::error::Error;
+use crate::kernel;
 use crate::lock::Lock;
 
 /// Version of the section: the Smolfile's text.
@@ -110,7 +111,7 @@ impl Kept {
     pub(crate) fn definition(&self, sources: Option<&Path>) -> Result<Definition, Error> {
         let wrong = |source| Error::Definition { path: self.path.clone(), source };
         let file = spec::parse(&self.text).map_err(wrong)?;
-        let named = host_paths(&file.root);
+        let named = host_paths(&file);
         if let (Some((_, first)), None) = (named.first(), sources) {
             let more = if named.len() > 1 { format!(" and {} more", named.len() - 1) } else { String::new() };
             let what = format!(
@@ -138,10 +139,12 @@ impl Kept {
     }
 }
 
-/// What a root takes from the host, with the keys that say so.
-fn host_paths(root: &RootDef) -> Vec<(Vec<String>, PathBuf)> {
+/// What a definition takes from the host, with the keys that say so.
+fn host_paths(file: &Smolfile) -> Vec<(Vec<String>, PathBuf)> {
     let keys = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-    let mut paths = Vec::new();
+    let (root, mut paths) = (&file.root, Vec::new());
+    let own = file.kernel.iter().flat_map(kernel::host_paths);
+    paths.extend(own.map(|(key, path)| (keys(&["kernel", key]), path)));
     paths.extend(root.dir.iter().map(|dir| (keys(&["root", "dir"]), dir.into())));
     paths.extend(root.tar.iter().map(|tar| (keys(&["root", "tar"]), tar.into())));
     paths.extend(root.files.keys().map(|host| (keys(&["root", "files", host]), host.into())));

@@ -3,8 +3,9 @@
 //! The way: `check.rs` (the definition on this host) → `root.rs` (sources to a tree and its lock;
 //! packages configured inside a machine) → `steps.rs` (steps inside the machine, what they changed
 //! merged back) → `base.rs` (an object of the store that boots) → `snapshots.rs` (ready, frozen,
-//! into one file). `layout.rs` lays together what a resume touches; `cache.rs` remembers what the slow stages made; `builtin.rs` is the machine that
-//! needs no definition, `container.rs` those made of images; `downloads.rs` is what can be had again.
+//! into one file). `layout.rs` lays together what a resume touches; `cache.rs` remembers what the slow stages
+//! made; `builtin.rs` is the machine that needs no definition, `container.rs` those made of images; `kernel.rs` is
+//! a kernel that a definition brings; `downloads.rs` is what can be had again.
 //! `kept.rs` is the definition inside a finished file, to be built again; `newer.rs` compares what a
 //! file was made of with what there is now.
 #![forbid(unsafe_code)]
@@ -18,6 +19,7 @@ mod downloads;
 mod error;
 mod job;
 mod kept;
+mod kernel;
 mod layout;
 mod lock;
 mod newer;
@@ -35,6 +37,7 @@ pub use container::{PlainRoot, image_base, plain_base};
 pub use downloads::{CleanPolicy, Cleaned, Downloads, clean_downloads, kept_downloads};
 pub use error::Error;
 pub use kept::{Kept, read_definition, read_lock};
+pub use kernel::{Kernel, KernelLock};
 pub use lock::Lock;
 pub use newer::{Part, changes, guest_parts, image_part, package_parts};
 pub use progress::{Progress, Silent};

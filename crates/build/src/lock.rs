@@ -12,7 +12,10 @@ use instance::io_error;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::kernel::KernelLock;
 
+/// What a lock says of smolvm's kernel.
+const KERNEL_KEYS: [&str; 3] = ["kernel_release", "vmlinux_blake3", "kernel_config_blake3"];
 /// Version of the lock's form.
 const VERSION: u32 = 1;
 
@@ -27,6 +30,9 @@ pub struct Lock {
     /// Versions and hashes of the guest that smolvm brings (kernel, agent, busybox).
     #[serde(default)]
     pub guest: BTreeMap<String, String>,
+    /// The definition's own kernel, in the place of smolvm's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<KernelLock>,
     #[serde(default, rename = "package", skip_serializing_if = "Vec::is_empty")]
     pub packages: Vec<PackageLock>,
     /// The container image that the root is.
@@ -49,6 +55,12 @@ impl Lock {
         let guest = assets::build_info().iter().filter(|(key, _)| hashed(key));
         let guest = guest.map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         Self { version: VERSION, definition, guest, ..Self::default() }
+    }
+
+    /// Says that the kernel is the definition's own, and nothing more of smolvm's.
+    pub(crate) fn own_kernel(&mut self, kernel: KernelLock) {
+        self.guest.retain(|key, _| !KERNEL_KEYS.contains(&key.as_str()));
+        self.kernel = Some(kernel);
     }
 
     /// Reads one; `None` where there is none.

@@ -63,7 +63,9 @@ fn guest_changes(old: &Lock, new: &Lock) -> Vec<Part> {
     let differs = |key: &str| digest(old, key) != digest(new, key);
     let short = |text: String| text.get(..SHORT).unwrap_or(&text).to_owned();
     let mut parts = Vec::new();
-    if differs("vmlinux_blake3") {
+    // A kernel that the definition brought is not ours to compare.
+    let ours = old.kernel.is_none() && new.kernel.is_none();
+    if ours && differs("vmlinux_blake3") {
         // Two builds of one release are told apart by what they are.
         let named = |lock: &Lock| match release(old) == release(new) {
             true => format!("{} ({})", release(lock), short(digest(lock, "vmlinux_blake3"))),
@@ -124,6 +126,13 @@ fn digits(digest: &str) -> String {
 /// What is different in a machine that was built again.
 pub fn changes(old: &Lock, new: &Lock) -> Vec<Part> {
     let mut parts = guest_changes(old, new);
+    let named =
+        |lock: &Lock| lock.kernel.as_ref().map(|own| format!("{} ({})", own.release, digits(&own.blake3)));
+    let (have, now) = (named(old), named(new));
+    if have != now {
+        let part = Part { kind: "kernel", name: "kernel".into(), have, now };
+        parts.push(part);
+    }
     if let (Some(a), Some(b)) = (&old.image, &new.image)
         && a.manifest != b.manifest
     {

@@ -43,7 +43,11 @@ pub(crate) struct Root {
 /// Brings all sources in; follows `old` where it is this definition's lock.
 pub(crate) fn gather(job: &Job<'_>, old: Option<&Lock>) -> Result<Root, Error> {
     let spool = Spool::new(&job.options.cache, SPOOL_LIMIT)?;
-    let lock = Lock::new(job.definition.digest());
+    let mut lock = Lock::new(job.definition.digest());
+    if let Some(kernel) = &job.definition.kernel {
+        kernel.notes.iter().for_each(|note| job.progress.warn(note));
+        lock.own_kernel(kernel.lock());
+    }
     let tree = Tree::new(Limits::default());
     let mut root = Root { tree, spool, epoch: EPOCH, lock, inputs: Digest::of(b"") };
     let def = &job.definition.file.root;

@@ -207,8 +207,8 @@ fn make(job: &Job<'_>, locks: &Locks<'_>) -> Result<(BuildReport, Pin), Error> {
 fn recorded(job: &Job<'_>, mut lock: Lock, old: Option<&Lock>, base: &Pin) -> Result<Lock, Error> {
     let root = base.open()?.require(SectionKind::RootImage, 0)?.digest.to_string();
     let same_inputs = |old: &&Lock| {
-        (&old.definition, &old.guest, &old.packages, &old.image, &old.sources)
-            == (&lock.definition, &lock.guest, &lock.packages, &lock.image, &lock.sources)
+        (&old.definition, &old.guest, &old.kernel, &old.packages, &old.image, &old.sources)
+            == (&lock.definition, &lock.guest, &lock.kernel, &lock.packages, &lock.image, &lock.sources)
     };
     lock.steps = job.definition.steps_digest();
     if let Some(promised) =

@@ -6,6 +6,7 @@ pub mod shared;
 pub mod sys;
 
 pub use sys::capacity::memory_bytes;
+pub use sys::cgroup::{Group, GroupUsage, Limits, can_limit, enter, group_usage, sweep};
 pub use sys::code_memory::CodeMemory;
 pub use sys::entropy::fill_random;
 pub use sys::event::Event;

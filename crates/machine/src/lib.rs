@@ -34,4 +34,4 @@ pub use machine::{COMMAND_LINE, Machine, MachineConfig, Sink};
 pub use restore::Template;
 pub use save::{Content, DISK_MAP_VERSION, Drift, SaveStats, StillMachine, decode_disk_map};
 pub use selftest::{SelfTest, Skipped, selftest};
-pub use usage::Usage;
+pub use usage::{Limited, Usage};

@@ -25,8 +25,35 @@ pub struct Usage {
     pub returned: u64,
     /// Bytes of disk that were written or zeroed.
     pub disk: u64,
+    /// Of a machine that is limited: what it may use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limited>,
     /// Bytes from the guest's network and to it, where it has one.
     pub net: Option<(u64, u64)>,
+}
+
+/// Limits of the machine's process on this host, and what counts against them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limited {
+    /// The most bytes of memory.
+    pub memory: Option<u64>,
+    /// Bytes that count: the machine's own, and what the kernel keeps for it.
+    pub memory_used: u64,
+    /// The most CPU time, in thousandths of one CPU.
+    pub cpu_milli: Option<u32>,
+    /// Milliseconds that its threads waited because they had used theirs up.
+    pub throttled_ms: u64,
+}
+
+impl From<host::GroupUsage> for Limited {
+    fn from(group: host::GroupUsage) -> Self {
+        Self {
+            memory: group.limits.memory,
+            memory_used: group.memory,
+            cpu_milli: group.limits.cpu_milli,
+            throttled_ms: group.throttled_ms,
+        }
+    }
 }
 
 impl Machine {
@@ -44,6 +71,7 @@ impl Machine {
             shared: process.shared,
             returned: self.devices.returned.as_ref().map_or(0, |returned| returned.bytes()),
             disk: drift.disk_bytes,
+            limits: host::group_usage().map(Limited::from),
             net: self.network().map(|report| (report.bytes_out, report.bytes_in)),
         }
     }

@@ -25,6 +25,8 @@ pub struct Smolfile {
     /// Where the root file system comes from.
     #[serde(default)]
     pub root: RootDef,
+    /// A kernel of one's own; smolvm's when absent.
+    pub kernel: Option<KernelDef>,
     /// What to run inside the machine while building.
     #[serde(default)]
     pub build: BuildDef,
@@ -108,6 +110,20 @@ pub struct RootDef {
     /// path.
     #[serde(default)]
     pub files: BTreeMap<String, String>,
+}
+
+/// A kernel of one's own (docs/guests.md says what it needs).
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KernelDef {
+    /// `bzImage` or `vmlinux` for x86-64 on the host, from the Smolfile's directory.
+    pub image: String,
+    /// The configuration it was built with; when absent, the one inside it (CONFIG_IKCONFIG) or beside it
+    /// (`config-RELEASE`, `config`, `.config`).
+    pub config: Option<String>,
+    /// Words for it, after smolvm's own.
+    #[serde(default)]
+    pub command_line: String,
 }
 
 /// Work inside the machine at build time.

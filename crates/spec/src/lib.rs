@@ -14,8 +14,8 @@ mod parse;
 mod quantity;
 
 pub use definition::{
-    BuildDef, Command, CpuProfile, Hooks, NetDef, NetSpec, ReadyDef, RootDef, RunDef, Smolfile, SnapshotDef,
-    SnapshotPoint,
+    BuildDef, Command, CpuProfile, Hooks, KernelDef, NetDef, NetSpec, ReadyDef, RootDef, RunDef, Smolfile,
+    SnapshotDef, SnapshotPoint,
 };
 pub use image::{ImageDefaults, signal_number};
 pub use locate::locate;

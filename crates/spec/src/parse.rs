@@ -2,7 +2,9 @@
 
 use thiserror::Error;
 
-use crate::definition::{Command, CpuProfile, NetDef, ReadyDef, RootDef, RunDef, Smolfile, SnapshotDef};
+use crate::definition::{
+    Command, CpuProfile, KernelDef, NetDef, ReadyDef, RootDef, RunDef, Smolfile, SnapshotDef,
+};
 use crate::locate::locate;
 use crate::machine::{MachineSpec, Ready, ReadyCheck, SPEC_VERSION, Service};
 use crate::nearest::nearest;
@@ -102,6 +104,9 @@ fn validate(file: &Smolfile) -> Result<(), Complaint> {
         return refuse(&["cpu"], "cpu = \"host\" is planned; use \"portable\"");
     }
     validate_root(&file.root)?;
+    if let Some(kernel) = &file.kernel {
+        validate_kernel(kernel)?;
+    }
     validate_steps(file)?;
     if let Some(run) = &file.run {
         validate_run(run)?;
@@ -177,6 +182,21 @@ fn validate_root(root: &RootDef) -> Result<(), Complaint> {
             let what = format!("files: {guest:?} must be an absolute guest path without `..`");
             return refuse(&["root", "files", host], what);
         }
+    }
+    Ok(())
+}
+
+/// Bytes that a definition may add to the kernel's command line; 4095 is what fits in all.
+const COMMAND_LINE: usize = 2048;
+
+fn validate_kernel(kernel: &KernelDef) -> Result<(), Complaint> {
+    if kernel.image.trim().is_empty() {
+        return refuse(&["kernel", "image"], "image is empty; name a bzImage or vmlinux");
+    }
+    let line = &kernel.command_line;
+    if line.len() > COMMAND_LINE || line.contains(|c: char| !c.is_ascii() || c.is_ascii_control()) {
+        let what = format!("command_line: at most {COMMAND_LINE} printable ASCII characters on one line");
+        return refuse(&["kernel", "command_line"], what);
     }
     Ok(())
 }
@@ -294,7 +314,7 @@ impl Smolfile {
             vcpus: self.cpus,
             memory: self.memory.0.next_multiple_of(4096),
             cpu: self.cpu,
-            command_line: String::new(),
+            command_line: self.kernel.as_ref().map(|kernel| kernel.command_line.clone()).unwrap_or_default(),
             service: self.run.as_ref().map(|run| Service {
                 argv: run.command.argv(),
                 env: run.env.clone().into_iter().collect(),

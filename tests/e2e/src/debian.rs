@@ -32,3 +32,25 @@ pub fn root(dir: &Path, packages: &[&str]) -> Option<PathBuf> {
     let _ = fs::rename(&making, &root);
     Some(root)
 }
+
+/// Whether these programs are here; where one is not, Debian's packages are installed if that is possible. Said aloud
+/// when they cannot be had.
+pub fn have(programs: &[&str], packages: &[&str]) -> bool {
+    let quiet = |command: &mut Command| {
+        let run = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        run.is_ok_and(|status| status.success())
+    };
+    let there = || {
+        let found = |program: &&str| quiet(Command::new("sh").args(["-c", &format!("command -v {program}")]));
+        programs.iter().all(found)
+    };
+    if there() {
+        return true;
+    }
+    quiet(Command::new("apt-get").args(["install", "-y", "--no-install-recommends"]).args(packages));
+    let there = there();
+    if !there {
+        eprintln!("skipped: {programs:?} are not here and cannot be installed (apt, root)");
+    }
+    there
+}

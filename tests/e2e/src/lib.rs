@@ -6,6 +6,7 @@
 pub mod debian;
 pub mod oci;
 pub mod power;
+pub mod registry;
 mod terminal;
 
 pub use terminal::Terminal;

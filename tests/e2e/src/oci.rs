@@ -18,6 +18,48 @@ pub fn layout(dir: &Path) {
 
 /// The same with this word in `WHO`: another word, another image.
 pub fn layout_of(dir: &Path, who: &str) {
+    layout_with(dir, who, |_| ());
+}
+
+/// [`layout_of`] with changes of its configuration's `config`.
+pub fn layout_with(dir: &Path, who: &str, change: impl Fn(&mut Value)) {
+    let image = image(dir, who, "amd64", change);
+    name(dir, image);
+}
+
+/// One name for the images of several processors, given as (architecture, `WHO`).
+pub fn layout_for(dir: &Path, images: &[(&str, &str)]) {
+    let manifests = images.iter().map(|(architecture, who)| {
+        let mut image = image(dir, who, architecture, |_| ());
+        image["platform"] = json!({ "os": "linux", "architecture": architecture });
+        image
+    });
+    let manifests: Vec<Value> = manifests.collect();
+    let index = json!({ "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": manifests });
+    name(dir, blob(dir, "index.v1+json", index.to_string().as_bytes()));
+}
+
+fn digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Keeps a blob in the layout; its descriptor.
+fn blob(dir: &Path, kind: &str, bytes: &[u8]) -> Value {
+    let (blobs, hex) = (dir.join("blobs/sha256"), digest(bytes));
+    fs::create_dir_all(&blobs).unwrap();
+    fs::write(blobs.join(&hex), bytes).unwrap();
+    json!({ "mediaType": format!("application/vnd.oci.image.{kind}"), "digest": format!("sha256:{hex}"), "size": bytes.len() })
+}
+
+/// Calls it `1` in the layout.
+fn name(dir: &Path, mut descriptor: Value) {
+    descriptor["annotations"] = json!({ "org.opencontainers.image.ref.name": "1" });
+    let index = json!({ "schemaVersion": 2, "manifests": [descriptor] });
+    fs::write(dir.join("index.json"), index.to_string()).unwrap();
+    fs::write(dir.join("oci-layout"), "{\"imageLayoutVersion\":\"1.0.0\"}").unwrap();
+}
+
+fn image(dir: &Path, who: &str, architecture: &str, change: impl Fn(&mut Value)) -> Value {
     let mut tar = tar::Builder::new(Vec::new());
     let mut put = |path: &str, mode, data: &[u8]| {
         let mut header = tar::Header::new_gnu();
@@ -30,24 +72,13 @@ pub fn layout_of(dir: &Path, who: &str) {
     put("etc/passwd", 0o644, b"root:x:0:0::/root:/bin/sh\napp:x:1000:1000::/srv:/bin/sh\n");
     put("entry", 0o755, b"#!/bin/busybox sh\necho \"$@ $(/bin/busybox id -u) $(/bin/busybox pwd) $WHO\"\n");
     let layer = tar.into_inner().unwrap();
-    let blobs = dir.join("blobs/sha256");
-    fs::create_dir_all(&blobs).unwrap();
-    let digest = |bytes: &[u8]| Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect::<String>();
-    let blob = |kind: &str, bytes: &[u8]| -> Value {
-        let hex = digest(bytes);
-        fs::write(blobs.join(&hex), bytes).unwrap();
-        json!({ "mediaType": format!("application/vnd.oci.image.{kind}"), "digest": format!("sha256:{hex}"), "size": bytes.len() })
-    };
-    let config = json!({ "os": "linux", "architecture": "amd64",
+    let mut config = json!({ "os": "linux", "architecture": architecture,
         "config": { "Entrypoint": ["/entry"], "Cmd": ["default"], "Env": [format!("WHO={who}")], "User": "app", "WorkingDir": "/srv/app", "ExposedPorts": { "8080/tcp": {}, "53/udp": {} } },
         "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{}", digest(&layer))] } });
+    change(&mut config["config"]);
     let manifest = json!({ "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": blob("config.v1+json", config.to_string().as_bytes()), "layers": [blob("layer.v1.tar", &layer)] });
-    let mut named = blob("manifest.v1+json", manifest.to_string().as_bytes());
-    named["annotations"] = json!({ "org.opencontainers.image.ref.name": "1" });
-    fs::write(dir.join("index.json"), json!({ "schemaVersion": 2, "manifests": [named] }).to_string())
-        .unwrap();
-    fs::write(dir.join("oci-layout"), "{\"imageLayoutVersion\":\"1.0.0\"}").unwrap();
+        "config": blob(dir, "config.v1+json", config.to_string().as_bytes()), "layers": [blob(dir, "layer.v1.tar", &layer)] });
+    blob(dir, "manifest.v1+json", manifest.to_string().as_bytes())
 }
 
 /// A registry whose every name and tag is the image of one layout, as it is at each request.

@@ -43,8 +43,11 @@ fn runs_from_one_snapshot_start_equal_and_leave_nothing() {
         };
         let output = run(None);
         let said = text(&output.stdout);
+        let (starts, said) = said.split_once('\n').expect("two lines");
+        let digest = starts.strip_prefix(&format!("{runs} run(s) started as ")).expect(starts);
+        assert!(digest.len() == 64 && digest.bytes().all(|b| b.is_ascii_hexdigit()), "{starts}");
         let expected = format!("{runs} of {runs} passed, 1 different start(s), 0 machine(s) left\n");
-        assert_eq!((said, output.status.code()), (expected, Some(0)), "{}", text(&output.stderr));
+        assert_eq!((said, output.status.code()), (expected.as_str(), Some(0)), "{}", text(&output.stderr));
         for number in 1..=runs {
             let junit = fs::read_to_string(home.path(&format!("results/{number}.xml"))).unwrap();
             assert_eq!(junit, "<testsuite tests=\"1\"/>\n");

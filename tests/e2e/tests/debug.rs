@@ -96,6 +96,10 @@ fn a_toolbox_looks_into_a_guest_without_tools() {
     std::fs::set_permissions(home.path("tools/usr/bin/greet"), chmod).unwrap();
     let greeted = home.ok(&["shell", "--rescue", "--tools", "tools", "m", "--", "greet"]);
     assert!(greeted.starts_with("hello from"), "{greeted}");
+    // More than the guest has room for: nothing of it stays.
+    std::fs::File::create(home.path("tools/usr/large")).unwrap().set_len(400 << 20).unwrap();
+    let said = home.fails(&["shell", "--rescue", "--tools", "tools", "m", "--", "greet"], 125);
+    assert!(said.contains("No space left"), "{said}");
     assert_eq!(rescue("ls /guest/run | grep -c smolvm-rescue"), "1\n");
     let disk = |said: &[u8]| {
         let rows: serde_json::Value = serde_json::from_slice(said).expect("JSON");

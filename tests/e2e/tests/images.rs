@@ -5,8 +5,8 @@ use std::io::Read;
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 
-use e2e::oci::layout;
-use e2e::{Home, engines, text};
+use e2e::oci::{layout, layout_with};
+use e2e::{Home, debian, engines, text};
 
 #[test]
 fn an_image_runs_as_its_configuration_says() {
@@ -77,27 +77,9 @@ impl Drop for Ends {
     }
 }
 
-/// Whether Debian's registry and skopeo are here, installed when that is possible.
-fn tools() -> bool {
-    let there = |program: &str| {
-        Command::new("sh")
-            .args(["-c", &format!("command -v {program}")])
-            .stdout(Stdio::null())
-            .status()
-            .is_ok_and(|s| s.success())
-    };
-    if there("docker-registry") && there("skopeo") {
-        return true;
-    }
-    let install = ["install", "-y", "--no-install-recommends", "docker-registry", "skopeo"];
-    let _ = Command::new("apt-get").args(install).stdout(Stdio::null()).stderr(Stdio::null()).status();
-    there("docker-registry") && there("skopeo")
-}
-
 #[test]
 fn a_registrys_image_runs_and_is_transferred_once() {
-    if !tools() {
-        eprintln!("skipped: docker-registry and skopeo are not here and cannot be installed (apt, root)");
+    if !debian::have(&["docker-registry", "skopeo"], &["docker-registry", "skopeo"]) {
         return;
     }
     let home = Home::new("soft");
@@ -135,4 +117,91 @@ fn a_registrys_image_runs_and_is_transferred_once() {
             .success()
     );
     assert_eq!(home.ok(&["run", "docker-archive:a.tar", "y"]), "y 1000 /srv/app image\n");
+}
+
+#[test]
+fn an_images_stop_signal_is_what_ends_it_and_its_ports_are_published() {
+    let home = Home::new("soft");
+    layout_with(&home.path("img"), "image", |config| {
+        config["StopSignal"] = "SIGUSR1".into();
+        config["User"] = "root".into();
+        let wait = "trap 'echo ended by USR1 >/ended; exit 0' USR1; trap 'echo ended by TERM >/ended; exit 0' TERM; \
+                    echo >/trapped; while :; do /bin/busybox sleep 0.05; done";
+        config["Entrypoint"] = vec!["/bin/busybox", "sh", "-c", wait].into();
+        config["Cmd"] = Vec::<String>::new().into();
+    });
+    home.ok(&["run", "-d", "--name", "m", "-P", "oci:img:1"]);
+    let told: serde_json::Value = serde_json::from_str(&home.ok(&["inspect", "m", "--json"])).expect("JSON");
+    let ports = told.to_string();
+    // 53/udp is none of TCP's.
+    assert!(ports.contains("8080") && !ports.contains(",53]"), "{told}");
+    home.ok(&["exec", "m", "/bin/busybox", "sh", "-c", "until test -e /trapped; do :; done"]);
+    home.ok(&["stop", "m"]);
+    home.ok(&["start", "m"]);
+    assert_eq!(home.ok(&["exec", "m", "/bin/busybox", "cat", "/ended"]), "ended by USR1\n");
+}
+
+/// A root of busybox for other tools to make an image of.
+fn root(dir: &std::path::Path) {
+    fs::create_dir_all(dir.join("bin")).unwrap();
+    fs::write(dir.join("bin/busybox"), assets::busybox()).unwrap();
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(dir.join("bin/busybox"), fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn what_umoci_and_buildah_make_runs() {
+    let home = Home::new("soft");
+    root(&home.path("root"));
+    fs::write(home.path("gone"), "gone").unwrap();
+    fs::write(home.path("kept"), "kept").unwrap();
+    let sh = |script: &str| {
+        let run = Command::new("sh").args(["-e", "-c", script]).current_dir(home.path("")).output().unwrap();
+        assert!(run.status.success(), "{script}\n{}", text(&run.stderr));
+    };
+    let show = "cat /kept; test ! -e /gone && echo $WHO";
+    let run = |image: &str| home.ok(&["run", image, "/bin/busybox", "sh", "-c", show]);
+    if debian::have(&["umoci"], &["umoci"]) {
+        // The second layer takes away what the first brought.
+        sh("umoci init --layout u; umoci new --image u:1; umoci insert --rootless --image u:1 root / \
+            && umoci insert --rootless --image u:1 kept /kept && umoci insert --rootless --image u:1 gone /gone \
+            && umoci insert --rootless --image u:1 --whiteout /gone; \
+            umoci config --image u:1 --config.env WHO=umoci");
+        assert_eq!(run("oci:u:1"), "keptumoci\n");
+    }
+    if debian::have(&["buildah"], &["buildah"]) {
+        let buildah = "buildah --root $PWD/b/root --runroot $PWD/b/run --storage-driver vfs";
+        sh(&format!(
+            "c=$({buildah} from scratch); {buildah} copy $c root /; {buildah} copy $c kept /kept; \
+             {buildah} config --env WHO=buildah $c; {buildah} commit --format oci $c oci:made:1; \
+             {buildah} commit --format docker $c docker-archive:made.tar; {buildah} rm $c"
+        ));
+        assert_eq!(run("oci:made:1"), "keptbuildah\n");
+        assert_eq!(run("docker-archive:made.tar"), "keptbuildah\n");
+    }
+}
+
+/// Peers took such words for commands, mounts and paths of the host.
+#[test]
+fn what_an_images_labels_and_volumes_say_touches_nothing_of_the_host() {
+    let home = Home::new("soft");
+    let mark = home.path("touched");
+    let touch = format!("touch {}", mark.display());
+    layout_with(&home.path("img"), "image", |config| {
+        config["Labels"] = serde_json::json!({
+            "run": &touch, "RUN": &touch, "INSTALL": &touch, "io.containers.autoupdate": "image", "annotation": &touch,
+            "smolvm.mount": format!("{}:/host", home.path("").display()), "devcontainer.metadata": &touch,
+        });
+        config["Volumes"] =
+            serde_json::json!({ "/data": {}, "../../outside": {}, mark.to_str().unwrap(): {} });
+        config["Healthcheck"] = serde_json::json!({ "Test": ["CMD-SHELL", &touch], "Interval": 1 });
+        config["OnBuild"] = serde_json::json!([format!("RUN {touch}")]);
+        config["Shell"] = serde_json::json!(["/bin/sh", "-c", &touch]);
+    });
+    let entry = ["run", "oci:img:1", "x"];
+    assert_eq!(home.ok(&entry), "x 1000 /srv/app image\n");
+    home.ok(&["run", "-d", "--name", "m", "oci:img:1", "y"]);
+    let rows: serde_json::Value = serde_json::from_str(&home.ok(&["volume", "ls", "--json"])).expect("JSON");
+    assert_eq!(rows, serde_json::json!([]), "a volume that nobody asked for");
+    assert!(!mark.exists());
 }

@@ -37,6 +37,31 @@ fn what_is_written_to_a_volume_is_there_for_the_next_machine() {
     }
 }
 
+/// Of a volume for reading the host writes nothing, whatever a guest that is root does to its own mount and device.
+#[test]
+fn a_guest_cannot_write_to_a_volume_that_it_was_given_for_reading() {
+    for engine in engines() {
+        let home = Home::new(engine);
+        home.ok(&["volume", "create", "data", "--size", "256MiB"]);
+        home.ok(&["run", "-v", "data:/data", "--", "sh", "-c", "echo kept >/data/file"]);
+        let info: serde_json::Value = serde_json::from_str(&home.ok(&["volume", "inspect", "data"])).unwrap();
+        let image = || fs::read(info["path"].as_str().unwrap()).unwrap();
+        let before = image();
+        let force = "d=$(grep ' /data ' /proc/mounts | cut -d ' ' -f 1); mount -o remount,rw /data && echo x >/data/file; \
+                     umount /data; dd if=/dev/urandom of=$d bs=1M count=8 conv=fsync; mount $d /mnt && rm /mnt/file; \
+                     sync; cat /proc/partitions";
+        let said = home.run(&["run", "-v", "data:/data:ro", "--", "sh", "-c", force]);
+        let partitions = text(&said.stdout);
+        assert!(
+            partitions.contains("262144 vdc"),
+            "the volume was not there: {partitions}\n{}",
+            text(&said.stderr)
+        );
+        assert!(image() == before, "the volume was written: {}", text(&said.stderr));
+        assert_eq!(home.ok(&["run", "-v", "data:/data:ro", "--", "cat", "/data/file"]), "kept\n");
+    }
+}
+
 #[test]
 fn a_new_volume_takes_over_what_it_covers() {
     let home = Home::new("soft");

@@ -71,6 +71,12 @@ pub struct Keep {
     /// Join a network of machines: those on it reach each other by name, over TCP
     #[arg(long, value_name = "NAME", value_parser = network)]
     pub network: Vec<String>,
+    /// The most of this host's memory that the machine may take, like 600MiB; beyond it the host ends the machine
+    #[arg(long, value_name = "SIZE")]
+    pub memory_limit: Option<spec::Size>,
+    /// The most CPU time that it may take, in CPUs, like 0.5
+    #[arg(long, value_name = "CPUS", value_parser = cpus)]
+    pub cpu_limit: Option<u32>,
     /// Serve a debugger: gdb's `target remote [IP:]PORT`. Who reaches it governs the guest
     #[arg(long, value_name = "[IP:]PORT", value_parser = debugger)]
     pub gdb: Option<SocketAddr>,
@@ -80,6 +86,15 @@ fn network(word: &str) -> Result<String, String> {
     match spec::valid_name(word) {
         true => Ok(word.to_owned()),
         false => Err("write a name, like backend".into()),
+    }
+}
+
+/// Thousandths of a CPU.
+fn cpus(word: &str) -> Result<u32, String> {
+    let milli = word.parse::<f64>().ok().map(|cpus| (cpus * 1000.0).round());
+    match milli.filter(|milli| (10.0..=1_024_000.0).contains(milli)) {
+        Some(milli) => Ok(milli as u32),
+        None => Err("write a number of CPUs from 0.01 to 1024, like 0.5".into()),
     }
 }
 

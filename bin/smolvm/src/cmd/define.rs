@@ -42,13 +42,19 @@ pub fn check(check: &Check, global: &Global) -> Result<u8> {
     let definition = build::check(&check.file)?;
     if global.json {
         let Definition { file, spec, .. } = &definition;
+        let kernel = definition
+            .kernel
+            .as_ref()
+            .map(|kernel| json!({ "release": kernel.release, "form": kernel.form, "notes": kernel.notes }));
         let snapshots: Vec<_> = file.snapshot.iter().map(|s| &s.name).collect();
         ui::json(&json!({
-            "machine": spec, "root": file.root, "steps": file.build.steps, "snapshots": snapshots
+            "machine": spec, "root": file.root, "kernel": kernel, "steps": file.build.steps, "snapshots": snapshots
         }))?;
     } else if !global.quiet {
         say!("{}: ok", check.file.display());
         resolved(&definition).iter().for_each(|(key, value)| say!("{key:<10} {value}"));
+        let notes = definition.kernel.iter().flat_map(|kernel| &kernel.notes);
+        notes.for_each(|note| tell!("smolvm: {note}"));
     }
     Ok(0)
 }
@@ -61,6 +67,9 @@ fn resolved(definition: &Definition) -> Vec<(&'static str, String)> {
         ("machine", format!("{}: {} CPU{plural}, {}", spec.name, spec.vcpus, file.memory)),
         ("root", root(file)),
     ];
+    if let Some(kernel) = &definition.kernel {
+        lines.push(("kernel", format!("Linux {} ({})", kernel.release.escape_debug(), kernel.form)));
+    }
     if !file.build.steps.is_empty() {
         lines.push(("steps", file.build.steps.len().to_string()));
     }

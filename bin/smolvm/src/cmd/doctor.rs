@@ -37,10 +37,12 @@ fn this_host(choice: EngineChoice, global: &Global) -> Result<u8> {
     let kvm = machine::kvm_report();
     let places = places();
     let host = host();
+    let limits = host::can_limit().map_err(|e| e.to_string());
     if global.json {
         let faults = look(false, global)?;
         ui::json(&json!({
             "version": version::versions(), "host": host, "engine": chosen, "kvm": kvm, "places": places,
+            "limits": { "work": limits.is_ok(), "how": limits.map_or_else(|why| why, str::to_owned) },
             "faults": faults,
         }))?;
         return Ok(verdict_of(&faults));
@@ -59,6 +61,10 @@ fn this_host(choice: EngineChoice, global: &Global) -> Result<u8> {
         let sign = if fact.good { '+' } else { '-' };
         say!("  {sign} {:<17} {}", fact.name, fact.value);
         say!("    {:<17} {}", "", fact.explanation);
+    }
+    match &limits {
+        Ok(version) => say!("limits   --memory-limit and --cpu-limit work ({version})"),
+        Err(why) => say!("limits   --memory-limit and --cpu-limit do not work here: {why}"),
     }
     for place in places.as_array().into_iter().flatten() {
         let free = place["free_bytes"].as_u64().map_or("?".into(), ui::bytes);

@@ -123,5 +123,8 @@ pub fn remove_now(mut instance: Instance) -> Result<()> {
         end_now(&instance)?;
         instance.acquire_soon()?;
     }
-    Ok(instance.remove()?)
+    instance.remove()?;
+    // The control group of a process that was killed is left.
+    host::sweep();
+    Ok(())
 }

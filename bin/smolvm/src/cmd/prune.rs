@@ -81,6 +81,7 @@ pub fn work(words: &Prune, home: &Home) -> Result<Done> {
     };
     let pruned = home.store.prune(policy).context("pruning the store")?;
     if !words.dry_run {
+        host::sweep();
         build::forget_pruned(&home.dirs.cache, &home.store);
     }
     let whole = if words.all { Some(keep.unwrap_or_default()) } else { keep };

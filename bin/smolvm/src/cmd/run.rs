@@ -22,7 +22,7 @@ use crate::cmd::lockstep::Reference;
 use crate::cmd::{WATCHING, lockstep, silent, vmm};
 use crate::interrupt::{self, Undo};
 use crate::launch::keeper;
-use crate::launch::{self, Defaults, Exec, Home, Mode, Plan, Running};
+use crate::launch::{self, Defaults, Exec, Home, Limits, Mode, Plan, Running};
 use crate::mounts;
 use crate::resolve::{self, What};
 use crate::trace;
@@ -48,6 +48,9 @@ pub fn run(run: &Run, global: &Global) -> Result<u8> {
     let media = launch::media(&plan, &home.store, pin)?;
     trace::point("file");
     tell_engine(&plan, global);
+    if !silent(global) {
+        plan.limits.tell_short(media.spec.memory);
+    }
     let name = match &run.name {
         Some(name) => name.clone(),
         None => instance::new_name(&home.dirs),
@@ -169,6 +172,7 @@ fn plan(run: &Run, argv: &[String], what: &What, pin: &Pin, store: &Store) -> Re
     plan.networks = run.keep.network.clone();
     plan.hooks = resolve::hooks(&run.keep.hooks)?;
     plan.gdb = run.keep.gdb;
+    plan.limits = Limits::of(&run.keep);
     (plan.restart, plan.health) = keeper::resolve(&run.keep, run.detach)?;
     plan.ports = ports(run, pin, store)?;
     // An image's command stands in its service's place, as with docker: behind the entrypoint.

@@ -151,13 +151,19 @@ fn print(mut rows: Vec<Row>, once: bool, global: &Global) -> Result<bool> {
 
 fn cells(row: &Row) -> Vec<String> {
     let usage = &row.usage;
+    let limits = usage.limits;
     let told = |text: Option<String>| text.unwrap_or_else(|| "-".into());
+    let of_limit = |used: String, limit: Option<String>| match limit {
+        Some(limit) => format!("{used} / {limit}"),
+        None => used,
+    };
+    let percent = |milli: u32| format!("{}%", f64::from(milli) / 10.0);
     vec![
         row.name.clone(),
-        format!("{:.1}%", row.cpu_percent),
+        of_limit(format!("{:.1}%", row.cpu_percent), limits.and_then(|l| l.cpu_milli).map(percent)),
         format!("{} / {}", told(row.guest.map(|g| ui::bytes(g.memory_used))), ui::bytes(usage.memory)),
         ui::bytes(usage.touched),
-        ui::bytes(usage.own),
+        of_limit(ui::bytes(usage.own), limits.and_then(|l| l.memory).map(ui::bytes)),
         ui::bytes(usage.shared),
         ui::bytes(usage.disk),
         told(usage.net.map(|(out, into)| format!("{} / {}", ui::bytes(out), ui::bytes(into)))),

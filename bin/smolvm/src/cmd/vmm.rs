@@ -336,7 +336,7 @@ fn live(instance: &Arc<Instance>, up: Up, home: &Home) -> Result<u8> {
     say(instance.name(), Word::Up { first_instruction_us, agent_us, first_run_ns, notes })?;
     let Up { running, server, session, ending, plan } = up;
     // Open until the machine has ended.
-    let (vmm, policy, _door) = (running.vmm, plan.restart, running.door);
+    let (vmm, policy, _door, limited) = (running.vmm, plan.restart, running.door, running.limited);
     if let Some(check) = plan.health.clone() {
         keeper::look_after(vmm.clone(), instance.clone(), check)?;
     }
@@ -362,6 +362,7 @@ fn live(instance: &Arc<Instance>, up: Up, home: &Home) -> Result<u8> {
             let mut plan = read_plan(instance)?;
             plan.lost = true;
             write_plan(instance, &plan)?;
+            drop(limited);
             return Err(again(instance.name(), home));
         }
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use build::{PlainRoot, image_base, plain_base};
-use image::oci::{Credentials, ImageName, OciOptions, RegistryOptions};
+use image::oci::{Certificates, Credentials, ImageName, OciOptions, RegistryOptions};
 use store::Pin;
 
 use super::config::Config;
@@ -72,12 +72,16 @@ impl Source {
     }
 }
 
-/// How registries are asked: docker's credentials, config.toml's mirrors.
+/// How registries are asked: docker's credentials, certificates of certs.d, config.toml's mirrors.
 ///
 /// # Errors
 /// A config.toml that cannot be read.
 pub fn registry(home: &Home) -> Result<RegistryOptions> {
     let config = Config::read(&home.dirs)?;
     let mirrors = config.registries.into_iter().map(|(name, of)| (name, of.mirrors)).collect();
-    Ok(RegistryOptions { credentials: Credentials::from_env(|name| std::env::var_os(name)), mirrors })
+    Ok(RegistryOptions {
+        credentials: Credentials::from_env(|name| std::env::var_os(name)),
+        certificates: Certificates::from_env(|name| std::env::var_os(name)),
+        mirrors,
+    })
 }

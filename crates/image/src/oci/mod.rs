@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 pub use document::{Document, defaults, parse_config, parse_document};
 pub use layer::{Applier, MAX_ENTRIES};
 pub use name::ImageName;
-pub use origin::registry::{Credentials, RegistryOptions};
+pub use origin::registry::{Certificates, Credentials, RegistryOptions};
 pub use pull::{Image, OciOptions};
 
 use crate::archive::ArchiveError;

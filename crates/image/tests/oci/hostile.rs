@@ -4,6 +4,7 @@ use std::fs;
 
 use image::oci::{Document, MAX_DOCUMENT, OciError, parse_config, parse_document};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::made::{LAYER, Layer, MANIFEST, World, digest, paths};
 
@@ -66,6 +67,40 @@ fn sizes_that_lie_cost_nothing() {
     sparse.set_size(0);
     sparse.set_cksum();
     assert!(refused([sparse.as_bytes().as_slice(), &[0; 1024]].concat()).contains("sparse"));
+    // In the newer form: a terabyte, of which nothing is there.
+    let keys =
+        [("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0"), ("GNU.sparse.realsize", "1099511627776")];
+    let newer = Layer::new().pax(&keys).file("sparse", "0\n").tar();
+    assert!(refused(newer).contains("sparse"));
+}
+
+#[test]
+fn a_million_files_are_a_million_names() {
+    const FILES: usize = 1_000_000;
+    let mut packed = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+    let mut hash = Sha256::new();
+    let mut put = |bytes: &[u8]| {
+        hash.update(bytes);
+        std::io::Write::write_all(&mut packed, bytes).unwrap();
+    };
+    for i in 0..FILES {
+        let mut header = tar::Header::new_gnu();
+        header.set_path(format!("d/{i}")).unwrap();
+        header.set_size(0);
+        header.set_cksum();
+        put(header.as_bytes());
+    }
+    put(&[0; 1024]);
+    let diff_id = format!("sha256:{}", image::hex(&hash.finalize()));
+    let packed = packed.finish().unwrap();
+    let world = World::new();
+    let config = json!({ "os": "linux", "architecture": "amd64",
+        "rootfs": { "type": "layers", "diff_ids": [diff_id] } });
+    let config = world.blob("application/vnd.oci.image.config.v1+json", config.to_string().as_bytes());
+    world.index(vec![world.manifest(config, vec![world.blob(LAYER, &packed)])]);
+    let (tree, _spool) = world.unpack(&world.open("oci:layout").unwrap()).unwrap();
+    // With the directory, and what every image is furnished with.
+    assert_eq!(paths(&tree).len(), FILES + 1);
 }
 
 #[test]

@@ -65,6 +65,12 @@ impl Layer {
         self
     }
 
+    /// Extended headers (POSIX pax) of the member that follows.
+    pub fn pax(mut self, pairs: &[(&str, &str)]) -> Self {
+        self.0.append_pax_extensions(pairs.iter().map(|(key, value)| (*key, value.as_bytes()))).unwrap();
+        self
+    }
+
     pub fn tar(self) -> Vec<u8> {
         self.0.into_inner().unwrap()
     }

@@ -1,6 +1,7 @@
 //! Linux.
 
 pub mod capacity;
+pub mod cgroup;
 pub mod code_memory;
 pub mod entropy;
 pub mod event;

@@ -1,14 +1,18 @@
 //! One HTTP request, with what a registry needs and no more: plain HTTP to the loopback only,
 //! redirects followed by hand so that neither that rule nor a password is lost on the way.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ureq::http::{Response, Uri, header};
-use ureq::tls::{RootCerts, TlsConfig};
+use ureq::tls::TlsConfig;
 use ureq::{Agent, Body};
+
+use super::certificates::{Certificates, Found};
 
 /// Redirects followed; a download has one.
 const HOPS: usize = 5;
@@ -25,32 +29,53 @@ pub(super) struct Words {
 
 /// Connections, kept open between requests.
 pub(super) struct Http {
+    certificates: Certificates,
     /// Through the proxy that the environment names, if any.
     out: Agent,
     /// To the loopback, never through a proxy.
     local: Agent,
+    /// To hosts that have certificates of their own, by `host[:port]`; nothing for those that have none.
+    own: Mutex<HashMap<String, Option<Agent>>>,
+}
+
+/// `local`: for the loopback.
+fn agent(found: &Found, local: bool) -> Agent {
+    let tls = TlsConfig::builder()
+        .root_certs(found.roots())
+        .client_cert(found.client.clone())
+        .unversioned_rustls_crypto_provider(std::sync::Arc::new(rustls::crypto::ring::default_provider()));
+    let config = Agent::config_builder()
+        .tls_config(tls.build())
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .user_agent(concat!("smolvm/", env!("CARGO_PKG_VERSION")))
+        .timeout_connect(Some(Duration::from_secs(15)))
+        .timeout_recv_response(Some(Duration::from_secs(60)))
+        // Of a body each piece, not the whole: layers are large and lines slow.
+        .timeout_per_read(Some(Duration::from_secs(60)));
+    let config = if local { config.proxy(None) } else { config.https_only(true) };
+    config.build().into()
 }
 
 impl Http {
-    pub(super) fn new() -> Self {
-        let config = || {
-            let tls = TlsConfig::builder()
-                .root_certs(RootCerts::PlatformVerifier)
-                .unversioned_rustls_crypto_provider(std::sync::Arc::new(
-                    rustls::crypto::ring::default_provider(),
-                ));
-            Agent::config_builder()
-                .tls_config(tls.build())
-                .http_status_as_error(false)
-                .max_redirects(0)
-                .max_redirects_will_error(false)
-                .user_agent(concat!("smolvm/", env!("CARGO_PKG_VERSION")))
-                .timeout_connect(Some(Duration::from_secs(15)))
-                .timeout_recv_response(Some(Duration::from_secs(60)))
-                // Of a body each piece, not the whole: layers are large and lines slow.
-                .timeout_per_read(Some(Duration::from_secs(60)))
-        };
-        Self { out: config().https_only(true).build().into(), local: config().proxy(None).build().into() }
+    pub(super) fn new(certificates: Certificates) -> Self {
+        let plain = Found::default();
+        let (out, local) = (agent(&plain, false), agent(&plain, true));
+        Self { certificates, out, local, own: Mutex::default() }
+    }
+
+    /// Who speaks to this address.
+    fn agent(&self, at: &Uri) -> Result<Agent, String> {
+        let local = allowed(at)?;
+        let host = at.authority().map_or("", |authority| authority.as_str());
+        let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        if !own.contains_key(host) {
+            let found = self.certificates.of(host)?.map(|found| agent(&found, local));
+            own.insert(host.to_owned(), found);
+        }
+        let general = if local { &self.local } else { &self.out };
+        Ok(own.get(host).cloned().flatten().unwrap_or_else(|| general.clone()))
     }
 
     /// Sends a request and follows redirects.
@@ -62,7 +87,7 @@ impl Http {
         let first = parse(url)?;
         let mut at = first.clone();
         for _ in 0..=HOPS {
-            let agent = if allowed(&at)? { &self.local } else { &self.out };
+            let agent = self.agent(&at)?;
             let authorization = words.authorization.as_ref().filter(|_| at.authority() == first.authority());
             let response = match &words.form {
                 Some(form) => {
@@ -138,13 +163,31 @@ pub(super) fn is_loopback(host: &str) -> bool {
 fn told(at: &Uri, error: &ureq::Error) -> String {
     let host = at.authority().map_or("?", |a| a.as_str());
     let advice = match error {
-        ureq::Error::Tls(_) | ureq::Error::Rustls(_) => {
-            "; is the certificate known to this host (package ca-certificates, or your own authority's)?"
-        }
-        ureq::Error::HostNotFound => "; is the name right, and this host online?",
-        _ => "",
+        _ if matches!(tls(error), Some(rustls::Error::AlertReceived(_))) => format!(
+            "; does it want to know who asks? A NAME.cert and NAME.key in ~/.config/containers/certs.d/{host}/ say so"
+        ),
+        ureq::Error::Tls(_) | ureq::Error::Rustls(_) => unknown_to_us(host),
+        _ if tls(error).is_some() => unknown_to_us(host),
+        ureq::Error::HostNotFound => "; is the name right, and this host online?".to_owned(),
+        _ => String::new(),
     };
     format!("asking {host} failed: {error}{advice}")
+}
+
+/// What was wrong with the handshake, which comes as a failure of the connection.
+fn tls(error: &ureq::Error) -> Option<&rustls::Error> {
+    match error {
+        ureq::Error::Rustls(error) => Some(error),
+        ureq::Error::Io(error) => error.get_ref()?.downcast_ref(),
+        _ => None,
+    }
+}
+
+fn unknown_to_us(host: &str) -> String {
+    format!(
+        "; is its certificate known to this host (package ca-certificates)? One of your own authority goes to \
+         ~/.config/containers/certs.d/{host}/ca.crt"
+    )
 }
 
 /// `Authorization: Basic`.

@@ -5,6 +5,7 @@
 
 pub(super) mod archive;
 mod auth;
+mod certificates;
 mod challenge;
 mod credentials;
 mod http;

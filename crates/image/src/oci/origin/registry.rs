@@ -18,6 +18,7 @@ use ureq::http::{Response, StatusCode};
 use super::super::checked::sha256_hex;
 use super::super::document::{ACCEPT, shown};
 use super::super::{MAX_DOCUMENT, Problem};
+pub use super::certificates::Certificates;
 pub use super::credentials::Credentials;
 use super::http::{Http, Words, is_loopback};
 use super::{Origin, auth, read_document};
@@ -31,6 +32,8 @@ const TRIES: u32 = 3;
 #[derive(Clone, Debug, Default)]
 pub struct RegistryOptions {
     pub credentials: Credentials,
+    /// Of registries whose authority the host does not know.
+    pub certificates: Certificates,
     /// Mirrors by registry (`docker.io`), asked in order before it: `[http[s]://]host[:port][/prefix]`.
     pub mirrors: BTreeMap<String, Vec<String>>,
 }
@@ -115,7 +118,7 @@ impl Registry {
         let mirrors = options.mirrors.get(registry).into_iter().flatten().map(String::as_str);
         let repository = reference.repository();
         Self {
-            http: Http::new(),
+            http: Http::new(options.certificates.clone()),
             credentials: options.credentials.clone(),
             endpoints: mirrors.chain([host]).map(|address| Endpoint::new(address, repository)).collect(),
             reference: reference.digest().or(reference.tag()).unwrap_or("latest").to_owned(),

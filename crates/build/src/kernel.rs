@@ -1,0 +1,226 @@
+//! A definition's own kernel: read, unpacked to the ELF file that a machine is entered at, and looked at for what a
+//! machine needs of it.
+//!
+//! Problem: a kernel that lacks one option boots to nothing, without a word. Strategy: what can be known of it before
+//! it runs is: its headers, and its configuration where that is in it or beside it (`config.rs`), against the list of
+//! what smolvm and its agent use (`needs.rs`). Invariant: nothing is taken from a file but bytes that are there; no
+//! unpacked kernel is larger than [`MOST`]. Next: `job.rs` packs it into the base.
+
+mod config;
+mod needs;
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use artifact::hash::Digest;
+use boot::BzImage;
+use serde::{Deserialize, Serialize};
+use spec::{KernelDef, MachineSpec};
+
+use config::Config;
+
+/// Most bytes of a kernel, packed or not: what a machine file's reader takes.
+const MOST: u64 = 256 << 20;
+/// What stands before the release in every Linux kernel (init/version.c).
+const BANNER: &[u8] = b"Linux version ";
+
+/// What stands in `Smolfile.lock` of a kernel that is not smolvm's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KernelLock {
+    /// As `uname -r` prints it.
+    pub release: String,
+    /// BLAKE3 of the unpacked image.
+    pub blake3: String,
+}
+
+/// A kernel that a machine can be booted with, as far as can be told before.
+#[derive(Clone)]
+pub struct Kernel {
+    /// ELF64.
+    vmlinux: Vec<u8>,
+    pub release: String,
+    /// How it came: `vmlinux`, `bzImage`.
+    pub form: &'static str,
+    /// What it cannot do, or what is not known of it; whole sentences.
+    pub notes: Vec<String>,
+}
+
+impl std::fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kernel").field("release", &self.release).field("form", &self.form).finish()
+    }
+}
+
+/// What is wrong with it, and which key of `[kernel]` that is about.
+pub(crate) struct Wrong {
+    pub(crate) key: &'static str,
+    pub(crate) what: String,
+}
+
+impl Kernel {
+    /// Reads the kernel that a definition names; paths start from `dir`.
+    pub(crate) fn read(def: &KernelDef, spec: &MachineSpec, dir: &Path) -> Result<Self, Wrong> {
+        let path = dir.join(&def.image);
+        let wrong = |what: String| Wrong {
+            key: "image",
+            what: format!("[kernel] image names {}: {what}", path.display()),
+        };
+        let bytes = read_file(&path).map_err(wrong)?;
+        let (vmlinux, form, claimed) = unpack(bytes).map_err(wrong)?;
+        let place = boot::inspect(&vmlinux).map_err(|e| wrong(e.to_string()))?;
+        if place.end > spec.memory {
+            let need = place.end.div_ceil(1 << 20);
+            return Err(wrong(format!("it lies up to {need} MiB of memory; raise `memory`")));
+        }
+        let release = release(&vmlinux).or(claimed);
+        let release = release
+            .ok_or_else(|| wrong("it is no Linux kernel: there is no `Linux version` in it".into()))?;
+        let mut kernel = Self { vmlinux, release, form, notes: Vec::new() };
+        match kernel.config(def, dir, &path)? {
+            Some(config) => kernel.measure(&config, spec)?,
+            None => kernel.notes.push(format!(
+                "the configuration of {} is neither in it nor beside it: whether it has what a machine needs shows \
+                 when it boots; name its .config as [kernel] config",
+                path.display()
+            )),
+        }
+        Ok(kernel)
+    }
+
+    /// Its configuration: the one that is named, the one in it, or one beside it that is of its release.
+    fn config(&self, def: &KernelDef, dir: &Path, image: &Path) -> Result<Option<Config>, Wrong> {
+        if let Some(named) = &def.config {
+            let path = dir.join(named);
+            let wrong = |what: String| Wrong {
+                key: "config",
+                what: format!("[kernel] config names {}: {what}", path.display()),
+            };
+            let config = Config::parse(&read_file(&path).map_err(wrong)?);
+            let config = config.ok_or_else(|| wrong("it is no kernel's configuration".into()))?;
+            if !config.is_of(&self.release) {
+                let (other, release) = (&config.version, &self.release);
+                return Err(wrong(format!("it is that of Linux {other}, and the image is {release}")));
+            }
+            return Ok(Some(config));
+        }
+        if let Some(config) = Config::embedded(&self.vmlinux) {
+            return Ok(Some(config));
+        }
+        let beside = |name: &str| Config::parse(&read_file(&image.with_file_name(name)).ok()?);
+        let names = [format!("config-{}", self.release), "config".to_owned(), ".config".to_owned()];
+        Ok(names.iter().find_map(|name| beside(name).filter(|config| config.is_of(&self.release))))
+    }
+
+    fn measure(&mut self, config: &Config, spec: &MachineSpec) -> Result<(), Wrong> {
+        let found = needs::missing(config, spec);
+        if !found.required.is_empty() {
+            let mut what = format!("[kernel] Linux {} lacks what a machine needs:", self.release);
+            found.required.iter().for_each(|line| what.push_str(&format!("\n  {line}")));
+            what.push_str("\nset these and build it anew (docs/guests.md has a configuration that does)");
+            return Err(Wrong { key: "image", what });
+        }
+        self.notes.extend(found.advised);
+        Ok(())
+    }
+
+    /// What the lock says of it.
+    pub(crate) fn lock(&self) -> KernelLock {
+        KernelLock { release: self.release.clone(), blake3: Digest::of(&self.vmlinux).to_string() }
+    }
+
+    /// One zstd frame, as machine files keep kernels.
+    pub(crate) fn packed(&self) -> std::io::Result<Vec<u8>> {
+        const LEVEL: i32 = 12;
+        zstd::bulk::compress(&self.vmlinux, LEVEL)
+    }
+}
+
+fn read_file(path: &Path) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let file = fs::File::open(path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => {
+            "it is not there; paths start from the Smolfile's directory".to_owned()
+        }
+        _ => e.to_string(),
+    })?;
+    let kind = file.metadata().map_err(|e| e.to_string())?;
+    if !kind.is_file() {
+        return Err("it is no file".into());
+    }
+    file.take(MOST + 1).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+    match bytes.len() as u64 > MOST {
+        true => Err(format!("it is larger than {} MiB, which no kernel is", MOST >> 20)),
+        false => Ok(bytes),
+    }
+}
+
+/// The ELF file, how it came, and the release that a bzImage's header claims.
+fn unpack(bytes: Vec<u8>) -> Result<(Vec<u8>, &'static str, Option<String>), String> {
+    if bytes.starts_with(b"\x7fELF") {
+        return Ok((bytes, "vmlinux", None));
+    }
+    let Some(header) = BzImage::parse(&bytes) else {
+        return Err("it is neither a vmlinux (ELF) nor a bzImage, or it is cut short".into());
+    };
+    if !header.is_64_bit {
+        return Err("it is a bzImage for 32-bit processors (or older than boot protocol 2.12)".into());
+    }
+    let claimed = header.version.split(' ').next().filter(|word| !word.is_empty()).map(str::to_owned);
+    let payload = &bytes[header.payload];
+    let vmlinux = decompress(payload).map_err(|what| format!("its packed kernel {what}"))?;
+    Ok((vmlinux, "bzImage", claimed))
+}
+
+/// One packed stream; what follows it (its size, in four bytes) is left alone.
+fn decompress(payload: &[u8]) -> Result<Vec<u8>, String> {
+    let limited: Box<dyn Read + '_> = match payload {
+        [0x1f, 0x8b, ..] => Box::new(flate2::read::GzDecoder::new(payload)),
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Box::new(liblzma::read::XzDecoder::new(payload)),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
+            let decoder = zstd::stream::read::Decoder::new(payload).map_err(|e| e.to_string())?;
+            Box::new(decoder.single_frame())
+        }
+        [0x7f, b'E', b'L', b'F', ..] => Box::new(payload),
+        _ => {
+            let name = match payload {
+                [0x02, 0x21, 0x4c, 0x18, ..] => "LZ4",
+                [0x5d, 0, 0, ..] => "LZMA",
+                [b'B', b'Z', b'h', ..] => "bzip2",
+                [0x89, 0x4c, 0x5a, ..] => "LZO",
+                _ => "a way that is not known here",
+            };
+            return Err(format!(
+                "is packed with {name}; build it with CONFIG_KERNEL_GZIP, _XZ or _ZSTD, or name its vmlinux"
+            ));
+        }
+    };
+    let mut vmlinux = Vec::new();
+    let read = limited.take(MOST + 1).read_to_end(&mut vmlinux);
+    read.map_err(|e| format!("cannot be unpacked: {e}"))?;
+    match vmlinux.len() as u64 > MOST {
+        true => Err(format!("unpacks to more than {} MiB", MOST >> 20)),
+        false => Ok(vmlinux),
+    }
+}
+
+/// The release in the kernel's banner.
+fn release(vmlinux: &[u8]) -> Option<String> {
+    let after = find(vmlinux, BANNER, |rest| rest.first().is_some_and(u8::is_ascii_digit))?;
+    let word: Vec<u8> = after.iter().copied().take(64).take_while(u8::is_ascii_graphic).collect();
+    String::from_utf8(word).ok()
+}
+
+/// What follows the first `needle` of which `fits` says yes to that.
+fn find<'a>(haystack: &'a [u8], needle: &[u8], fits: impl Fn(&[u8]) -> bool) -> Option<&'a [u8]> {
+    let found = haystack.windows(needle.len()).enumerate().filter(|(_, window)| *window == needle);
+    let mut rests = found.filter_map(|(at, _)| haystack.get(at + needle.len()..));
+    rests.find(|rest| fits(rest))
+}
+
+/// What `[kernel]` takes from the host, with the keys that say so.
+pub(crate) fn host_paths(def: &KernelDef) -> Vec<(&'static str, PathBuf)> {
+    let config = def.config.iter().map(|config| ("config", config.into()));
+    std::iter::once(("image", PathBuf::from(&def.image))).chain(config).collect()
+}
