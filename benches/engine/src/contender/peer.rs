@@ -50,6 +50,7 @@ pub fn start(setup: &Setup, cpus: u32) -> Result<Contender> {
         command.args(["-device", &format!("virtio-blk-device,drive=d{slot},bus=virtio-mmio-bus.{slot}")]);
     }
     command.args(["-device", "virtio-rng-device,bus=virtio-mmio-bus.2"]);
+    command.args(&setup.extra.qemu);
     command.args(["-chardev", "stdio,id=c,signal=off", "-serial", "chardev:c"]);
     command.arg("-qmp").arg(format!("unix:{},server=on,wait=off", socket.display()));
     let mut this = Contender::spawn(Kind::Tcg, setup, &mut command)?;
