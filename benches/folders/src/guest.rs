@@ -206,9 +206,8 @@ fn line(row: &Row, pages: u64) -> String {
         write!(text, " {figure} | {:.2} s ({:.2} s) |", cpu / 1e9, daemon / 1e9).unwrap_or_default();
     }
     if let [ours, theirs] = &row.samples[..] {
-        let ratio = |what: fn(&(Sample, u64)) -> u64| {
-            median(theirs.iter().map(what)) / median(ours.iter().map(what))
-        };
+        let ratio =
+            |what: fn(&(Sample, u64)) -> u64| median(theirs.iter().map(what)) / median(ours.iter().map(what));
         let (wall, cpu) = (ratio(|(s, _)| s.ns), ratio(|(s, daemon)| s.cpu_ns + daemon));
         write!(text, " **{wall:.2}** | {cpu:.2} |").unwrap_or_default();
     }

@@ -124,7 +124,12 @@ fn tell(options: &Guest, versions: &str, load: &str, machines: &[Machine]) -> Re
             };
             let cpu = median(machine.samples[row].iter().map(|s| s.cpu_ns as f64 / 1e9));
             let ratios: Vec<f64> = ours.iter().zip(&times).map(|(ours, it)| it / ours).collect();
-            writeln!(text, "| {} | {name} | {figure} | {cpu:.2} s | **{}** |", machine.name, spread(&ratios))?;
+            writeln!(
+                text,
+                "| {} | {name} | {figure} | {cpu:.2} s | **{}** |",
+                machine.name,
+                spread(&ratios)
+            )?;
         }
     }
     writeln!(text)?;

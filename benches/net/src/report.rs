@@ -63,7 +63,10 @@ pub fn spread(values: &[f64]) -> String {
 }
 
 fn streams(text: &mut String, all: &[Contender]) -> Result<()> {
-    writeln!(text, "| one TCP stream | relay | MB/s | CPU of the relay, s/GB | frames/s | ours / it | lost |")?;
+    writeln!(
+        text,
+        "| one TCP stream | relay | MB/s | CPU of the relay, s/GB | frames/s | ours / it | lost |"
+    )?;
     writeln!(text, "|---|---|---|---|---|---|---|")?;
     for row in Row::ALL {
         let of = |contender: &Contender| -> Vec<Stream> {
@@ -117,7 +120,10 @@ fn p99(sorted: &[f64]) -> f64 {
 }
 
 fn crowds(text: &mut String, all: &[Contender]) -> Result<()> {
-    writeln!(text, "\n| connections at once | relay | until all answered | CPU | descriptors before, then, after |")?;
+    writeln!(
+        text,
+        "\n| connections at once | relay | until all answered | CPU | descriptors before, then, after |"
+    )?;
     writeln!(text, "|---|---|---|---|---|")?;
     for contender in all {
         let name = contender.kind.name();
