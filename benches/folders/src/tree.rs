@@ -8,6 +8,8 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use engine::host::run;
 
+/// The last npm that works with Debian 12's Node 18.
+const NPM: &str = "npm@10";
 /// Files of a directory of the repository.
 const SPREAD: usize = 40;
 
@@ -41,14 +43,23 @@ fn repository(dir: &Path, files: usize) -> Result<()> {
     git(&["commit", "-q", "-m", "all"])
 }
 
-/// `app`, whose lock file names everything, and `cache`, which has it: an install needs no network any more.
+/// `app`, whose lock file names everything, and `cache`, which has it: an install needs no network any more. `tools` has
+/// an npm for the guest's Node, which comes without one.
 fn packages(dir: &Path, package: &str) -> Result<()> {
     let app = dir.join("app");
     fs::create_dir_all(&app)?;
     fs::write(app.join("package.json"), "{\"name\":\"app\",\"version\":\"1.0.0\",\"private\":true}\n")?;
-    let mut npm = Command::new("npm");
-    npm.args(["install", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error", package]);
-    npm.arg("--cache").arg(dir.join("cache")).current_dir(&app);
-    run(&mut npm).with_context(|| format!("npm could not install {package}"))?;
+    let tools = dir.join("tools");
+    fs::create_dir_all(&tools)?;
+    let install = |place: &Path, package: &str| {
+        let mut npm = Command::new("npm");
+        npm.args(["install", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error", package]);
+        npm.arg("--cache").arg(dir.join("cache")).current_dir(place);
+        // What the caller sees on its standard output is the table.
+        run(npm.stdout(std::process::Stdio::null()))
+            .with_context(|| format!("npm could not install {package}"))
+    };
+    install(&tools, NPM)?;
+    install(&app, package)?;
     fs::remove_dir_all(app.join("node_modules")).context("npm installed nothing")
 }

@@ -29,10 +29,10 @@ pub fn tell(
     writeln!(text, "## The user-mode network against libslirp and passt\n")?;
     writeln!(
         text,
-        "{}, {}, {versions}; load average {load} before, {} after. {} interleaved runs, medians; what ours is of the \
-         other, by runs of the same turn, least to most in brackets. One generator of frames plays the guest's card for \
-         all, over a Unix socket, against the same programs of the host; no guest's processor is in any figure. \
-         `cargo run --release -p net`\n",
+        "{}, {}, {versions}; load average {load} before, {} after. {} interleaved runs, medians, least to most in \
+         brackets; ratios are of runs of the same turn. One generator of frames plays the guest's card for all, over a \
+         Unix socket, against the same programs of the host; no guest's processor is in any figure. Under load only \
+         processor time compares. `cargo run --release -p net`\n",
         host::today(),
         host::machine(),
         host::load(),
@@ -63,11 +63,9 @@ pub fn spread(values: &[f64]) -> String {
 }
 
 fn streams(text: &mut String, all: &[Contender]) -> Result<()> {
-    writeln!(
-        text,
-        "| one TCP stream | relay | MB/s | CPU of the relay, s/GB | frames/s | ours / it | lost |"
-    )?;
-    writeln!(text, "|---|---|---|---|---|---|---|")?;
+    let head = "| one TCP stream | relay | CPU of the relay, s/GB: median (least-most) | its CPU / ours | MB/s | its time / \
+                ours | frames/s | sent again |";
+    writeln!(text, "{head}\n|---|---|---|---|---|---|---|---|")?;
     for row in Row::ALL {
         let of = |contender: &Contender| -> Vec<Stream> {
             contender.streams.iter().filter(|(r, _)| *r == row).map(|(_, s)| *s).collect()
@@ -75,17 +73,21 @@ fn streams(text: &mut String, all: &[Contender]) -> Result<()> {
         let ours = all.first().map(of).unwrap_or_default();
         for contender in all {
             let runs = of(contender);
+            let cpu: Vec<f64> = runs.iter().map(|s| s.cpu_seconds / s.bytes as f64 * 1e9).collect();
+            let per_turn = |what: fn(&Stream) -> f64| -> Vec<f64> {
+                ours.iter().zip(&runs).map(|(ours, it)| what(it) / what(ours)).collect()
+            };
             let rate = median(runs.iter().map(|s| s.bytes as f64 / s.seconds / 1e6));
-            let cpu = median(runs.iter().map(|s| s.cpu_seconds / s.bytes as f64 * 1e9));
             let frames = median(runs.iter().map(|s| s.frames as f64 / s.seconds));
-            let ratios: Vec<f64> = ours.iter().zip(&runs).map(|(o, it)| it.seconds / o.seconds).collect();
             let losses: u64 = runs.iter().map(|s| s.losses).sum();
             writeln!(
                 text,
-                "| {} | {} | {rate:.0} | {cpu:.2} | {frames:.0} | **{}** | {losses} |",
+                "| {} | {} | {} | **{:.2}** | {rate:.0} | **{}** | {frames:.0} | {losses} |",
                 row.name(),
                 contender.kind.name(),
-                spread(&ratios)
+                spread(&cpu),
+                median(per_turn(|s| s.cpu_seconds)),
+                spread(&per_turn(|s| s.seconds)),
             )?;
         }
     }

@@ -57,31 +57,31 @@ impl Peers {
     /// No package, no right to install QEMU.
     pub fn find(work: &Path) -> Result<Self> {
         let qemu = engine::setup::qemu()?;
-        let passt = match which("passt") {
-            Some(path) => path,
-            None => unpack_passt(work)?,
+        // passt's own --version knows none in Debian's build.
+        let installed = |package| read(Command::new("dpkg-query").args(["-W", "-f", "${Version}", package]));
+        let (passt, passt_version) = match which("passt").map(|path| (path, installed("passt"))) {
+            Some((path, Ok(version))) => (path, version),
+            _ => unpack_passt(work)?,
         };
-        let slirp = read(Command::new("dpkg-query").args(["-W", "-f", "${Version}", "libslirp0"]))?;
-        let said = read(Command::new(&passt).arg("--version"))?;
-        let passt_version = said.split_whitespace().nth(1).unwrap_or("of unknown version").to_owned();
+        let slirp = installed("libslirp0")?;
         let versions = format!("libslirp {slirp} in {qemu}, passt {passt_version}");
         Ok(Self { passt, versions })
     }
 }
 
-fn unpack_passt(work: &Path) -> Result<PathBuf> {
+/// The program and its package's version.
+fn unpack_passt(work: &Path) -> Result<(PathBuf, String)> {
     let dir = work.join("passt");
     let program = dir.join("usr/bin/passt");
-    if !program.is_file() {
-        fs::create_dir_all(&dir)?;
-        run(Command::new("apt-get").args(["-qq", "download", "passt"]).current_dir(&dir))?;
-        let package = fs::read_dir(&dir)?.flatten().map(|entry| entry.path());
-        let package = package.into_iter().find(|path| path.extension().is_some_and(|e| e == "deb"));
-        let package = package.context("apt-get downloaded no package of passt")?;
-        run(Command::new("dpkg-deb").arg("-x").arg(package).arg(&dir))?;
-    }
+    fs::create_dir_all(&dir)?;
+    run(Command::new("apt-get").args(["-qq", "download", "passt"]).current_dir(&dir))?;
+    let mut files = fs::read_dir(&dir)?.flatten().map(|entry| entry.path());
+    let package = files.find(|path| path.extension().is_some_and(|e| e == "deb"));
+    let package = package.context("apt-get downloaded no package of passt")?;
+    run(Command::new("dpkg-deb").arg("-x").arg(&package).arg(&dir))?;
     ensure!(program.is_file(), "{} is not in the package", program.display());
-    Ok(program)
+    let version = read(Command::new("dpkg-deb").arg("-f").arg(&package).arg("Version"))?;
+    Ok((program, version))
 }
 
 /// A relay that runs.
