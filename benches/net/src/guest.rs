@@ -96,6 +96,11 @@ fn start(options: &Guest, peers: &Peers, dir: &Path) -> Result<(Vec<Machine>, Re
     Ok((machines, passt))
 }
 
+/// Processor time of a machine's process in each turn, in s.
+fn cpu_seconds(machine: &Machine, row: usize) -> impl Iterator<Item = f64> {
+    machine.samples[row].iter().map(|sample| sample.cpu_ns as f64 / 1e9)
+}
+
 fn tell(options: &Guest, versions: &str, load: &str, machines: &[Machine]) -> Result<()> {
     let mut text = String::new();
     writeln!(text, "## The same in guests\n")?;
@@ -110,7 +115,10 @@ fn tell(options: &Guest, versions: &str, load: &str, machines: &[Machine]) -> Re
         options.runs,
         options.mib,
     )?;
-    writeln!(text, "| machine | row | figure | CPU | ours / it |\n|---|---|---|---|---|")?;
+    writeln!(
+        text,
+        "| machine | row | figure | CPU | its time / ours | its CPU / ours |\n|---|---|---|---|---|---|"
+    )?;
     let rows = ["guest → host", "host → guest", "round trip"];
     for (row, name) in rows.into_iter().enumerate() {
         let times = |m: &Machine| -> Vec<f64> { m.samples[row].iter().map(|s| s.ns as f64).collect() };
@@ -122,7 +130,7 @@ fn tell(options: &Guest, versions: &str, load: &str, machines: &[Machine]) -> Re
                 2 => format!("{:.0} µs", middle / 1e3 / TRIPS as f64),
                 _ => format!("{:.0} MB/s", (options.mib << 20) as f64 / middle * 1e3),
             };
-            let cpu = median(machine.samples[row].iter().map(|s| s.cpu_ns as f64 / 1e9));
+            let cpu = median(cpu_seconds(machine, row));
             let ratios: Vec<f64> = ours.iter().zip(&times).map(|(ours, it)| it / ours).collect();
             writeln!(
                 text,
