@@ -149,6 +149,9 @@ fn segments_of_one_round_are_answered_once() {
     let large = guest.connect(to, 1 << 20);
     guest.until_established(large);
     let _stream = listener.accept().unwrap();
+    // A window of more than 64 KiB is known from the first acknowledgement on.
+    guest.tcp(large).send_slice(b"first").unwrap();
+    guest.until("the window", |g| (g.tcp(large).send_queue() == 0).then_some(()));
     guest.tcp(large).send_slice(&pattern(500_000, 3)).unwrap();
     let mut waiting = 0;
     while guest.send() > waiting {
