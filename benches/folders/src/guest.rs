@@ -2,7 +2,7 @@
 //! program. The guests' processors differ (soft, TCG), so each row stands beside what the hosts' sides cost.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
@@ -154,7 +154,7 @@ fn start(options: &Guest, dir: &Path) -> Result<Vec<Machine>> {
 }
 
 /// Debian's virtiofsd for one client, its cache mode the one that is its default.
-fn virtiofsd(program: &Path, shared: &Path, socket: &PathBuf) -> Result<Daemon> {
+fn virtiofsd(program: &Path, shared: &Path, socket: &Path) -> Result<Daemon> {
     let mut command = Command::new(program);
     let source = format!("source={},cache=auto,sandbox=chroot", shared.display());
     command.arg(format!("--socket-path={}", socket.display())).args(["-f", "-o", &source]);

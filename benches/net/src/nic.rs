@@ -91,7 +91,7 @@ impl Nic {
         }
         let over = |nic: &mut Self| names.iter().all(|n| nic.connections.get(n).is_none_or(Tcp::is_over));
         self.until("the end of connections", over)?;
-        names.iter().for_each(|name| drop(self.connections.remove(name)));
+        self.connections.retain(|name, _| !names.contains(name));
         Ok(())
     }
 
@@ -117,7 +117,7 @@ impl Nic {
             self.connections.values_mut().for_each(Tcp::go_back);
             self.busy.extend(self.connections.keys());
         }
-        while let Some(at) = self.wire.next()? {
+        while let Some(at) = self.wire.take_next()? {
             self.take(at);
         }
         self.send_due()
@@ -180,7 +180,9 @@ impl Nic {
             }
             match self.connections.get_mut(&name).and_then(Tcp::due) {
                 Some(out) => self.queue(|bytes| frames::tcp(bytes, &gateway, &out)),
-                None => drop(self.busy.pop()),
+                None => {
+                    self.busy.pop();
+                }
             }
         }
         Ok(self.wire.flush()?)

@@ -59,7 +59,7 @@ impl Wire {
     ///
     /// # Errors
     /// A length that no frame has.
-    pub fn next(&mut self) -> io::Result<Option<(usize, usize)>> {
+    pub fn take_next(&mut self) -> io::Result<Option<(usize, usize)>> {
         let Some(head) = self.input[self.begin..self.end].first_chunk::<4>() else { return Ok(None) };
         let len = u32::from_be_bytes(*head) as usize;
         if len > MAX_FRAME {

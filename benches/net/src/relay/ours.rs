@@ -69,7 +69,7 @@ pub fn serve(stream: UnixStream, checksums: bool) -> Result<()> {
         }
         let mut more = true;
         for _ in 0..BATCH {
-            let taken = match wire.next()? {
+            let taken = match wire.take_next()? {
                 None if readable => match wire.fill() {
                     Ok(got) => {
                         readable = got;
