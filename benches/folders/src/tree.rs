@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result};
-use engine::host::run;
+use engine::host::{self, run};
 
 /// The last npm that works with Debian 12's Node 18.
 const NPM: &str = "npm@10";
@@ -49,6 +49,9 @@ fn packages(dir: &Path, package: &str) -> Result<()> {
     let app = dir.join("app");
     fs::create_dir_all(&app)?;
     fs::write(app.join("package.json"), "{\"name\":\"app\",\"version\":\"1.0.0\",\"private\":true}\n")?;
+    // The cache knows everything by where it came from, which the guest has to name the same.
+    let registry = host::read(Command::new("npm").args(["config", "get", "registry"]))?;
+    fs::write(app.join(".npmrc"), format!("registry={registry}\n"))?;
     let tools = dir.join("tools");
     fs::create_dir_all(&tools)?;
     let install = |place: &Path, package: &str| {
