@@ -115,7 +115,20 @@ fn first_segment(i: usize) -> [u8; LENGTH] {
     let mut raw = [0; LENGTH];
     let frame = &mut raw[12..];
     frame[6..14].copy_from_slice(&[2, 0, 0, 0, 0, 1, 8, 0]);
-    frame[14..26].copy_from_slice(&[0x45, 0, 0, 40, 0, 0, 0, 0, 64, if i % 2 == 0 { 17 } else { 6 }, 0, 0]);
+    frame[14..26].copy_from_slice(&[
+        0x45,
+        0,
+        0,
+        40,
+        0,
+        0,
+        0,
+        0,
+        64,
+        if i.is_multiple_of(2) { 17 } else { 6 },
+        0,
+        0,
+    ]);
     frame[26..34].copy_from_slice(&[10, 0, 2, 15, 127, 0, 0, (i >> 16) as u8]);
     frame[34..36].copy_from_slice(&(i as u16).to_be_bytes());
     frame[36..40].copy_from_slice(&[0, 9, 0, 20]);
