@@ -97,6 +97,12 @@ pub struct SoftChild {
     pub cpus: u32,
     #[arg(long)]
     pub words: String,
+    /// With a network that leads to the host's loopback
+    #[arg(long)]
+    pub network: bool,
+    /// With a folder of the host
+    #[arg(long)]
+    pub folder: Option<PathBuf>,
 }
 
 impl Bench {

@@ -26,12 +26,24 @@ pub struct Setup {
     /// MiB.
     pub memory: u64,
     pub smolvm: PathBuf,
+    pub extra: Extra,
+}
+
+/// What a machine has besides its disks.
+#[derive(Clone, Debug, Default)]
+pub struct Extra {
+    /// Ours: a network that leads to the host's loopback.
+    pub network: bool,
+    /// Ours: a folder of the host.
+    pub folder: Option<PathBuf>,
+    /// QEMU's: words of its command line for the device on `virtio-mmio-bus.3`.
+    pub qemu: Vec<String>,
 }
 
 /// Makes what is missing.
 pub fn setup(place: &Place) -> Result<Setup> {
     let mut setup = setup_program(place)?;
-    setup.root = root(&setup.work, &setup.smolvm)?;
+    setup.root = root(&setup.work, &setup.smolvm, &host::checkout().join("benches/engine/root"))?;
     Ok(setup)
 }
 
@@ -53,7 +65,8 @@ pub fn setup_program(place: &Place) -> Result<Setup> {
         }
     };
     let smolvm = smolvm(place)?;
-    Ok(Setup { root: work.join("root.erofs"), work, kernel, initramfs, guest, memory: place.memory, smolvm })
+    let (root, memory, extra) = (work.join("root.erofs"), place.memory, Extra::default());
+    Ok(Setup { root, work, kernel, initramfs, guest, memory, smolvm, extra })
 }
 
 /// QEMU, installed from Debian's packages where it is missing and we may; its version.
@@ -110,12 +123,14 @@ fn smolvm(place: &Place) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Builds the machine file of `root/Smolfile` and takes its root image out.
-fn root(work: &Path, smolvm: &Path) -> Result<PathBuf> {
-    let source = host::checkout().join("benches/engine/root");
+/// Builds the machine file of the Smolfile in `source` and takes its root image out.
+///
+/// # Errors
+/// It cannot be built: no packages, no room.
+pub fn root(work: &Path, smolvm: &Path, source: &Path) -> Result<PathBuf> {
     let image = work.join("root.erofs");
     let key_path = work.join("root.key");
-    let key = key(&source)?;
+    let key = key(source)?;
     if image.is_file() && fs::read_to_string(&key_path).is_ok_and(|old| old == key) {
         return Ok(image);
     }
@@ -124,8 +139,8 @@ fn root(work: &Path, smolvm: &Path) -> Result<PathBuf> {
     let copy = work.join("root");
     let _ = fs::remove_dir_all(&copy);
     fs::create_dir_all(copy.join("bench"))?;
-    for path in inputs(&source)? {
-        fs::copy(&path, copy.join(path.strip_prefix(&source)?))?;
+    for path in inputs(source)? {
+        fs::copy(&path, copy.join(path.strip_prefix(source)?))?;
     }
     let file = work.join("root.smolmachine");
     let mut command = Command::new(smolvm);
@@ -138,8 +153,10 @@ fn root(work: &Path, smolvm: &Path) -> Result<PathBuf> {
 
 fn inputs(source: &Path) -> Result<Vec<PathBuf>> {
     let mut paths = vec![source.join("Smolfile")];
-    for entry in fs::read_dir(source.join("bench"))? {
-        paths.push(entry?.path());
+    if let Ok(entries) = fs::read_dir(source.join("bench")) {
+        for entry in entries {
+            paths.push(entry?.path());
+        }
     }
     paths.sort();
     Ok(paths)

@@ -12,6 +12,9 @@ pub const VSOCK_WORD: &str = "engine.channel=vsock";
 /// Where such a guest listens.
 pub const PORT: u32 = 4321;
 
+/// First word of a line that calls a function of `devices.rs`, with its words; the answer is as to a request.
+pub const CALL: &str = "call";
+
 /// What is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {

@@ -2,9 +2,9 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 
-use crate::micro;
-use crate::protocol::{Answer, READY, Request, Result, Verb};
+use crate::protocol::{Answer, CALL, READY, Request, Result, Verb};
 use crate::table::{self, Outcome, Work};
+use crate::{devices, micro};
 
 /// Serves until the channel ends.
 ///
@@ -17,7 +17,11 @@ pub fn serve(from: impl Read, mut to: impl Write) -> Result<()> {
     say(&format!("{READY}\n"))?;
     for line in BufReader::new(from).lines() {
         let line = line.map_err(|e| format!("the channel: {e}"))?;
-        let answer = match Request::parse(&line).and_then(|request| perform(&request)) {
+        let outcome = match line.strip_prefix(CALL) {
+            Some(words) => devices::call(words.trim()),
+            None => Request::parse(&line).and_then(|request| perform(&request)),
+        };
+        let answer = match outcome {
             Ok((ns, check)) => Answer::Done { ns, check },
             Err(why) => Answer::Failed(why),
         };

@@ -182,6 +182,31 @@ fn no_set_user_id_bit_is_ever_set() {
     assert_eq!(mode("n"), 0o711);
 }
 
+/// A server that becomes the asking user and keeps its groups gives files of a group that this user is not in, with the
+/// set-group-id bit (CVE-2022-0358). Ours never becomes anybody, and never sets the bit.
+#[test]
+fn a_directory_that_hands_its_group_down_hands_down_no_rights() {
+    let dir = tempfile::tempdir().unwrap();
+    let shared = dir.path().join("shared");
+    fs::create_dir(&shared).unwrap();
+    fs::set_permissions(&shared, fs::Permissions::from_mode(0o2777)).unwrap();
+    assert_eq!(fs::metadata(&shared).unwrap().mode() & 0o7000, 0o2000, "this host has such directories");
+    let mut g = Guest::on(dir.path());
+    let parent = g.find("shared").unwrap();
+    g.uid = 33; // and of that group
+    let (made, fh) = g.create(parent.node, "tool", RDWR, 0o102_775).unwrap();
+    g.write(fh, 0, b"#!").unwrap();
+    g.set(made.node, 1, 0, 0o102_775, 0).unwrap();
+    g.mknod(parent.node, "other", 0o102_775).unwrap();
+    for name in ["tool", "other"] {
+        let meta = fs::metadata(shared.join(name)).unwrap();
+        assert_eq!(meta.mode() & 0o6000, 0, "{name}");
+        let root = fs::metadata(dir.path()).unwrap().uid() == 0;
+        assert!(!root || meta.uid() == 33, "{name} is the asking user's");
+        assert_eq!(meta.gid(), fs::metadata(&shared).unwrap().gid(), "{name} is of the directory's group");
+    }
+}
+
 #[test]
 fn who_runs_this_is_the_guests_root() {
     let dir = tempfile::tempdir().unwrap();

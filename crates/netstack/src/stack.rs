@@ -189,7 +189,7 @@ impl Stack {
         self.gateway = gateway(&mut self.core);
     }
 
-    /// Takes a frame of the guest.
+    /// Takes a frame of the guest. What comes of it may wait for the end of the round, which [`Stack::tick`] is.
     pub fn input(&mut self, frame: &[u8], link: &mut dyn Link) {
         self.core.reporter.count_out(frame.len());
         let now = Instant::now();
@@ -272,9 +272,10 @@ impl Stack {
         }
     }
 
-    /// Does what is due.
+    /// Ends a round: does what the frames taken in it ask for, and what is due by time.
     pub fn tick(&mut self, link: &mut dyn Link) {
         let now = Instant::now();
+        self.connections.settle_round(&mut self.core, link, now);
         while let Some((token, when)) = self.core.deadlines.due(now) {
             match token.kind() {
                 Some(Kind::Tcp) => self.connections.late(&mut self.core, link, token, when, now),

@@ -8,6 +8,8 @@
 //! The guest's SYN is held until the host is connected, so the guest sees exactly the outcome. Each connection has a
 //! smoltcp interface of its own whose only address is the remote's: handling a packet never looks at other connections.
 //! Bytes wait in smoltcp's two buffers and nowhere else; a side that does not read stops the other by its window.
+//! Segments of one round are taken in first, and served once at its end ([`Connections::settle_round`]): one write to
+//! the host and one acknowledgement for all of them (docs/adr/0150).
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read, Write};
@@ -45,6 +47,8 @@ struct Flow {
     stage: Stage,
     sides: Sides,
     armed: Option<Instant>,
+    /// Took segments in since it was served.
+    unserved: bool,
 }
 
 /// How far the two ends are.
@@ -86,11 +90,13 @@ enum After {
 pub struct Connections {
     flows: Slots<Flow>,
     index: HashMap<(SocketAddr, SocketAddr), Token>,
+    /// Flows that took segments in this round; each once, so no longer than the table.
+    unserved: Vec<Token>,
 }
 
 impl Connections {
     pub fn new() -> Self {
-        Self { flows: Slots::new(Kind::Tcp, MAX_TCP), index: HashMap::new() }
+        Self { flows: Slots::new(Kind::Tcp, MAX_TCP), index: HashMap::new(), unserved: Vec::new() }
     }
 
     pub fn len(&self) -> usize {
@@ -100,9 +106,11 @@ impl Connections {
     pub fn clear(&mut self) {
         self.flows.clear();
         self.index.clear();
+        self.unserved.clear();
     }
 
-    /// Takes a segment of the guest. `target` is where a new connection really goes.
+    /// Takes a segment of the guest; what comes of it may wait for [`Connections::settle_round`]. `target` is where a
+    /// new connection really goes.
     pub fn segment(
         &mut self,
         core: &mut Core,
@@ -125,7 +133,16 @@ impl Connections {
                     Stage::Opening(_) if segment.rst() => After::Over,
                     // The SYN again, or nonsense.
                     Stage::Opening(_) => After::GoesOn,
-                    Stage::Open(_) => flow.serve(core, link, Some(packet.ip), token, now),
+                    Stage::Open(_) => {
+                        let plain = !(segment.syn() || segment.fin() || segment.rst());
+                        if flow.take(core, link, packet.ip, now) && plain {
+                            if !std::mem::replace(&mut flow.unserved, true) {
+                                self.unserved.push(token);
+                            }
+                            return;
+                        }
+                        flow.serve(core, link, token, now)
+                    }
                 };
                 self.settle(core, token, after);
             }
@@ -171,6 +188,7 @@ impl Connections {
                 stage: Stage::Opening(packet.ip.to_vec()),
                 sides: Sides::default(),
                 armed: None,
+                unserved: false,
             })
         });
         let Some(token) = opened else {
@@ -193,6 +211,18 @@ impl Connections {
         }
     }
 
+    /// Serves the flows that took segments in this round.
+    pub fn settle_round(&mut self, core: &mut Core, link: &mut dyn Link, now: Instant) {
+        let mut round = std::mem::take(&mut self.unserved);
+        for token in round.drain(..) {
+            if let Some(flow) = self.flows.get_mut(token).filter(|flow| flow.unserved) {
+                let after = flow.serve(core, link, token, now);
+                self.settle(core, token, after);
+            }
+        }
+        self.unserved = round;
+    }
+
     /// The host's socket changed.
     pub fn ready(
         &mut self,
@@ -210,7 +240,7 @@ impl Connections {
         }
         let after = match &flow.stage {
             Stage::Opening(_) => flow.connected(core, link, token, count, now),
-            Stage::Open(_) => flow.serve(core, link, None, token, now),
+            Stage::Open(_) => flow.serve(core, link, token, now),
         };
         self.settle(core, token, after);
     }
@@ -224,7 +254,7 @@ impl Connections {
                 refuse_bytes(core, link, syn);
                 After::Over
             }
-            Stage::Open(_) => flow.serve(core, link, None, token, now),
+            Stage::Open(_) => flow.serve(core, link, token, now),
         };
         self.settle(core, token, after);
     }
@@ -305,24 +335,27 @@ impl Flow {
             return After::Over;
         };
         self.stage = Stage::Open(Box::new(open));
-        self.serve(core, link, Some(&syn), token, now)
+        self.take(core, link, &syn, now);
+        self.serve(core, link, token, now)
     }
 
-    /// Takes a packet in, moves bytes both ways until neither side goes on, says what became of the flow.
-    fn serve(
-        &mut self,
-        core: &mut Core,
-        link: &mut dyn Link,
-        incoming: Option<&[u8]>,
-        token: Token,
-        now: Instant,
-    ) -> After {
+    /// Takes a packet in; whether what comes of it may wait for more of the guest's.
+    fn take(&mut self, core: &mut Core, link: &mut dyn Link, packet: &[u8], now: Instant) -> bool {
+        let Stage::Open(open) = &mut self.stage else { return false };
+        let time = core.time(now);
+        let mut wire = Wire::new(link, Some(packet), &mut core.buffer, core.offload);
+        open.interface.poll_ingress_single(time, &mut wire, &mut open.sockets);
+        let socket = open.sockets.get::<Socket<'_>>(open.handle);
+        // With half of the window used up the guest would soon wait for us.
+        open.established && socket.recv_queue() * 2 < socket.recv_capacity()
+    }
+
+    /// Moves bytes both ways until neither side goes on, says what became of the flow.
+    fn serve(&mut self, core: &mut Core, link: &mut dyn Link, token: Token, now: Instant) -> After {
+        self.unserved = false;
         let Stage::Open(open) = &mut self.stage else { return After::GoesOn };
         let time = core.time(now);
-        let mut wire = Wire::new(link, incoming, &mut core.buffer, core.offload);
-        if incoming.is_some() {
-            open.interface.poll_ingress_single(time, &mut wire, &mut open.sockets);
-        }
+        let mut wire = Wire::new(link, None, &mut core.buffer, core.offload);
         let socket = open.sockets.get_mut::<Socket<'_>>(open.handle);
         open.established |= !matches!(socket.state(), State::Listen | State::SynReceived);
         self.sides.guest_fin |=

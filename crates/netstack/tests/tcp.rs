@@ -121,6 +121,50 @@ fn resets_pass_both_ways() {
 }
 
 #[test]
+fn segments_of_one_round_are_answered_once() {
+    const COUNT: usize = 20;
+    let mut guest = Guest::new(opened(&["127.0.0.1"]));
+    let (listener, to) = listener();
+    let handle = guest.connect(to, 100_000);
+    guest.until_established(handle);
+    let (mut stream, _) = listener.accept().unwrap();
+    guest.until("silence", |g| g.send().eq(&0).then_some(()));
+    guest.tcp(handle).set_nagle_enabled(false);
+    for i in 1..=COUNT {
+        guest.tcp(handle).send_slice(&[i as u8; 1000]).unwrap();
+        assert_eq!(guest.send(), i, "a segment each");
+    }
+    let segments = std::mem::take(&mut guest.cable.to_host);
+    for segment in &segments {
+        guest.stack.input(segment, &mut guest.cable);
+    }
+    assert_eq!(guest.cable.to_guest.len(), 0, "nothing before the round ends");
+    guest.stack.tick(&mut guest.cable);
+    assert_eq!(guest.cable.to_guest.len(), 1, "one acknowledgement");
+    let mut got = vec![0; COUNT * 1000];
+    stream.read_exact(&mut got).unwrap();
+    assert!(got.chunks(1000).zip(1..).all(|(bytes, i)| bytes == vec![i as u8; 1000]), "all of it, in order");
+    // A window that is half used up is served before the round ends: the guest need not wait.
+    guest.until("the acknowledgement", |g| (g.tcp(handle).send_queue() == 0).then_some(()));
+    let large = guest.connect(to, 1 << 20);
+    guest.until_established(large);
+    let _stream = listener.accept().unwrap();
+    // A window of more than 64 KiB is known from the first acknowledgement on.
+    guest.tcp(large).send_slice(b"first").unwrap();
+    guest.until("the window", |g| (g.tcp(large).send_queue() == 0).then_some(()));
+    guest.tcp(large).send_slice(&pattern(500_000, 3)).unwrap();
+    let mut waiting = 0;
+    while guest.send() > waiting {
+        waiting = guest.cable.to_host.len();
+    }
+    let segments = std::mem::take(&mut guest.cable.to_host);
+    for segment in &segments {
+        guest.stack.input(segment, &mut guest.cable);
+    }
+    assert!(!guest.cable.to_guest.is_empty(), "{} large segments, no answer", segments.len());
+}
+
+#[test]
 fn a_segment_of_an_unknown_connection_is_reset_at_once() {
     let mut guest = Guest::new(opened(&["127.0.0.1"]));
     let (listener, to) = listener();

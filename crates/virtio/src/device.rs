@@ -9,6 +9,10 @@ use serde::de::DeserializeOwned;
 
 use crate::{Chain, QueueError, QueueHandle, Signal, features};
 
+/// Rings full of chains that are handled for one notification. A driver whose buffers are its own rings, or one that
+/// another vCPU feeds, could otherwise keep a thread for ever (docs/adr/0151).
+pub const ROUNDS: usize = 4;
+
 /// A device behind a transport. Methods are called from any vCPU thread, several at once.
 pub trait VirtioDevice: Send + Sync {
     /// What travels of the device's own state (queues and features are the transport's).
@@ -75,11 +79,11 @@ impl Activation {
 
     /// Handles everything in a queue: `handle` gets each chain and returns how many bytes it
     /// wrote. One interrupt for each batch, where the driver wants it. A queue that breaks the
-    /// rules stops and the driver is told.
-    pub fn drain(&self, queue: usize, mut handle: impl FnMut(&Chain) -> u32) {
-        let Some(queue) = self.queues.get(queue) else { return };
+    /// rules stops and the driver is told. After [`ROUNDS`] rings full the rest is left for later.
+    pub fn drain(&self, index: usize, mut handle: impl FnMut(&Chain) -> u32) {
+        let Some(queue) = self.queues.get(index) else { return };
         let mut queue = lock(queue);
-        loop {
+        for _ in 0..ROUNDS {
             let more = queue.batch(&self.memory, &mut handle);
             self.interrupt(&mut queue);
             match more {
@@ -88,6 +92,7 @@ impl Activation {
                 Err(_) => return self.signal.needs_reset(),
             }
         }
+        self.signal.later(index);
     }
 
     /// Interrupts the driver when it wants to know of what was put in `queue`'s used ring since

@@ -25,7 +25,7 @@ mod signal;
 pub mod transport;
 
 pub use chain::{Chain, MAX_CHAIN, Reader, Segment, ViewError, Writer};
-pub use device::{Activation, VirtioDevice};
+pub use device::{Activation, ROUNDS, VirtioDevice};
 pub use queue::{Queue, QueueError, QueueHandle, QueueLayout};
 pub use saved_state::{QueueState, TransportState, VirtioState};
 pub use signal::Signal;

@@ -19,6 +19,8 @@ const CONFIG_CHANGE: u32 = 2;
 pub struct Signal {
     line: Arc<dyn IrqLine>,
     pending: AtomicU32,
+    /// Queues with something left to do.
+    later: AtomicU32,
     pub(crate) generation: AtomicU32,
     /// Device status (2.1), here because a device may set NEEDS_RESET.
     pub(crate) status: AtomicU32,
@@ -26,7 +28,8 @@ pub struct Signal {
 
 impl Signal {
     pub(crate) fn new(line: Arc<dyn IrqLine>) -> Self {
-        Self { line, pending: AtomicU32::new(0), generation: AtomicU32::new(0), status: AtomicU32::new(0) }
+        let zero = || AtomicU32::new(0);
+        Self { line, pending: zero(), later: zero(), generation: zero(), status: zero() }
     }
 
     fn raise(&self, bits: u32) {
@@ -37,6 +40,19 @@ impl Signal {
     /// Buffers were put in a used ring and the driver wants to know.
     pub fn used(&self) {
         self.raise(USED_BUFFER);
+    }
+
+    /// A device left a queue before it was empty. The driver is interrupted whether it wants that or not, and when it
+    /// acknowledges the device is notified again: the rest is done, on the driver's own time.
+    pub fn later(&self, queue: usize) {
+        // No device has as many as 32.
+        self.later.fetch_or(1u32.checked_shl(queue as u32).unwrap_or(0), Ordering::AcqRel);
+        self.used();
+    }
+
+    /// The queues that [`Signal::later`] named since the last call.
+    pub(crate) fn take_later(&self) -> u32 {
+        self.later.swap(0, Ordering::AcqRel)
     }
 
     /// The configuration space reads differently from now on.

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use anyhow::{Context, Result, bail};
-use engine_guest::protocol::{Answer, READY, Request, UP};
+use engine_guest::protocol::{Answer, CALL, READY, Request, UP};
 
 use crate::host;
 use crate::setup::Setup;
@@ -72,6 +72,9 @@ pub struct Contender {
 
 impl Contender {
     /// Starts one and waits until it serves.
+    ///
+    /// # Errors
+    /// It does not come up.
     pub fn start(kind: Kind, setup: &Setup, cpus: u32) -> Result<Self> {
         let this = Self::start_unready(kind, setup, cpus)?;
         this.wait_for(|line| line == READY, BOOT_LIMIT).context("waiting until it serves")?;
@@ -79,6 +82,9 @@ impl Contender {
     }
 
     /// Starts one and waits for its first process only.
+    ///
+    /// # Errors
+    /// It does not come up.
     pub fn start_unready(kind: Kind, setup: &Setup, cpus: u32) -> Result<Self> {
         match kind {
             Kind::Native => native::start(setup),
@@ -123,9 +129,24 @@ impl Contender {
     }
 
     /// Has something done.
+    ///
+    /// # Errors
+    /// It failed, or there was no answer.
     pub fn ask(&mut self, request: &Request) -> Result<Sample> {
+        self.ask_line(&request.line())
+    }
+
+    /// Has a function of `engine_guest::devices` done.
+    ///
+    /// # Errors
+    /// It failed, or there was no answer.
+    pub fn call(&mut self, words: &str) -> Result<Sample> {
+        self.ask_line(&format!("{CALL} {words}\n")).with_context(|| format!("{}: {words}", self.kind.name()))
+    }
+
+    fn ask_line(&mut self, line: &str) -> Result<Sample> {
         let (cpu, count) = (host::cpu_ns(self.child.id()), self.count()?);
-        let begun = self.say(&request.line())?;
+        let begun = self.say(line)?;
         let answers = |line: &str| line.starts_with("done ") || line.starts_with("failed ");
         let (at, line) = self.wait_for(answers, ANSWER_LIMIT)?;
         let wall_ns = at.duration_since(begun).as_nanos() as u64;

@@ -50,6 +50,7 @@ pub fn start(setup: &Setup, cpus: u32) -> Result<Contender> {
         command.args(["-device", &format!("virtio-blk-device,drive=d{slot},bus=virtio-mmio-bus.{slot}")]);
     }
     command.args(["-device", "virtio-rng-device,bus=virtio-mmio-bus.2"]);
+    command.args(&setup.extra.qemu);
     command.args(["-chardev", "stdio,id=c,signal=off", "-serial", "chardev:c"]);
     command.arg("-qmp").arg(format!("unix:{},server=on,wait=off", socket.display()));
     let mut this = Contender::spawn(Kind::Tcg, setup, &mut command)?;
@@ -91,11 +92,16 @@ fn go(socket: &std::path::Path, qemu: &mut Contender) -> Result<Instant> {
     if !greeting.contains("QMP") {
         bail!("QEMU greeted with {greeting}");
     }
+    // Between an order and its answer may come events, of a network that is connected for one.
+    let mut answer = || -> Result<()> {
+        while !lines.next().context("QEMU hung up")??.contains("\"return\"") {}
+        Ok(())
+    };
     stream.write_all(b"{\"execute\":\"qmp_capabilities\"}\n")?;
-    lines.next().context("QEMU hung up")??;
+    answer()?;
     let now = Instant::now();
     stream.write_all(b"{\"execute\":\"cont\"}\n")?;
     // Hanging up before the answer would take the command back.
-    lines.next().context("QEMU hung up")??;
+    answer()?;
     Ok(now)
 }

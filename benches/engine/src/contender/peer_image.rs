@@ -17,6 +17,7 @@ const VIRTIO_BASE: u64 = 0xfeb0_0000;
 const VIRTIO_STRIDE: u64 = 512;
 /// Their interrupts: this and the next ones.
 const VIRTIO_GSI: u32 = 5;
+/// The two disks and the entropy source.
 const VIRTIO_DEVICES: usize = 3;
 
 /// Clean pages between two dirty ones that are written along with them.
@@ -31,6 +32,7 @@ pub struct Image {
 /// Writes all files into `dir`.
 pub fn write(setup: &Setup, cpus: u32, dir: &Path) -> Result<Image> {
     let memory = GuestMemory::new(setup.memory << 20).context("memory to prepare the peer's in")?;
+    let devices = VIRTIO_DEVICES + usize::from(!setup.extra.qemu.is_empty());
     let slot = |index: usize| VirtioSlot {
         base: VIRTIO_BASE + index as u64 * VIRTIO_STRIDE,
         size: VIRTIO_STRIDE,
@@ -44,7 +46,7 @@ pub fn write(setup: &Setup, cpus: u32, dir: &Path) -> Result<Image> {
         initramfs: &fs::read(&setup.initramfs)?,
         command_line: &line,
         rng_seed,
-        acpi: AcpiConfig { vcpus: cpus, virtio: (0..VIRTIO_DEVICES).map(slot).collect() },
+        acpi: AcpiConfig { vcpus: cpus, virtio: (0..devices).map(slot).collect() },
     };
     let loaded = boot::load(&memory, &config)?;
     let rom = dir.join("rom");

@@ -24,6 +24,12 @@ pub fn start(setup: &Setup, cpus: u32) -> Result<Contender> {
     command.arg("__soft").arg("--root").arg(&setup.root).arg("--initramfs").arg(&setup.initramfs);
     command.arg("--kernel").arg(&setup.kernel).arg("--words").arg(VSOCK_WORD);
     command.args(["--memory", &setup.memory.to_string(), "--cpus", &cpus.to_string()]);
+    if setup.extra.network {
+        command.arg("--network");
+    }
+    if let Some(folder) = &setup.extra.folder {
+        command.arg("--folder").arg(folder);
+    }
     let mut this = Contender::spawn(Kind::Soft, setup, &mut command)?;
     let (_, line) = this.wait_for(|line| line.starts_with("up "), BOOT_LIMIT)?;
     this.boot_ns = line["up ".len()..].parse()?;
@@ -84,7 +90,16 @@ fn boot(part: &SoftChild, console: Sender<(Instant, Vec<u8>)>) -> Result<Machine
     let private = private_file(&env::temp_dir()).context("a file for the writable disk")?;
     let scratch = Arc::new(Overlay::new(blank, private).context("the writable disk")?);
     let root = Arc::new(FileDisk::section(Arc::new(root), 0, size)?);
-    let config = MachineConfig::new(EngineChoice::Soft, part.cpus, part.memory << 20, root, scratch);
+    let mut config = MachineConfig::new(EngineChoice::Soft, part.cpus, part.memory << 20, root, scratch);
+    if part.network {
+        let opened = vec!["127.0.0.1".parse().map_err(anyhow::Error::msg)?];
+        let policy = netstack::Policy::new(Vec::new(), Vec::new(), opened);
+        config.net = Some(netstack::Config { policy, ..Default::default() });
+    }
+    if let Some(folder) = &part.folder {
+        let opened = machine::Folder::open(folder, "/folder", false);
+        config.folders.push(opened.with_context(|| format!("cannot share {}", folder.display()))?);
+    }
     let line = format!("{} {}", machine::COMMAND_LINE, part.words);
     let sink = Box::new(move |bytes: &[u8]| drop(console.send((Instant::now(), bytes.to_vec()))));
     let (kernel, initramfs) = (fs::read(&part.kernel)?, fs::read(&part.initramfs)?);

@@ -87,7 +87,14 @@ impl Inner {
     fn fill(&mut self, world: &Activation) -> Result<(), QueueError> {
         let Some(queue) = world.queues.get(RECEIVE) else { return Ok(()) };
         let mut queue = lock(queue);
-        while !self.input.is_empty() {
+        for taken in 0.. {
+            if self.input.is_empty() {
+                break;
+            }
+            if taken == virtio::ROUNDS * usize::from(QUEUE) {
+                world.signal.later(RECEIVE);
+                break;
+            }
             let Some(chain) = queue.pop(&world.memory)? else {
                 if queue.arm(&world.memory)? {
                     continue;

@@ -16,6 +16,8 @@ use super::table::Table;
 const QUEUES: [u16; 3] = [128, 128, 16];
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
+/// Packets each way that are moved at a time; see `virtio::ROUNDS`.
+const LIMIT: usize = virtio::ROUNDS * QUEUES[0] as usize;
 
 /// A virtio socket device.
 pub struct Vsock {
@@ -126,7 +128,7 @@ impl State {
     /// Moves packets both ways until neither can go on.
     fn pump(&mut self) {
         let Some(world) = self.world.clone().filter(|_| !self.paused) else { return };
-        loop {
+        for _ in 0..virtio::ROUNDS {
             let taken = self.transmit(&world).unwrap_or_else(|_| broken(&world));
             let given = self.receive(&world).unwrap_or_else(|_| broken(&world));
             // Resets in the way of the guest's packets may have gone out: once more.
@@ -134,16 +136,24 @@ impl State {
                 return;
             }
         }
+        world.signal.later(TRANSMIT);
     }
 
     /// Takes the guest's packets.
     fn transmit(&mut self, world: &Activation) -> Result<Transmit, QueueError> {
         let mut queue = lock(&world.queues[TRANSMIT]);
         queue.disarm(&world.memory)?;
+        let mut taken = 0;
         let end = loop {
             if self.table.is_choked() {
                 break Transmit::Choked;
             }
+            if taken == LIMIT {
+                queue.arm(&world.memory)?;
+                world.signal.later(TRANSMIT);
+                break Transmit::Empty;
+            }
+            taken += 1;
             match queue.pop(&world.memory)? {
                 Some(chain) => {
                     self.table.take_packet(chain.readable(&world.memory));
@@ -164,7 +174,11 @@ impl State {
             return Ok(given);
         }
         let mut queue = lock(&world.queues[RECEIVE]);
-        loop {
+        for filled in 0..=LIMIT {
+            if filled == LIMIT {
+                world.signal.later(RECEIVE);
+                break;
+            }
             let Some(chain) = queue.pop(&world.memory)? else {
                 // Out of buffers: hear of the next one.
                 if queue.arm(&world.memory)? {

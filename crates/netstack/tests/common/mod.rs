@@ -140,6 +140,13 @@ impl Guest {
         self.stack.tick(&mut self.cable);
     }
 
+    /// The guest sends what it has to, and nothing else happens; how many frames there are then.
+    pub fn send(&mut self) -> usize {
+        let now = smoltcp::time::Instant::from_micros(self.begin.elapsed().as_micros() as i64);
+        self.interface.poll(now, &mut End(&mut self.cable), &mut self.sockets);
+        self.cable.to_host.len()
+    }
+
     /// Steps until `done` gives something.
     pub fn until<T>(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> Option<T>) -> T {
         let end = Instant::now() + Duration::from_secs(60);

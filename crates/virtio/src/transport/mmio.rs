@@ -96,6 +96,12 @@ impl<D: VirtioDevice> MmioTransport<D> {
         }
     }
 
+    /// Lets the device go on with queues that it left for later.
+    fn catch_up(&self) {
+        let later = self.signal.take_later();
+        (0..self.queues.len()).filter(|queue| later >> queue & 1 != 0).for_each(|queue| self.notify(queue));
+    }
+
     fn offered(&self) -> u64 {
         self.device.features() | features::TRANSPORT
     }
@@ -149,7 +155,10 @@ impl<D: VirtioDevice> MmioTransport<D> {
     fn write_register(&self, offset: u64, value: u32) -> IoResult {
         match offset {
             QUEUE_NOTIFY => self.notify(value as usize),
-            0x064 => self.signal.acknowledge(value),
+            0x064 => {
+                self.signal.acknowledge(value);
+                self.catch_up();
+            }
             0x070 => self.write_status(value),
             0x014 => lock(&self.registers).device_features_sel = value,
             0x024 => lock(&self.registers).driver_features_sel = value,
@@ -254,6 +263,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
         *registers = Registers::default();
         self.signal.status.store(0, Ordering::Release);
         self.signal.set_pending(0);
+        self.signal.take_later();
     }
 }
 
