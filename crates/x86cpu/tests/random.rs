@@ -228,7 +228,10 @@ fn sti_holds_interrupts_off_for_one_instruction_wherever_a_translation_ends() {
             assert!(one.state().0.events.sti_shadow);
             assert!(one.state() == two.state(), "{after:02x?} at {at:#x}, {longest} at a time");
             assert_eq!((one.slice(9), two.slice(9)), (Stop::Halt, Stop::Halt));
-            assert!(one.state() == two.state() && !one.state().0.events.sti_shadow, "{after:02x?} at {at:#x}");
+            assert!(
+                one.state() == two.state() && !one.state().0.events.sti_shadow,
+                "{after:02x?} at {at:#x}"
+            );
         }
     }
 }

@@ -34,7 +34,8 @@ impl Expected {
     pub fn parse(source: &str) -> Result<Expected> {
         let text = source.split("%ifdef CONFIG").nth(1).and_then(|rest| rest.split("%endif").next());
         let text = text.context("no `%ifdef CONFIG` … `%endif`")?;
-        let all: Map<String, Value> = serde_json::from_str(text.trim()).context("its configuration is no JSON")?;
+        let all: Map<String, Value> =
+            serde_json::from_str(text.trim()).context("its configuration is no JSON")?;
         let mut expected = Expected::default();
         for (key, value) in &all {
             match key.to_uppercase().as_str() {
@@ -63,10 +64,7 @@ impl Expected {
     }
 }
 
-fn pairs<K: Ord, V>(
-    value: &Value,
-    one: impl Fn(&str, &Value) -> Result<(K, V)>,
-) -> Result<BTreeMap<K, V>> {
+fn pairs<K: Ord, V>(value: &Value, one: impl Fn(&str, &Value) -> Result<(K, V)>) -> Result<BTreeMap<K, V>> {
     let map = value.as_object().context("not pairs of key and value")?;
     map.iter().map(|(key, value)| one(key, value)).collect()
 }

@@ -25,19 +25,28 @@ pub const KNOWN: &[(&str, &str)] = &[
     ("32Bit_ASM/X87/D9_F2.asm", "the last bit of FPTAN, which processors differ in"),
     ("ASM/X87/D9_F9.asm", "FYL2XP1 outside of its range, where the result is undefined"),
     ("32Bit_ASM/X87/D9_F9.asm", "FYL2XP1 outside of its range, where the result is undefined"),
-    ("ASM/X87/FXAM_Simple.asm", "expects FEX's answer for zero; its comment has the processor's, which is ours"),
-    ("ASM/X87/X87MMXInteraction.asm", "expects that FNSAVE stores no tags of zeros and special values; processors do"),
+    (
+        "ASM/X87/FXAM_Simple.asm",
+        "expects FEX's answer for zero; its comment has the processor's, which is ours",
+    ),
+    (
+        "ASM/X87/X87MMXInteraction.asm",
+        "expects that FNSAVE stores no tags of zeros and special values; processors do",
+    ),
 ];
 
 const NEEDS_LINUX: &str = "makes a system call, and there is no Linux below it";
 const UNCHECKED: &str = "loads selectors without a descriptor, which FEX does not check";
-const NEAR_16: &str = "a near branch of 16 bits, which AMD has in 64-bit mode; the portable profile is Intel's";
+const NEAR_16: &str =
+    "a near branch of 16 bits, which AMD has in 64-bit mode; the portable profile is Intel's";
 const FAR_64: &str = "a far pointer of 32 bits with REX.W, as AMD reads it; Intel reads 64 bits";
 const LZCNT: &str = "LZCNT, which without that feature is BSR";
 const UMIP: &str = "expects what Linux puts in place of the instruction where the processor has UMIP";
 
 /// Why a test cannot pass, if it is one of those. `suite` is the name of its directory.
 pub fn reason(suite: &str, name: &str) -> Option<&'static str> {
-    let found = KNOWN.iter().find(|(path, _)| path.strip_prefix(suite).and_then(|p| p.strip_prefix('/')) == Some(name));
+    let found = KNOWN
+        .iter()
+        .find(|(path, _)| path.strip_prefix(suite).and_then(|p| p.strip_prefix('/')) == Some(name));
     found.map(|(_, why)| *why)
 }

@@ -85,7 +85,8 @@ impl Machine {
     /// # Errors
     /// Where there is too little of it.
     pub fn map(&mut self, at: u64, len: u64, bits: u64) -> Result<u64> {
-        let end = at.checked_add(len.next_multiple_of(0x1000)).context("a range ends past the last address")?;
+        let end =
+            at.checked_add(len.next_multiple_of(0x1000)).context("a range ends past the last address")?;
         if len > MEMORY {
             bail!("{len:#x} bytes of memory at {at:#x}: the test machine has {MEMORY:#x}");
         }
@@ -153,6 +154,8 @@ impl Machine {
         put(LDT + 0x10, 0x00cf_f300_0000_ffff)?;
         put(LDT + 0x18, 0x00cf_f300_0000_ffff)?;
         put(TSS + 4, STACK)?;
+        // The I/O bitmap begins behind the segment: no ports.
+        put(TSS + 0x60, 0x68 << 48)?;
         for vector in 0..256u64 {
             let handler = HANDLERS + vector * 4;
             let gate = (handler & 0xffff) | 0x10 << 16 | 0xee00 << 32 | ((handler >> 16) & 0xffff) << 48;

@@ -47,7 +47,8 @@ const HLT: u8 = 0xf4;
 /// FEX's setting for x87 arithmetic in 64 bits instead of 80: its tests expect results that no processor gives.
 const REDUCED_X87: &str = "FEX_X87REDUCEDPRECISION";
 const GENERAL: [&str; 16] = [
-    "RAX", "RCX", "RDX", "RBX", "RSP", "RBP", "RSI", "RDI", "R8", "R9", "R10", "R11", "R12", "R13", "R14", "R15",
+    "RAX", "RCX", "RDX", "RBX", "RSP", "RBP", "RSI", "RDI", "R8", "R9", "R10", "R11", "R12", "R13", "R14",
+    "R15",
 ];
 const ENGINES: [(&str, Engine); 2] =
     [("interpreted", Engine::Interpreter), ("translated", Engine::Jit { after: 0, longest: 64 })];
@@ -226,9 +227,8 @@ fn register(name: &str, state: &VcpuState) -> Option<Vec<u64>> {
         bytes[..len].copy_from_slice(&state.fxsave[at..at + len]);
         u64::from_le_bytes(bytes)
     };
-    let number = |prefix: &str, count: usize| {
-        name.strip_prefix(prefix)?.parse::<usize>().ok().filter(|i| *i < count)
-    };
+    let number =
+        |prefix: &str, count: usize| name.strip_prefix(prefix)?.parse::<usize>().ok().filter(|i| *i < count);
     if let Some(i) = number("XMM", 16) {
         return Some(vec![word(160 + 16 * i, 8), word(168 + 16 * i, 8)]);
     }
