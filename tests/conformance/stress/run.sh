@@ -4,8 +4,8 @@
 #
 #   sh tests/conformance/stress/run.sh WORK [SECONDS EACH]
 #
-# Not ipsec-mb, whose library calls a null pointer where there is no AES-NI, tmpfs, which looks for one in /etc/mtab, and
-# uprobe, which the machine's kernel does not have.
+# Not ipsec-mb, whose library calls a null pointer where there is no AES-NI, tmpfs, which looks for one in /etc/mtab,
+# and uprobe, which the machine's kernel does not have.
 #
 # WORK keeps the machine file and the log. SMOLVM=PATH, else the smolvm on PATH. Fails unless no stressor failed.
 set -eu
@@ -17,7 +17,7 @@ mkdir -p "$work"
 file=$work/stress.smolmachine
 [ -f "$file" ] || "$smolvm" build -q -f "$here/Smolfile" -o "$file"
 code=0
-"$smolvm" run -q "$file" -- stress-ng --verify --metrics-brief --class cpu,cpu-cache,memory --exclude ipsec-mb,tmpfs,uprobe \
-  --sequential 4 --timeout "${2:-20}" --vm-bytes 64M --temp-path /tmp < /dev/null > "$work/log" 2>&1 || code=$?
+"$smolvm" run -q "$file" -- stress-ng --verify --metrics-brief --class cpu,cpu-cache,memory \
+  --exclude ipsec-mb,tmpfs,uprobe --sequential 4 --timeout "${2:-20}" --vm-bytes 64M --temp-path /tmp < /dev/null > "$work/log" 2>&1 || code=$?
 tail -n 8 "$work/log"
 exit "$code"
