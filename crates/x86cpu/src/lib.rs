@@ -15,6 +15,9 @@
 //!
 //! Next: `hv_soft/vcpu.rs` drives [`Cpu::run`] and turns [`Stop`]s into `hv::Exit`s.
 
+// What only translations use is compiled for every host; which hosts those are is for `jit` to say.
+#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code, unused_imports))]
+
 mod block;
 mod cpu;
 mod decode;

@@ -215,6 +215,27 @@ fn a_branch_to_an_address_that_no_code_is_at_faults() {
     }
 }
 
+/// Found by random code: a translation that ended in STI let interrupts in before the next instruction.
+#[test]
+fn sti_holds_interrupts_off_for_one_instruction_wherever_a_translation_ends() {
+    // nop; sti; X; hlt: X is an instruction with a template, a handler's, and the HLT itself.
+    for after in [&[0x90][..], &[0x0f, 0xa2], &[]] {
+        let code = [&[0x90, 0xfb], after, &[0xf4]].concat();
+        for (longest, at) in [(1, CODE), (2, CODE), (64, CODE), (64, CODE + 0xffe), (64, CODE + 0xfff)] {
+            let mut one = Machine::new(&code, Engine::Interpreter, at, 1);
+            let mut two = Machine::new(&code, Engine::Jit { after: 0, longest }, at, 1);
+            assert_eq!((one.slice(2), two.slice(2)), (Stop::Budget, Stop::Budget));
+            assert!(one.state().0.events.sti_shadow);
+            assert!(one.state() == two.state(), "{after:02x?} at {at:#x}, {longest} at a time");
+            assert_eq!((one.slice(9), two.slice(9)), (Stop::Halt, Stop::Halt));
+            assert!(
+                one.state() == two.state() && !one.state().0.events.sti_shadow,
+                "{after:02x?} at {at:#x}"
+            );
+        }
+    }
+}
+
 /// Padding that hand-written assembly uses: prefixes that mean nothing for registers.
 #[test]
 fn prefixes_without_a_meaning_change_nothing() {

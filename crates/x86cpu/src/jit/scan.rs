@@ -49,7 +49,7 @@ pub(super) fn unit(page: &[u8; PAGE], beyond: Option<[u8; 15]>, start: u64, long
         at = first.insn.next_ip();
         unit.uses_sse = first.plan == Plan::Sse;
         unit.next = match first.plan {
-            Plan::Stop => return None,
+            Plan::Stop | Plan::Sti => return None,
             Plan::Jmp => Some(first.insn.near_branch_target()),
             Plan::Call | Plan::Ret | Plan::JmpIndirect | Plan::CallIndirect | Plan::HandlerEnd => None,
             _ => Some(at),
@@ -105,11 +105,23 @@ pub(super) fn unit(page: &[u8; PAGE], beyond: Option<[u8; 15]>, start: u64, long
             _ => {}
         }
     }
+    leave_shadows(&mut unit);
     if unit.items.is_empty() {
         return None;
     }
     analyse(&mut unit);
     Some(unit)
+}
+
+/// Ends the unit before an STI whose next instruction is not done here at once: between the two nothing may look for
+/// interrupts, which the interpreter's shadow sees to and a translation's end does not (SDM vol. 2, STI).
+fn leave_shadows(unit: &mut Unit) {
+    let at_once = |item: &Item| !matches!(item.plan, Plan::Handler | Plan::HandlerEnd);
+    let open = |i: &usize| unit.items[*i].plan == Plan::Sti && !unit.items.get(i + 1).is_some_and(at_once);
+    if let Some(i) = (0..unit.items.len()).find(open) {
+        unit.next = Some(unit.items[i].insn.ip());
+        unit.items.truncate(i);
+    }
 }
 
 /// Whether the last item, a conditional branch, closes a loop from the start that goes round more than once, as a rule.
