@@ -4,7 +4,7 @@
 #
 #   sh tests/conformance/stress/run.sh WORK [SECONDS EACH]
 #
-# Not ipsec-mb, whose library calls a null pointer where there is no AES-NI, tmpfs, which looks for one in /etc/mtab,
+# Not ipsec-mb, which jumps to address 0 (open: docs/conformance.md), tmpfs, which looks for one in /etc/mtab,
 # and uprobe, which the machine's kernel does not have.
 #
 # WORK keeps the machine file and the log. SMOLVM=PATH, else the smolvm on PATH. Fails unless no stressor failed.

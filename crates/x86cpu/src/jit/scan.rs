@@ -45,20 +45,7 @@ pub(super) fn unit(page: &[u8; PAGE], beyond: Option<[u8; 15]>, start: u64, long
     let mut unit = Unit { start, items: Vec::new(), next: None, flags_dead: false, uses_sse: false };
     let (mut at, mut sides, mut round) = (start, 0, None);
     if let Some(beyond) = beyond {
-        let first = crossing(page, &beyond, start)?;
-        at = first.insn.next_ip();
-        unit.uses_sse = first.plan == Plan::Sse;
-        unit.next = match first.plan {
-            Plan::Stop | Plan::Sti => return None,
-            Plan::Jmp => Some(first.insn.near_branch_target()),
-            Plan::Call | Plan::Ret | Plan::JmpIndirect | Plan::CallIndirect | Plan::HandlerEnd => None,
-            _ => Some(at),
-        };
-        unit.items.push(first);
-        analyse(&mut unit);
-        // Before it begins it may find another second page, and leave: then they are looked at.
-        unit.flags_dead = false;
-        return Some(unit);
+        return over_the_end(page, &beyond, unit);
     }
     loop {
         unit.next = Some(at);
@@ -110,6 +97,23 @@ pub(super) fn unit(page: &[u8; PAGE], beyond: Option<[u8; 15]>, start: u64, long
         return None;
     }
     analyse(&mut unit);
+    Some(unit)
+}
+
+/// A unit of the one instruction that goes on in the page after it.
+fn over_the_end(page: &[u8; PAGE], beyond: &[u8; 15], mut unit: Unit) -> Option<Unit> {
+    let first = crossing(page, beyond, unit.start)?;
+    unit.uses_sse = first.plan == Plan::Sse;
+    unit.next = match first.plan {
+        Plan::Stop | Plan::Sti => return None,
+        Plan::Jmp => Some(first.insn.near_branch_target()),
+        Plan::Call | Plan::Ret | Plan::JmpIndirect | Plan::CallIndirect | Plan::HandlerEnd => None,
+        _ => Some(first.insn.next_ip()),
+    };
+    unit.items.push(first);
+    analyse(&mut unit);
+    // Before it begins it may find another second page, and leave: then they are looked at.
+    unit.flags_dead = false;
     Some(unit)
 }
 
