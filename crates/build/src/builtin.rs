@@ -123,7 +123,7 @@ pub fn built_in(store: &Store, options: &VmmOptions, progress: &dyn Progress) ->
     let (vmm, _) = Vmm::boot(&media, None, options.clone())?;
     progress.step("freezing it");
     crate::stage::warm_up(&vmm)?;
-    let frozen = layout::freeze(&vmm, &media, options, &options.scratch_dir, progress)?;
+    let frozen = layout::freeze(&vmm, &media, options, &options.scratch_dir.join("frozen"), progress)?;
     let mut object = store.begin_object(None)?;
     frozen.write(&mut object.writer)?;
     let pin = object.finish()?;

@@ -23,22 +23,22 @@ pub(crate) struct Frozen {
     pub(crate) report: FreezeReport,
 }
 
-/// Freezes the machine, which ends with it, into a file without a name in `dir`, and finds out what a resume touches.
+/// Freezes the machine, which ends with it, into a file without a name beside `output`, and finds out what a resume touches.
 /// `media`: what it was booted from; `options`: what it was booted with.
 pub(crate) fn freeze(
     vmm: &Vmm,
     media: &Media,
     options: &VmmOptions,
-    dir: &Path,
+    output: &Path,
     progress: &dyn Progress,
 ) -> Result<Frozen, Error> {
     let temporary = WriterOptions { durable: false, ..WriterOptions::default() };
-    let mut writer = MachineFileWriter::create_with(&dir.join("frozen"), temporary)?;
+    let mut writer = MachineFileWriter::create_with(output, temporary)?;
     let report = vmm.freeze(&mut writer, SnapshotTarget::Whole)?;
     vmm.machine().end();
     let (file, ..) = writer.seal()?;
-    let handle = file.file().try_clone().map_err(|error| artifact::Error::io(dir, "open again", error))?;
-    let file = MachineFile::open(handle, dir.join("frozen"))?;
+    let handle = file.file().try_clone().map_err(|error| artifact::Error::io(output, "open again", error))?;
+    let file = MachineFile::open(handle, output)?;
     progress.detail("waking it once, to lay together what a resume touches");
     // What it does when it wakes is its own; a machine that cannot be watched is resumed all the same.
     let touched = media.working_set(&file, options.clone(), WAKING, |vmm| drop(stage::warm_up(vmm)));

@@ -5,7 +5,6 @@
 //! last point is the default to resume: instance 0 in the file.
 //! Next: `instance/vmm.rs` `freeze`, `snapshot/points.rs`.
 
-use std::path::Path;
 use std::time::Instant;
 
 use agent_protocol::ErrorKind;
@@ -159,8 +158,7 @@ fn freeze_ready(job: &Job<'_>, point: &Point, base: Pin) -> Result<(MachineFileW
     stage::warm_up(&vmm)?;
     let output = job.output();
     let mut writer = MachineFileWriter::create(&output)?;
-    let dir = output.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let frozen = layout::freeze(&vmm, &media, &job.options.vmm, dir, job.progress)?;
+    let frozen = layout::freeze(&vmm, &media, &job.options.vmm, &output, job.progress)?;
     frozen.write(&mut writer)?;
     Ok((writer, Default { cold_ms, freeze: frozen.report }))
 }

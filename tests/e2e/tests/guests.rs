@@ -111,7 +111,7 @@ fn what_no_machine_can_use_is_refused_with_its_line() {
         (Vec::new(), "neither a vmlinux"),
         (b"#!/bin/sh\n".to_vec(), "neither a vmlinux"),
         (kernel()[..100_000].to_vec(), "lies beyond the file"),
-        (assets::busybox(), "first MiB"),
+        (assets::busybox(), "no Linux kernel"),
         (of_32_bits, "32-bit"),
         (bzimage(b"\x02\x21\x4c\x18......"), "LZ4"),
         (bzimage(&gzip(&kernel())[..50_000]), "cannot be unpacked"),

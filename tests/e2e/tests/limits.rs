@@ -96,7 +96,13 @@ fn a_machine_that_takes_more_memory_than_it_may_is_ended_and_others_are_not() {
     assert!(home.ok(&["ps", "-a"]).lines().any(|line| line.starts_with(&name) && line.contains("dead")));
     assert_eq!(home.ok(&["exec", "other", "echo", "here"]), "here\n");
     home.ok(&["rm", &name]);
-    assert!(groups().iter().all(|dir| !dir.to_string_lossy().contains(&name)), "{:?}", groups());
+    // Whoever comes by takes the group away, as soon as the killed process is no zombie in it any more.
+    let mut tries = 0;
+    while groups().iter().any(|dir| dir.to_string_lossy().contains(&name)) {
+        tries += 1;
+        assert!(tries < 100, "{:?}", groups());
+        home.ok(&["run", "--memory-limit", "700MiB", "--", "true"]);
+    }
 }
 
 #[test]

@@ -148,6 +148,8 @@ impl<S: Read + Write> Write for Sink<'_, S> {
 pub fn pack(host: &Path, rename: Option<&str>, follow: bool, sink: &mut dyn Write) -> Result<()> {
     let context = || format!("reading {}", host.display());
     let mut archive = tar::Builder::new(sink);
+    // The guest's agent knows no files with holes.
+    archive.sparse(false);
     archive.follow_symlinks(follow);
     let meta = if follow { fs::metadata(host) } else { fs::symlink_metadata(host) }.with_context(context)?;
     let contents = host.as_os_str().as_encoded_bytes().ends_with(b"/.");

@@ -278,7 +278,7 @@ impl Jit {
             first_op: store.ops.len() as u32,
             nowhere: store.slot_offset(0),
             second: second.map(|(slot, _)| store.slot_offset(slot)),
-            tables: tables(cpu),
+            tables: tables(cpu, user),
             bmi2: super::host_has_bmi2(),
             frame: cpu.gpr[gpr::RBP].wrapping_sub(cpu.gpr[gpr::RSP]) < FRAMES,
         };
@@ -310,14 +310,14 @@ impl Jit {
     }
 }
 
-/// Where a displacement reaches what translations look in.
-fn tables(cpu: &mut Cpu) -> Tables {
+/// Where a displacement reaches what translations for a privilege look in. (It need not be the running one: a kernel that
+/// sleeps has what its programs run translated ahead.)
+fn tables(cpu: &mut Cpu, user: bool) -> Tables {
     // The last byte counts: entries are named by their fields.
     let low = |first: usize, len: usize| i32::try_from(first + len).ok().map(|_| first as i32);
-    let bank = bank(cpu);
-    let jumps = &cpu.jumps.get_or_insert_with(empty_jumps)[bank];
+    let jumps = &cpu.jumps.get_or_insert_with(empty_jumps)[usize::from(!user)];
     let (first, len) = (jumps.as_ptr().expose_provenance(), size_of_val::<[JumpEntry]>(jumps));
-    Tables { tlb: low(cpu.mmu.tlb_bank(), crate::mmu::TLB_BYTES), jumps: low(first, len) }
+    Tables { tlb: low(cpu.mmu.tlb_bank_of(user), crate::mmu::TLB_BYTES), jumps: low(first, len) }
 }
 
 /// An op for the interpreter's handler.

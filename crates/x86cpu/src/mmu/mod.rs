@@ -252,6 +252,12 @@ impl Mmu {
         self.tlb.data[self.bank..].as_mut_ptr().expose_provenance()
     }
 
+    /// The same of a privilege, whichever runs.
+    pub(crate) fn tlb_bank_of(&mut self, user: bool) -> usize {
+        let first = if user { 0 } else { ENTRIES };
+        self.tlb.data[first..].as_mut_ptr().expose_provenance()
+    }
+
     /// Physical address bits that exist.
     pub(crate) fn phys_mask(&self) -> u64 {
         self.paging.phys_mask

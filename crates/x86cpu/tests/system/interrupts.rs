@@ -1,7 +1,10 @@
 //! Delivery, stacks, the ways back, SYSCALL (SDM vol. 3, chapter 6; vol. 2).
 
+use std::sync::{Arc, OnceLock};
+
+use arch::x86_64::hot::{CodeMode, HotBlock};
 use arch::x86_64::regs::seg;
-use x86cpu::Stop;
+use x86cpu::{HotSet, Stop};
 
 use super::machine::{CODE, IST1, KERNEL_CS, Run, STACK, USER_CODE, USER_CS, USER_CS32, USER_DS, USER_STACK};
 
@@ -105,6 +108,25 @@ fn syscall_and_sysret_swap_the_worlds() {
     assert_eq!(run.state.rflags, 2);
     assert_eq!((run.state.seg[seg::CS].selector, run.state.seg[seg::SS].selector), (8, 16));
     assert_eq!(run.state.seg[seg::CS].attr, 0xa09b);
+}
+
+/// What a program runs may be translated while the kernel sleeps: it looks into the program's tables all the same.
+#[test]
+fn code_that_the_kernel_had_translated_ahead_reads_as_the_user() {
+    let mut run = Run::kernel(&[0x48, 0x0f, 0x07]);
+    // mov rax, [rbx] ; syscall
+    run.machine.code(USER_CODE, &[0x48, 0x8b, 0x03, 0x0f, 0x05]);
+    run.machine.code(CODE + 0x100, &[0xf4]);
+    run.machine.put(USER_STACK - 0x100, 0x1234_5678);
+    run.state.msrs.lstar = CODE + 0x100;
+    (run.state.gpr[1], run.state.gpr[3], run.state.gpr[11]) = (USER_CODE, USER_STACK - 0x100, 2);
+    let hot = HotBlock { address: USER_CODE, mode: CodeMode::User64, heat: 1 << 20 };
+    run.cpu.foresee(Arc::new(OnceLock::from(HotSet::new(&[hot], &run.machine.memory))));
+    run.cpu.restore(&run.state).unwrap();
+    let _ = run.cpu.translate_ahead(1);
+    let translated = run.cpu.jit_counters().translations;
+    assert_eq!(translated, u64::from(env!("CARGO_CRATE_NAME") == "system_translated"));
+    assert_eq!((run.on(), run.state.gpr[0]), (Stop::Halt, 0x1234_5678));
 }
 
 #[test]

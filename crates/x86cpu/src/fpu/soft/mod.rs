@@ -12,7 +12,7 @@ pub(super) mod wide;
 pub(super) use convert::{
     from_f32, from_f64, from_f80, from_int, round_to_integral, to_f32, to_f64, to_f80, to_int,
 };
-pub(super) use ops::{Order, add, compare, div, mul, remainder, sqrt};
+pub(super) use ops::{Order, add, compare, div, div_below, mul, remainder, sqrt};
 
 pub(super) const IE: u8 = 1;
 pub(super) const DE: u8 = 2;

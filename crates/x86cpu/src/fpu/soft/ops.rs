@@ -88,13 +88,27 @@ pub fn div(env: &mut Env, fmt: &Fmt, a: Num, b: Num) -> Num {
         (Kind::Inf, _) => Num::inf(sign),
         (Kind::Zero, _) | (_, Kind::Inf) => Num::zero(sign),
         _ => {
-            let d = u128::from(b.sig);
-            let n = u128::from(a.sig) << 63;
-            let (q1, r1) = (n / d, n % d);
-            let (q2, r2) = ((r1 << 64) / d, (r1 << 64) % d);
-            finish(env, fmt, sign, a.exp - b.exp, q1 << 64 | q2 | u128::from(r2 != 0))
+            let (quotient, exact) = quotient(a, b);
+            finish(env, fmt, sign, a.exp - b.exp, quotient | u128::from(!exact))
         }
     }
+}
+
+/// The quotient of two finite numbers, less than half a unit of 128 bits nearer to zero than it is: of a value that has it
+/// as its bound.
+pub fn div_below(env: &mut Env, fmt: &Fmt, a: Num, b: Num) -> Num {
+    env.denormals(a.denormal || b.denormal);
+    let (quotient, exact) = quotient(a, b);
+    finish(env, fmt, a.sign != b.sign, a.exp - b.exp, (quotient - u128::from(exact)) | 1)
+}
+
+/// Of two significands: 127 bits or 128, and whether these are all.
+fn quotient(a: Num, b: Num) -> (u128, bool) {
+    let d = u128::from(b.sig);
+    let n = u128::from(a.sig) << 63;
+    let (q1, r1) = (n / d, n % d);
+    let (q2, r2) = ((r1 << 64) / d, (r1 << 64) % d);
+    (q1 << 64 | q2, r2 == 0)
 }
 
 pub fn sqrt(env: &mut Env, fmt: &Fmt, a: Num) -> Num {

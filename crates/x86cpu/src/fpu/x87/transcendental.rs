@@ -121,14 +121,13 @@ fn patan(env: &mut Env, x: Num, y: Num) -> Num {
     angle.signed(y.sign).round(env, &EXT)
 }
 
-/// y / x so small that the angle is the quotient; the quotient itself knows whether it is exact.
+/// y / x so small that the angle is the quotient, but for what is too little to see: it is never exact, and below an exact
+/// quotient.
 fn far(env: &mut Env, x: Num, y: Num) -> Option<Num> {
     if x.sign || y.exp - x.exp > -16000 {
         return None;
     }
-    let r = soft::div(env, &EXT, y, x);
-    env.flags |= if r.kind == Kind::Finite && r.exp >= EXT.emin { PE } else { PE | UE };
-    Some(r)
+    Some(soft::div_below(env, &EXT, y, x))
 }
 
 /// ST(1) = f(ST(0), ST(1)), pop.
