@@ -14,8 +14,8 @@
 //! Invariants:
 //! - A translation writes guest memory (through TLB entries with a write tag), `Cpu`, and the stack below
 //!   its entry; nothing else.
-//! - It embeds the virtual address that it was made for, and belongs to the page, privilege and code
-//!   generation of its block. The dispatcher drops it when the generation has moved, which it looks at before
+//! - It knows no virtual address (docs/adr/0132), and belongs to the page, privilege and code generation of
+//!   its block; it looks into the tables of that privilege. The dispatcher drops it when the generation has moved, which it looks at before
 //!   it enters any and so after every serialising instruction; what other vCPUs and devices write meanwhile is
 //!   theirs to tell about. A store to a page that holds code misses the TLB and is done by the interpreter.
 //! - A jump to another page holds while the map epoch does; a jump inside the page as long as both live.
