@@ -1,9 +1,9 @@
 //! Bytes are on their way to the disk while later ones are still made.
 //!
-//! Problem: what makes a file (reading memory, hashing, copying) keeps processors busy, bringing it to the disk keeps the
-//! disk busy, and one after the other they take as long as both together. Strategy: after every [`STEP`] bytes the
-//! kernel is told to begin with them, and it knows the length beforehand where that is known ([`reserve`]). Invariants: nobody waits here, and nothing follows from it: the sync at the
-//! end says whether the bytes are on the disk.
+//! Problem: what makes a file (reading memory, hashing, copying) keeps processors busy, bringing it to the disk keeps
+//! the disk busy, and one after the other they take as long as both together. Strategy: after every [`STEP`] bytes the
+//! kernel is told to begin with them, and it knows the length beforehand where that is known ([`reserve`]). Invariants:
+//! nobody waits here, and nothing follows from it: the sync at the end says whether the bytes are on the disk.
 
 use std::fs::File;
 

@@ -23,7 +23,8 @@ pub(crate) struct Frozen {
     pub(crate) report: FreezeReport,
 }
 
-/// Freezes the machine, which ends with it, into a file without a name beside `output`, and finds out what a resume touches.
+/// Freezes the machine, which ends with it, into a file without a name beside `output`, and finds out what a resume
+/// touches.
 /// `media`: what it was booted from; `options`: what it was booted with.
 pub(crate) fn freeze(
     vmm: &Vmm,

@@ -26,37 +26,22 @@ const THUNKS: [&str; 14] = [
 ];
 
 fn place() -> Place {
-    let [
-        enter,
-        leave,
-        fill,
-        handler,
-        flags,
-        collapse,
-        xmm_load,
-        x87_load,
-        indirect,
-        unlinked,
-        transfer,
-        enable,
-        stack,
-        missed,
-    ] = std::array::from_fn(|i| 0x100 * (i + 1));
+    let at = |name| 0x100 * (1 + THUNKS.iter().position(|thunk| *thunk == name).expect("a name of THUNKS"));
     let thunks = Thunks {
-        enter,
-        leave,
-        fill,
-        handler,
-        flags,
-        collapse,
-        xmm_load,
-        x87_load,
-        indirect,
-        unlinked,
-        transfer,
-        missed,
-        enable,
-        stack: [[stack; 10]; 2],
+        enter: at("enter"),
+        leave: at("leave"),
+        fill: at("fill"),
+        handler: at("handler"),
+        flags: at("flags"),
+        collapse: at("collapse"),
+        xmm_load: at("xmm_load"),
+        x87_load: at("x87_load"),
+        indirect: at("indirect"),
+        unlinked: at("unlinked"),
+        transfer: at("transfer"),
+        missed: at("missed"),
+        enable: at("enable"),
+        stack: [[at("stack"); 10]; 2],
     };
     Place {
         at: HOST as usize,

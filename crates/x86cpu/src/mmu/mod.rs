@@ -148,12 +148,17 @@ pub(crate) fn is_canonical(lin: u64) -> bool {
     ((lin as i64) << 16 >> 16) as u64 == lin
 }
 
+/// The first entry of a privilege in the TLB.
+fn bank_of(user: bool) -> usize {
+    if user { 0 } else { ENTRIES }
+}
+
 impl Mmu {
     pub(crate) fn new(memory: &GuestMemory, id: u32, peers: Option<Arc<Peers>>) -> Self {
         Self {
             memory: memory.clone(),
             tlb: Tlb::new(),
-            bank: ENTRIES,
+            bank: bank_of(false),
             paging: Paging { phys_mask: (1 << 40) - 1, ..Paging::default() },
             write_epoch: memory.write_epoch(),
             epochs: [0; BANKS],
@@ -174,7 +179,7 @@ impl Mmu {
     /// Follows the privilege and the control registers; flushes when paging itself changed.
     #[inline]
     pub(crate) fn mode_changed(&mut self, cpl: u8, cr0: u64, cr4: u64, efer: u64) {
-        self.bank = if cpl == 3 { 0 } else { ENTRIES };
+        self.bank = bank_of(cpl == 3);
         self.map_epoch = self.epochs[self.bank / ENTRIES];
         let has = |word: u64, bit: u64| word & bit != 0;
         let paging = Paging {
@@ -249,13 +254,16 @@ impl Mmu {
 
     /// Address of the first TLB entry of the running privilege, for translated code.
     pub(crate) fn tlb_bank(&mut self) -> usize {
-        self.tlb.data[self.bank..].as_mut_ptr().expose_provenance()
+        self.tlb_from(self.bank)
     }
 
     /// The same of a privilege, whichever runs.
     pub(crate) fn tlb_bank_of(&mut self, user: bool) -> usize {
-        let first = if user { 0 } else { ENTRIES };
-        self.tlb.data[first..].as_mut_ptr().expose_provenance()
+        self.tlb_from(bank_of(user))
+    }
+
+    fn tlb_from(&mut self, bank: usize) -> usize {
+        self.tlb.data[bank..].as_mut_ptr().expose_provenance()
     }
 
     /// Physical address bits that exist.
