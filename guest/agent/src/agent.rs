@@ -277,12 +277,12 @@ impl Agent {
         }
     }
 
-    /// Sends bytes on a connection that may be gone.
-    pub fn send(&mut self, id: u64, bytes: &[u8]) {
-        if let Some(conn) = self.conns.get_mut(&id) {
-            conn.send(bytes);
-            self.touched.push(id);
-        }
+    /// Sends bytes on a connection that may be gone; whether it takes them, now or later.
+    pub fn send(&mut self, id: u64, bytes: &[u8]) -> bool {
+        let Some(conn) = self.conns.get_mut(&id) else { return false };
+        conn.send(bytes);
+        self.touched.push(id);
+        !conn.dead
     }
 
     /// Sends the last words of an operation.

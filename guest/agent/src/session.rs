@@ -112,11 +112,11 @@ impl Session {
         self.exit.is_some() && self.outputs.iter().all(Option::is_none)
     }
 
-    /// Keeps output where someone may ask for it later.
-    pub fn keep_output(&mut self, kind: FrameKind, bytes: &[u8]) {
+    /// Keeps output where someone may ask for it later. `taken`: an attached host was sent it.
+    pub fn keep_output(&mut self, kind: FrameKind, bytes: &[u8], taken: bool) {
         if self.tty {
             self.kept.push(kind, bytes, KEPT_SCREEN);
-        } else if self.conn.is_none() && !self.service {
+        } else if !taken && !self.service {
             self.kept.push(kind, bytes, KEPT_UNSENT);
         }
     }

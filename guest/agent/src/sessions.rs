@@ -178,7 +178,11 @@ impl Agent {
                 let service = session.service;
                 session.conn = conn.filter(|_| !service);
                 if let (Some(conn), Ok(bytes)) = (conn, frame::encode(FrameKind::Started, &started)) {
-                    if service { self.finish(conn, &bytes) } else { self.send(conn, &bytes) }
+                    if service {
+                        self.finish(conn, &bytes);
+                    } else {
+                        self.send(conn, &bytes);
+                    }
                 }
                 self.watch_outputs(id);
                 self.check_end(id);
@@ -235,13 +239,12 @@ impl Agent {
     /// Gives a whole output frame to whoever takes the session's output.
     fn deliver(&mut self, id: u64, kind: FrameKind, whole: &[u8]) {
         let bytes = whole.get(frame::HEADER..).unwrap_or_default();
+        let Some(session) = self.sessions.get(&id) else { return };
+        let conn = session.conn;
+        let taken = conn.is_some_and(|conn| self.send(conn, whole));
         let Some(session) = self.sessions.get_mut(&id) else { return };
-        session.keep_output(kind, bytes);
-        let service = session.service;
-        if let Some(conn) = session.conn {
-            self.send(conn, whole);
-        }
-        if service {
+        session.keep_output(kind, bytes, taken);
+        if session.service {
             self.log_output(kind, bytes);
         }
         self.watch_outputs(id);
@@ -385,7 +388,8 @@ impl Agent {
         let (true, Some(exit)) = (session.finished() && session.started(), session.exit) else { return };
         session.input = None;
         let service = session.service;
-        let conn = session.conn.take();
+        let is_there = |id: &u64| self.conns.get(id).is_some_and(|conn| !conn.dead);
+        let conn = session.conn.take().filter(is_there);
         if conn.is_some() {
             // What the host has seen is not shown again.
             session.kept = Kept::default();

@@ -78,16 +78,19 @@ fn a_kept_terminal_shows_its_screen_again() {
 #[test]
 fn output_nobody_took_is_kept_for_the_next_one() {
     let agent = Agent::start(&[]);
-    let spec = ExecSpec {
-        stdin: true,
-        keep: true,
-        ..shell("echo one; read x; echo two; echo bad >&2; read y; exit 2")
-    };
+    // Nothing is said before the connection is closed: what is on its way in one is as good as taken.
+    let gone = agent.path().join("gone");
+    std::fs::write(&gone, "").expect("a file");
+    let line = format!(
+        "echo one; while [ -e {} ]; do sleep 0.02; done; echo two; echo bad >&2; read y; exit 2",
+        gone.display()
+    );
+    let spec = ExecSpec { stdin: true, keep: true, ..shell(&line) };
     let (mut client, started) = agent.exec(spec);
     let mut seen = Vec::new();
     read_until(&mut client, &mut seen, "one\n");
-    client.send_data(FrameKind::Stdin, b"x\n").expect("fed");
     drop(client);
+    std::fs::remove_file(&gone).expect("removed");
     let mut client = attach(&agent, started.session, true);
     let mut seen = Vec::new();
     read_until(&mut client, &mut seen, "bad\n");

@@ -50,6 +50,18 @@ pub fn program() -> &'static Path {
     })
 }
 
+/// Looks again and again until it is so, as long as a test may take anyway.
+///
+/// # Panics
+/// It has not become so in two minutes.
+pub fn wait_until(what: &str, mut is: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is() {
+        assert!(begun.elapsed() < Duration::from_secs(120), "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// A user's home: its own store, instances and cache. Leftover machines are ended on drop.
 pub struct Home {
     dir: tempfile::TempDir,

@@ -3,9 +3,8 @@
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
-use e2e::{Home, engines, text};
+use e2e::{Home, engines, text, wait_until};
 
 /// A folder of the host with a file in it.
 fn shared(home: &Home, name: &str) -> (PathBuf, String) {
@@ -19,14 +18,6 @@ fn shared(home: &Home, name: &str) -> (PathBuf, String) {
 /// Runs a shell line in machine `m`.
 fn sh(home: &Home, line: &str) -> String {
     home.ok(&["exec", "m", "sh", "-c", line])
-}
-
-fn wait_for(what: &str, mut is: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !is() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "{what}");
-        std::thread::yield_now();
-    }
 }
 
 #[test]
@@ -119,12 +110,12 @@ fn an_open_file_goes_on_over_a_freeze_or_is_stale_when_it_was_replaced() {
         "cd /srv; (i=0; while echo $((i=i+1)); do sleep 0.02; done >>log 2>/tmp/why; echo over >/tmp/end) &",
     );
     let lines = || fs::read_to_string(dir.join("log")).unwrap_or_default().lines().count();
-    wait_for("the guest writes", || lines() > 3);
+    wait_until("the guest writes", || lines() > 3);
     home.ok(&["freeze", "m"]);
     let frozen = lines();
     fs::write(dir.join("there"), "changed meanwhile\n").unwrap();
     home.ok(&["start", "m"]);
-    wait_for("the guest goes on", || lines() > frozen + 3);
+    wait_until("the guest goes on", || lines() > frozen + 3);
     assert_eq!(sh(&home, "cat /srv/there"), "changed meanwhile\n");
     let log = fs::read_to_string(dir.join("log")).unwrap();
     assert!(

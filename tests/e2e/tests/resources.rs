@@ -1,6 +1,6 @@
 //! What machines use, what they give back, and who starts them again.
 
-use e2e::{Home, engines};
+use e2e::{Home, engines, wait_until};
 use serde_json::Value;
 
 fn stats(home: &Home, name: &str) -> Value {
@@ -11,15 +11,6 @@ fn stats(home: &Home, name: &str) -> Value {
 
 fn number(row: &Value, field: &str) -> u64 {
     row[field].as_u64().unwrap_or_else(|| panic!("no {field} in {row}"))
-}
-
-/// Looks again and again, as long as a test may take anyway.
-fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let begun = std::time::Instant::now();
-    while !done() {
-        assert!(begun.elapsed().as_secs() < 120, "{what}");
-        std::thread::sleep(std::time::Duration::from_millis(100));
-    }
 }
 
 #[test]
@@ -42,7 +33,7 @@ fn what_a_machine_uses_is_shown_and_what_its_guest_frees_comes_back() {
         assert!(grown("vcpu_ms", &before, &full) > 0 && number(&full["guest"], "memory_used") > 100 << 20);
 
         home.ok(&["exec", "m", "sh", "-c", "rm /mnt/t/f; sync; echo 1 >/proc/sys/vm/compact_memory"]);
-        until("freed memory comes back", || {
+        wait_until("freed memory comes back", || {
             let now = stats(&home, "m");
             grown("returned", &full, &now) > 100 << 20
                 && number(&now, "own") + (100 << 20) < number(&full, "own")
@@ -70,7 +61,9 @@ fn what_a_machine_uses_is_shown_and_what_its_guest_frees_comes_back() {
         home.ok(&["exec", "m", "sh", "-c", fill]);
         let resumed = stats(&home, "m");
         home.ok(&["exec", "m", "rm", "/mnt/t/f"]);
-        until("a resumed machine gives back", || grown("returned", &resumed, &stats(&home, "m")) > 100 << 20);
+        wait_until("a resumed machine gives back", || {
+            grown("returned", &resumed, &stats(&home, "m")) > 100 << 20
+        });
         assert!(home.ok(&["stats", "--once", "--interval", "10ms"]).contains("m "));
         home.fails(&["stats", "--once", "nobody"], 125);
     }
@@ -129,8 +122,8 @@ fn a_command_that_fails_is_started_again() {
     let home = Home::new("soft");
     let count = "echo x >>/root/starts; test $(wc -l </root/starts) -ge 3 || exit 5; sleep 1000";
     home.ok(&["run", "-d", "--name", "m", "--restart", "on-failure:5", "--", "sh", "-c", count]);
-    until("the third start", || home.run(&["exec", "m", "cat", "/root/starts"]).stdout == b"x\nx\nx\n");
-    until("the record says so", || home.ok(&["inspect", "m", "--json"]).contains("\"restarts\": 2"));
+    wait_until("the third start", || home.run(&["exec", "m", "cat", "/root/starts"]).stdout == b"x\nx\nx\n");
+    wait_until("the record says so", || home.ok(&["inspect", "m", "--json"]).contains("\"restarts\": 2"));
     // Ended by name, it stays so.
     home.ok(&["stop", "-t", "1s", "m"]);
     assert!(home.ok(&["ps", "-a"]).contains("stopped"));
@@ -149,7 +142,9 @@ fn a_machine_that_dies_is_started_again() {
     home.ok(&["exec", "m", "touch", "/root/here"]);
     // A guest that resets, as one that panics does, takes its machine with it.
     home.run(&["exec", "m", "reboot", "-f"]);
-    until("it is there again", || home.run(&["exec", "m", "test", "!", "-e", "/root/here"]).status.success());
+    wait_until("it is there again", || {
+        home.run(&["exec", "m", "test", "!", "-e", "/root/here"]).status.success()
+    });
     assert!(home.ok(&["inspect", "m", "--json"]).contains("\"restarts\": 1"));
     home.ok(&["rm", "-f", "m"]);
 }
@@ -167,7 +162,9 @@ fn a_program_that_was_replaced_meanwhile_starts_its_machine_again() {
     home.ok(&["exec", "m", "touch", "/root/here"]);
     std::fs::remove_file(&own).unwrap();
     home.run(&["exec", "m", "reboot", "-f"]);
-    until("it is there again", || home.run(&["exec", "m", "test", "!", "-e", "/root/here"]).status.success());
+    wait_until("it is there again", || {
+        home.run(&["exec", "m", "test", "!", "-e", "/root/here"]).status.success()
+    });
     home.ok(&["rm", "-f", "m"]);
 }
 
@@ -176,8 +173,8 @@ fn health_is_looked_after() {
     let home = Home::new("soft");
     let flags = ["--health-cmd", "test -e /root/well", "--health-interval", "200ms", "--health-retries", "2"];
     home.ok(&[&["run", "-d", "--name", "m"], &flags[..], &["--", "sleep", "1000"]].concat());
-    until("unhealthy", || home.ok(&["ps"]).contains("running (unhealthy)"));
+    wait_until("unhealthy", || home.ok(&["ps"]).contains("running (unhealthy)"));
     home.ok(&["exec", "m", "touch", "/root/well"]);
-    until("healthy", || home.ok(&["ps"]).contains("running (healthy)"));
+    wait_until("healthy", || home.ok(&["ps"]).contains("running (healthy)"));
     home.fails(&["run", "--health-cmd", "true", "--", "true"], 125);
 }
