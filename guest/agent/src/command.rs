@@ -7,8 +7,9 @@ use agent_protocol::{ErrorKind, ExecSpec, Failure, HookSet, RestoreReason};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{PidfdFlags, Signal, WaitOptions};
 
-/// How long a hook may take when nothing else was said.
-const HOOK_MS: u64 = 10_000;
+/// How long a hook may take when nothing else was said. Long enough for many copies that run theirs at once on a busy host:
+/// to go on without what a hook would have changed may be worse than to wait.
+const HOOK_MS: u64 = 60_000;
 
 /// Waits for a descriptor for at most `limit_ms`.
 pub fn wait_readable(fd: &rustix::fd::OwnedFd, flags: PollFlags, limit_ms: u64) -> bool {

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use e2e::{Home, engines, rounds};
+use e2e::{Home, engines, rounds, text};
 
 use crate::common::{begin, python, sh};
 
@@ -143,7 +143,10 @@ fn generators_in_a_process_differ_where_the_hook_or_the_generation_file_is_used_
         let mut tallies: Vec<Tally> = modes.iter().map(|_| Tally::default()).collect();
         for first in (0..all).step_by(AT_ONCE as usize) {
             let count = AT_ONCE.min(all - first).max(2);
-            home.ok(&["fork", "-q", "m", "--count", &count.to_string(), "--name", "c"]);
+            let forked = home.run(&["fork", "m", "--count", &count.to_string(), "--name", "c"]);
+            // A hook that fails is told, and the copy goes on.
+            let said = text(&forked.stderr);
+            assert!(forked.status.success() && !said.contains("hook"), "{said}");
             for number in 1..=count {
                 let name = format!("c-{number}");
                 for (mode, tally) in modes.iter().zip(&mut tallies) {
