@@ -52,6 +52,65 @@ pub(super) const P66: u8 = 0x66;
 #[must_use]
 pub(super) struct Jump(pub usize);
 
+/// Bytes of an instruction at most.
+const LONGEST: usize = 16;
+
+/// An instruction on its way into the buffer, which then grows once for it.
+#[derive(Default)]
+struct Encoding {
+    bytes: [u8; LONGEST],
+    len: usize,
+}
+
+impl Encoding {
+    #[inline]
+    fn byte(&mut self, b: u8) {
+        self.bytes[self.len % LONGEST] = b;
+        self.len += 1;
+    }
+
+    #[inline]
+    fn imm32(&mut self, v: i32) {
+        v.to_le_bytes().into_iter().for_each(|b| self.byte(b));
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len.min(LONGEST)]
+    }
+
+    #[inline]
+    fn modrm(&mut self, reg: u8, rm: Rm) {
+        let m = match rm {
+            Rm::Reg(r) => return self.byte(0xc0 | reg << 3 | r & 7),
+            Rm::Mem(m) => m,
+        };
+        let low = m.base & 7;
+        let mode = match m.disp {
+            _ if m.base == NO_BASE => 0,
+            0 if low != 5 => 0,
+            -128..=127 => 1,
+            _ => 2,
+        };
+        match m.index {
+            Some((index, scale)) => {
+                self.byte(mode << 6 | reg << 3 | 4);
+                self.byte(scale << 6 | (index & 7) << 3 | low);
+            }
+            None if low == 4 => {
+                self.byte(mode << 6 | reg << 3 | 4);
+                self.byte(0x24);
+            }
+            None => self.byte(mode << 6 | reg << 3 | low),
+        }
+        match mode {
+            1 => self.byte(m.disp as u8),
+            2 => self.imm32(m.disp),
+            _ if m.base == NO_BASE => self.imm32(m.disp),
+            _ => {}
+        }
+    }
+}
+
 /// Code in two pieces, the second of which will stand elsewhere: distances count that from [`Asm::split_here`] on.
 #[derive(Default)]
 pub(super) struct Asm {
@@ -61,6 +120,11 @@ pub(super) struct Asm {
 }
 
 impl Asm {
+    pub fn clear(&mut self) {
+        self.buf.clear();
+        self.split = None;
+    }
+
     #[inline]
     pub fn pos(&self) -> usize {
         self.buf.len()
@@ -93,8 +157,9 @@ impl Asm {
     /// `[prefix] [REX] opcode modrm`: the general form. `wide`: REX.W. `rex`: a REX prefix in any case
     /// (the low bytes of registers 4 to 7).
     pub fn op(&mut self, prefix: u8, wide: bool, rex: bool, opcode: &[u8], reg: u8, rm: Rm) {
+        let mut one = Encoding::default();
         if prefix != NONE {
-            self.byte(prefix);
+            one.byte(prefix);
         }
         let (x, b) = match rm {
             Rm::Reg(r) => (0, r >> 3),
@@ -102,41 +167,11 @@ impl Asm {
         };
         let bits = u8::from(wide) << 3 | (reg >> 3) << 2 | x << 1 | b;
         if bits != 0 || rex {
-            self.byte(0x40 | bits);
+            one.byte(0x40 | bits);
         }
-        self.bytes(opcode);
-        self.modrm(reg & 7, rm);
-    }
-
-    fn modrm(&mut self, reg: u8, rm: Rm) {
-        let m = match rm {
-            Rm::Reg(r) => return self.byte(0xc0 | reg << 3 | r & 7),
-            Rm::Mem(m) => m,
-        };
-        let low = m.base & 7;
-        let mode = match m.disp {
-            _ if m.base == NO_BASE => 0,
-            0 if low != 5 => 0,
-            -128..=127 => 1,
-            _ => 2,
-        };
-        match m.index {
-            Some((index, scale)) => {
-                self.byte(mode << 6 | reg << 3 | 4);
-                self.byte(scale << 6 | (index & 7) << 3 | low);
-            }
-            None if low == 4 => {
-                self.byte(mode << 6 | reg << 3 | 4);
-                self.byte(0x24);
-            }
-            None => self.byte(mode << 6 | reg << 3 | low),
-        }
-        match mode {
-            1 => self.byte(m.disp as u8),
-            2 => self.imm32(m.disp),
-            _ if m.base == NO_BASE => self.imm32(m.disp),
-            _ => {}
-        }
+        opcode.iter().for_each(|b| one.byte(*b));
+        one.modrm(reg & 7, rm);
+        self.bytes(one.bytes());
     }
 
     /// An instruction of the classic kind: opcode `op8` for bytes, `op8 | 1` for the other sizes.

@@ -86,6 +86,12 @@ pub(super) struct Desc {
     pub r: Loc,
 }
 
+impl Default for Desc {
+    fn default() -> Self {
+        Self::UNKNOWN
+    }
+}
+
 impl Desc {
     /// At the start of a translation.
     pub const UNKNOWN: Desc =

@@ -8,9 +8,11 @@ use std::fmt::Write;
 
 use iced_x86::{Decoder, DecoderOptions, Instruction, OpKind, Register};
 
-use super::lower::{Place, Tables, Thunks, translate};
+use guestmem::GuestMemory;
+
+use super::lower::{Gen, Place, Tables, Thunks, translate};
 use super::regs;
-use super::scan::unit;
+use super::scan::{Lines, read};
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/jit/golden.txt");
 /// Where the guest's code stands, and the host's.
@@ -135,11 +137,13 @@ fn form(hex: &str) -> String {
         .map(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).expect("hexadecimal digits"))
         .collect();
     let guest = decode(&bytes, GUEST);
-    let mut page = [0; 4096];
-    let at = (GUEST & 0xfff) as usize;
-    page[at..at + bytes.len()].copy_from_slice(&bytes);
-    let unit = unit(&page, None, GUEST & 0xfff, guest.len()).expect("something to translate");
-    let host = translate(unit, place()).a.buf;
+    let memory = GuestMemory::new(1 << 20).expect("memory");
+    memory.write(GUEST & 0xfff, &bytes).expect("RAM");
+    let (mut made, mut page) = (Gen::default(), [0; 4096]);
+    let mut lines = Lines::new(&mut page, &memory, 0);
+    assert!(read(&mut made.unit, &mut lines, None, GUEST & 0xfff, guest.len()), "something to translate");
+    translate(&mut made, place());
+    let host = made.a.buf;
     let mut text = format!("> {hex}\n");
     guest.iter().for_each(|i| writeln!(text, "; {}", instruction(i)).expect("text"));
     for insn in decode(&host, HOST) {

@@ -195,7 +195,12 @@ fn translation(cpu: &mut Cpu, code: &mut CodeCache) -> Option<u32> {
 fn at_rip(cpu: &mut Cpu, code: &mut CodeCache) -> Option<u32> {
     let rip = cpu.rip;
     let page = cpu.fetch_page(rip).ok()?.page;
-    let number = code.jit.at(place(page as u32, cpu))?;
+    let place = place(page as u32, cpu);
+    let number = match code.jit.at(place) {
+        Some(number) => number,
+        None if cpu.insn_count < code.quiet_until || !cpu.is_foreseen(place) => return None,
+        None => code.jit.make_on_the_way(cpu, place)?,
+    };
     let Some(second) = code.jit.store.as_ref()?.second_page(number) else { return Some(number) };
     let next = cpu.fetch_page((rip | 0xfff).wrapping_add(1)).ok()?.page;
     (next as u32 == second).then_some(number)

@@ -99,7 +99,33 @@ pub(super) enum Effect {
     Partial,
 }
 
+/// What the analysis of flags asks of an instruction again and again.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Facts {
+    pub effect: Effect,
+    /// [`Plan::reads_flags`].
+    pub reads: u8,
+    /// [`Plan::writes`].
+    pub writes: u16,
+    pub may_fault: bool,
+    pub clobbers: bool,
+    pub has_memory: bool,
+}
+
 impl Plan {
+    pub fn facts(self, insn: &Instruction) -> Facts {
+        let (effect, may_fault) = (self.effect(insn), self.may_fault(insn));
+        Facts {
+            effect,
+            reads: self.reads_flags(insn),
+            writes: self.writes(insn),
+            may_fault,
+            // The host's flags are others after it, if it keeps the guest's.
+            clobbers: may_fault || effect != Effect::Keeps,
+            has_memory: has_memory(insn),
+        }
+    }
+
     pub fn effect(self, insn: &Instruction) -> Effect {
         match self {
             Plan::Alu(_) | Plan::Xadd | Plan::Cmpxchg | Plan::Imul | Plan::Mul { .. } => Effect::Kills,
@@ -177,11 +203,6 @@ impl Plan {
             Plan::Div { .. } | Plan::Handler | Plan::HandlerEnd | Plan::Stop => true,
             _ => has_memory(insn),
         }
-    }
-
-    /// Whether the host's flags are others after it, if it keeps the guest's.
-    pub fn clobbers(self, insn: &Instruction) -> bool {
-        self.may_fault(insn) || self.effect(insn) != Effect::Keeps
     }
 
     /// Guest registers that it writes, one bit each.

@@ -10,8 +10,8 @@ use host::CodeMemory;
 use super::cc::{evaluate, op, over};
 use super::helpers::helpers;
 use super::link::{Made, Store};
-use super::lower::{Place, Tables, flow_jump_slot, leave, translate};
-use super::scan::unit;
+use super::lower::{Gen, Place, Tables, flow_jump_slot, leave, translate};
+use super::scan::{Lines, read};
 use super::state::{JumpEntry, clear_jump, empty_jumps, x87};
 use super::thunks;
 use super::{Engine, JIT_TICK, JitCounters, Turn};
@@ -65,7 +65,22 @@ pub(crate) struct Jit {
     pending: Option<Pending>,
     /// The last run ended because its time was over: where it stands is where time is spent.
     sampled: bool,
+    /// Nothing before the first translation.
+    work: Option<Box<Work>>,
     pub(super) counters: JitCounters,
+}
+
+/// Room to translate in. It is kept: a translation allocates nothing but its place in the store.
+struct Work {
+    code: Gen,
+    /// Of the page that is read, what was asked for.
+    page: [u8; PAGE as usize],
+}
+
+impl Default for Work {
+    fn default() -> Self {
+        Self { code: Gen::default(), page: [0; PAGE as usize] }
+    }
 }
 
 fn recent_slot(place: u64) -> usize {
@@ -243,25 +258,43 @@ impl Jit {
         true
     }
 
+    /// Translates what is at a place where translated code leads, and which is known to be hot: so it need neither be
+    /// decoded for the interpreter nor be come back from. Only where nothing that runs has to be forgotten for it.
+    pub(super) fn make_on_the_way(&mut self, cpu: &mut Cpu, place: u64) -> Option<u32> {
+        if self.is_full() || self.refused {
+            return None;
+        }
+        let (page, ..) = place_parts(place);
+        let generation = cpu.mmu.watch_code(page as usize);
+        self.make(cpu, place, Source { page, generation, second: None })
+    }
+
     /// Translates what is at a place, in a page that was read under a code generation.
     fn make(&mut self, cpu: &mut Cpu, place: u64, source: Source) -> Option<u32> {
+        let mut work = self.work.take().unwrap_or_default();
+        let made = self.make_with(&mut work, cpu, place, source);
+        self.work = Some(work);
+        made
+    }
+
+    fn make_with(&mut self, work: &mut Work, cpu: &mut Cpu, place: u64, source: Source) -> Option<u32> {
         let Source { page, generation, second } = source;
         let (_, offset, _, user) = place_parts(place);
         let (_, longest) = self.limits();
-        let mut bytes = [0; 4096];
-        cpu.memory.read_page(page as usize, &mut bytes);
         let mut beyond = None;
         if let Some((next, _)) = second {
             let mut head = [0; 15];
             cpu.memory.read(cpu.memory.page_gpa(next as usize), &mut head).ok()?;
             beyond = Some(head);
         }
+        let Work { code: made, page: bytes } = work;
+        let mut lines = Lines::new(bytes, &cpu.memory, page as usize);
+        let any = read(&mut made.unit, &mut lines, beyond, offset, usize::from(longest));
         // Only now: whoever writes changes them first.
         let same = |(page, generation)| cpu.memory.code_generation(page as usize) == generation;
-        if !same((page, generation)) || !second.is_none_or(same) {
+        if !any || !same((page, generation)) || !second.is_none_or(same) {
             return None;
         }
-        let unit = unit(&bytes, beyond, offset, usize::from(longest))?;
         if self.is_full() {
             self.flush(cpu);
         }
@@ -282,15 +315,11 @@ impl Jit {
             bmi2: super::host_has_bmi2(),
             frame: cpu.gpr[gpr::RBP].wrapping_sub(cpu.gpr[gpr::RSP]) < FRAMES,
         };
-        let flags_dead = unit.flags_dead;
-        let made = translate(unit, at);
-        for decoded in made.ops {
-            let op = adopt(cpu, decoded);
-            store.ops.push(op);
-        }
-        store.sites.extend(made.sites);
+        translate(made, at);
+        store.ops.extend(made.unit.decoded.drain(..).map(|decoded| adopt(cpu, decoded)));
+        store.sites.append(&mut made.sites);
         let base = at.at as u32;
-        for mut e in made.exits {
+        for mut e in made.exits.drain(..) {
             // All of them are in the first piece.
             for at in [&mut e.stub, &mut e.bare, &mut e.jump, &mut e.unlinked] {
                 *at += base;
@@ -299,6 +328,7 @@ impl Jit {
             e.slot = e.slot.map(|at| at + base);
             store.add_exit(e, slot);
         }
+        let flags_dead = made.unit.flags_dead;
         let pages = std::iter::once(page).chain(second.map(|(_, page)| page));
         let number = store.add(Made { place, slot, second, flags_dead }, pages, bank, made.a.pieces());
         self.by_place.insert(place, number);

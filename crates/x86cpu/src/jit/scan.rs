@@ -6,7 +6,9 @@
 
 use iced_x86::{Decoder, DecoderError, Instruction};
 
-use super::plan::{Effect, Plan, bit, has_memory, plan};
+use guestmem::GuestMemory;
+
+use super::plan::{Effect, Facts, Plan, bit, plan};
 use crate::cpu::Mode;
 use crate::decode::{Decoded, End, OPTIONS, Stream};
 
@@ -14,12 +16,50 @@ use crate::decode::{Decoded, End, OPTIONS, Stream};
 const MAX_SIDES: usize = 12;
 const PAGE: usize = 4096;
 
+/// Bytes of a line: what is read of a page at a time.
+const LINE: usize = 64;
+/// Bytes of the longest instruction.
+const LONGEST: usize = 15;
+
+/// The bytes of a page, of which what is asked for is read: most translations are of a few lines, and the others would
+/// have to come from far away.
+pub(super) struct Lines<'a> {
+    bytes: &'a mut [u8; PAGE],
+    /// A bit for each line that is there.
+    there: u64,
+    memory: &'a GuestMemory,
+    gpa: u64,
+}
+
+impl<'a> Lines<'a> {
+    /// Of the page with guestmem's index `page`; `bytes` is room for it.
+    pub fn new(bytes: &'a mut [u8; PAGE], memory: &'a GuestMemory, page: usize) -> Self {
+        Self { bytes, there: 0, memory, gpa: memory.page_gpa(page) }
+    }
+
+    /// What begins at an offset in the page: an instruction, or what the page has of it.
+    fn at(&mut self, offset: usize) -> &[u8] {
+        let end = (offset + LONGEST).min(PAGE);
+        for line in offset / LINE..end.div_ceil(LINE) {
+            if self.there >> line & 1 == 0 {
+                self.there |= 1 << line;
+                let first = line * LINE;
+                let to = &mut self.bytes[first..first + LINE];
+                if self.memory.read(self.gpa + first as u64, to).is_err() {
+                    to.fill(0);
+                }
+            }
+        }
+        self.bytes.get(offset..end).unwrap_or_default()
+    }
+}
+
 /// One instruction of a translation.
 pub(super) struct Item {
     pub insn: Instruction,
     pub plan: Plan,
-    /// For the interpreter, as a block of its own; only where the plan is to call its handler.
-    pub decoded: Option<Decoded>,
+    /// What the analysis asks of it.
+    facts: Facts,
     /// Its encoding.
     pub bytes: [u8; 15],
     /// Its flags may be looked at where the host's are gone.
@@ -29,9 +69,12 @@ pub(super) struct Item {
 }
 
 /// A run of instructions that is entered at its start. Addresses are relative to the page that it is in.
+#[derive(Default)]
 pub(super) struct Unit {
     pub start: u64,
     pub items: Vec<Item>,
+    /// Those whose plan is to call the interpreter's handler, as blocks of their own for it, in their order.
+    pub decoded: Vec<Decoded>,
     /// Where it goes on behind the last item; `None`: the last item says.
     pub next: Option<u64>,
     /// Nothing looks at the flags that it is entered with.
@@ -40,19 +83,37 @@ pub(super) struct Unit {
 }
 
 /// Reads the instructions at offset `start` in the page with these bytes; at most `longest`. `beyond`: the first
-/// bytes of the page after it, where the first instruction goes on in it: then that is all.
-pub(super) fn unit(page: &[u8; PAGE], beyond: Option<[u8; 15]>, start: u64, longest: usize) -> Option<Unit> {
-    let mut unit = Unit { start, items: Vec::new(), next: None, flags_dead: false, uses_sse: false };
-    let (mut at, mut sides, mut round) = (start, 0, None);
+/// bytes of the page after it, where the first instruction goes on in it: then that is all. `unit`: what was one, whose
+/// memory is used again. False when there is no instruction that can be translated.
+pub(super) fn read(
+    unit: &mut Unit,
+    page: &mut Lines,
+    beyond: Option<[u8; LONGEST]>,
+    start: u64,
+    longest: usize,
+) -> bool {
+    unit.items.clear();
+    unit.decoded.clear();
+    (unit.start, unit.next, unit.flags_dead, unit.uses_sse) = (start, None, false, false);
     if let Some(beyond) = beyond {
-        return over_the_end(page, &beyond, unit);
+        return over_the_end(unit, page, &beyond);
     }
+    run(unit, page, longest);
+    leave_shadows(unit);
+    analyse(unit);
+    !unit.items.is_empty()
+}
+
+/// The instructions one behind the other.
+fn run(unit: &mut Unit, page: &mut Lines, longest: usize) {
+    let start = unit.start;
+    let (mut at, mut sides, mut round) = (start, 0, None);
     loop {
         unit.next = Some(at);
         if at >= PAGE as u64 || unit.items.len() >= longest {
             break;
         }
-        let Some(item) = decode(&page[at as usize..], at) else { break };
+        let Some(item) = decode(page.at(at as usize), at, &mut unit.decoded) else { break };
         let (insn, plan) = (item.insn, item.plan);
         if plan == Plan::Stop {
             break;
@@ -71,7 +132,7 @@ pub(super) fn unit(page: &[u8; PAGE], beyond: Option<[u8; 15]>, start: u64, long
             }
             Plan::Jcc(cc) => {
                 sides += 1;
-                if is_loop(&unit) {
+                if is_loop(unit) {
                     let last = unit.items.len() - 1;
                     unit.items[last].plan = Plan::Loop(cc);
                     at = start;
@@ -92,29 +153,23 @@ pub(super) fn unit(page: &[u8; PAGE], beyond: Option<[u8; 15]>, start: u64, long
             _ => {}
         }
     }
-    leave_shadows(&mut unit);
-    if unit.items.is_empty() {
-        return None;
-    }
-    analyse(&mut unit);
-    Some(unit)
 }
 
 /// A unit of the one instruction that goes on in the page after it.
-fn over_the_end(page: &[u8; PAGE], beyond: &[u8; 15], mut unit: Unit) -> Option<Unit> {
-    let first = crossing(page, beyond, unit.start)?;
+fn over_the_end(unit: &mut Unit, page: &mut Lines, beyond: &[u8; LONGEST]) -> bool {
+    let Some(first) = crossing(page, beyond, unit.start, &mut unit.decoded) else { return false };
     unit.uses_sse = first.plan == Plan::Sse;
     unit.next = match first.plan {
-        Plan::Stop | Plan::Sti => return None,
+        Plan::Stop | Plan::Sti => return false,
         Plan::Jmp => Some(first.insn.near_branch_target()),
         Plan::Call | Plan::Ret | Plan::JmpIndirect | Plan::CallIndirect | Plan::HandlerEnd => None,
         _ => Some(first.insn.next_ip()),
     };
     unit.items.push(first);
-    analyse(&mut unit);
+    analyse(unit);
     // Before it begins it may find another second page, and leave: then they are looked at.
     unit.flags_dead = false;
-    Some(unit)
+    true
 }
 
 /// Ends the unit before an STI whose next instruction is not done here at once: between the two nothing may look for
@@ -125,6 +180,8 @@ fn leave_shadows(unit: &mut Unit) {
     if let Some(i) = (0..unit.items.len()).find(open) {
         unit.next = Some(unit.items[i].insn.ip());
         unit.items.truncate(i);
+        let handled = |item: &&Item| matches!(item.plan, Plan::Handler | Plan::HandlerEnd);
+        unit.decoded.truncate(unit.items.iter().filter(handled).count());
     }
 }
 
@@ -136,17 +193,20 @@ fn is_loop(unit: &Unit) -> bool {
 }
 
 /// The instruction at the end of a page that goes on in the next.
-fn crossing(page: &[u8; PAGE], beyond: &[u8; 15], start: u64) -> Option<Item> {
-    let head = page.get(start as usize..)?;
-    if head.len() >= 15 {
+fn crossing(page: &mut Lines, beyond: &[u8; LONGEST], start: u64, ops: &mut Vec<Decoded>) -> Option<Item> {
+    let head = page.at(start as usize);
+    if head.len() >= LONGEST {
         return None;
     }
-    let mut bytes = head.to_vec();
-    bytes.extend(beyond);
-    decode(&bytes, start)
+    let mut bytes = [0; 2 * LONGEST];
+    bytes[..head.len()].copy_from_slice(head);
+    bytes[head.len()..head.len() + LONGEST].copy_from_slice(beyond);
+    let len = head.len() + LONGEST;
+    decode(&bytes[..len], start, ops)
 }
 
-fn decode(bytes: &[u8], ip: u64) -> Option<Item> {
+/// An instruction; for the interpreter it is among `ops` then, where the plan is to call its handler.
+fn decode(bytes: &[u8], ip: u64, ops: &mut Vec<Decoded>) -> Option<Item> {
     let mut decoder = Decoder::with_ip(64, bytes, ip, OPTIONS);
     let insn = decoder.decode();
     let whole = decoder.last_error() == DecoderError::None;
@@ -154,20 +214,23 @@ fn decode(bytes: &[u8], ip: u64) -> Option<Item> {
         // Undefined, or it goes on in the next page: the interpreter knows.
         return None;
     }
-    let mut raw = [0; 15];
-    let len = insn.len().min(15);
+    let mut raw = [0; LONGEST];
+    let len = insn.len().min(LONGEST);
     raw[..len].copy_from_slice(&bytes[..len]);
-    let first = plan(&insn, None);
-    if first != Plan::Handler {
-        return Some(Item { insn, plan: first, decoded: None, bytes: raw, need: false, keep: false });
+    let mut plan = plan(&insn, None);
+    if plan == Plan::Handler {
+        let decoded = Stream::new(&bytes[..len], Mode::Long64).next().ok()?;
+        plan = match decoded.end {
+            None => Plan::Handler,
+            Some(End::Side) => Plan::Stop,
+            Some(_) => Plan::HandlerEnd,
+        };
+        if plan != Plan::Stop {
+            ops.push(decoded);
+        }
     }
-    let decoded = Stream::new(&bytes[..insn.len()], Mode::Long64).next().ok()?;
-    let plan = match decoded.end {
-        None => Plan::Handler,
-        Some(End::Side) => Plan::Stop,
-        Some(_) => Plan::HandlerEnd,
-    };
-    Some(Item { insn, plan, decoded: Some(decoded), bytes: raw, need: false, keep: false })
+    let facts = plan.facts(&insn);
+    Some(Item { insn, plan, facts, bytes: raw, need: false, keep: false })
 }
 
 /// What follows an instruction that changed the flags: whether anybody may look, and which registers
@@ -176,31 +239,30 @@ fn observers(unit: &Unit, from: usize, given: u8) -> (bool, u16) {
     let mut clobbered = false;
     let (mut seen, mut lost, mut written) = (false, 0, 0);
     for item in &unit.items[from..] {
-        let (plan, insn) = (item.plan, &item.insn);
-        let effect = plan.effect(insn);
-        let exit = matches!(plan, Plan::Jcc(_) | Plan::Loop(_));
-        let wanted = plan.reads_flags(insn);
-        let reads = wanted != bit::NONE && (clobbered || has_memory(insn) || wanted & !given != 0);
+        let facts = &item.facts;
+        let exit = matches!(item.plan, Plan::Jcc(_) | Plan::Loop(_));
+        let wanted = facts.reads;
+        let reads = wanted != bit::NONE && (clobbered || facts.has_memory || wanted & !given != 0);
         // What changes some of them is laid over what there is, if anybody looks at it.
-        let over = effect == Effect::Partial && item.need;
-        if exit || reads || plan.may_fault(insn) || over {
+        let over = facts.effect == Effect::Partial && item.need;
+        if exit || reads || facts.may_fault || over {
             (seen, lost) = (true, written);
         }
-        if effect == Effect::Kills || over && plan.settles(insn) {
+        if facts.effect == Effect::Kills || over && item.plan.settles(&item.insn) {
             return (seen, lost);
         }
-        clobbered |= plan.clobbers(insn);
-        written |= plan.writes(insn);
+        clobbered |= facts.clobbers;
+        written |= facts.writes;
     }
     (true, written)
 }
 
 fn analyse(unit: &mut Unit) {
     for i in (0..unit.items.len()).rev() {
-        let (plan, insn) = (unit.items[i].plan, unit.items[i].insn);
-        if plan.effect(&insn) == Effect::Keeps {
+        if unit.items[i].facts.effect == Effect::Keeps {
             continue;
         }
+        let (plan, insn) = (unit.items[i].plan, unit.items[i].insn);
         let (need, lost) = observers(unit, i + 1, plan.gives(&insn));
         let operands = (0..insn.op_count().min(2))
             .filter(|k| insn.op_kind(*k) == iced_x86::OpKind::Register)

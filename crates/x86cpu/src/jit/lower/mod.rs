@@ -25,7 +25,6 @@ use super::cc::Desc;
 use super::plan::{Plan, bit, has_high};
 use super::regs::{self, T0, T1, TMP, field, home, pinned};
 use super::scan::{Item, Unit};
-use crate::decode::Decoded;
 
 /// A place where a translation may be left in the middle of its instructions.
 #[derive(Clone, Debug)]
@@ -132,7 +131,7 @@ pub(super) struct Thunks {
 }
 
 /// Where translations go and what they may assume.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(super) struct Place {
     /// Offset in the code memory.
     pub at: usize,
@@ -188,13 +187,16 @@ fn page_step(target: u64) -> Option<i32> {
     i32::try_from((target & !(PAGE - 1)) as i64).ok()
 }
 
-/// A translation as it is put together.
+/// A translation as it is put together. Its memory serves the next one, too.
+#[derive(Default)]
 pub(super) struct Gen {
     pub a: Asm,
     pub sites: Vec<Site>,
     pub exits: Vec<Exit>,
-    /// For sites whose instruction is the interpreter's.
-    pub ops: Vec<Decoded>,
+    /// What is translated. `decoded`: for sites whose instruction is the interpreter's, in their order.
+    pub unit: Unit,
+    /// Of those so many have a site.
+    handled: u32,
     place: Place,
     stubs: Vec<Stub>,
     desc: Desc,
@@ -202,57 +204,40 @@ pub(super) struct Gen {
     host: u8,
     /// The guest's x87 state is in the host's registers for sure.
     x87_live: bool,
-    /// Nothing looks at the flags that it is entered with.
-    flags_dead: bool,
-    /// Where the translation is entered, as all addresses here relative to its page.
-    start: u64,
+    /// Where it is, as all addresses here relative to its page.
     rip: u64,
     done: u16,
-    items: Vec<Item>,
     /// Memory that the instructions at hand were looked up together for.
     window: Option<window::Window>,
 }
 
-/// Host code of a unit.
-pub(super) fn translate(unit: Unit, place: Place) -> Gen {
-    let mut g = Gen {
-        a: Asm::default(),
-        sites: Vec::new(),
-        exits: Vec::new(),
-        ops: Vec::new(),
-        place,
-        stubs: Vec::new(),
-        desc: Desc::UNKNOWN,
-        host: bit::NONE,
-        x87_live: false,
-        flags_dead: unit.flags_dead,
-        start: unit.start,
-        rip: unit.start,
-        done: 0,
-        items: unit.items,
-        window: None,
-    };
+/// Makes host code of `g.unit`.
+pub(super) fn translate(g: &mut Gen, place: Place) {
+    g.a.clear();
+    g.sites.clear();
+    g.exits.clear();
+    (g.place, g.handled, g.window) = (place, 0, None);
+    (g.desc, g.host, g.x87_live) = (Desc::UNKNOWN, bit::NONE, false);
+    (g.rip, g.done) = (g.unit.start, 0);
     if let Some(slot) = place.second {
         g.need_second(slot);
     }
-    if unit.uses_sse {
+    if g.unit.uses_sse {
         g.need_xmm();
     }
-    let next = unit.next;
     let mut at = 0;
-    while at < g.items.len() {
+    while at < g.unit.items.len() {
         at += match g.window_of(at) {
             Some(plan) => g.together(at, plan),
             None => g.one(at),
         };
     }
     g.done = at as u16;
-    if let Some(next) = next {
+    if let Some(next) = g.unit.next {
         let exit = g.new_exit(next);
         g.exit_here(exit);
     }
     g.finish();
-    g
 }
 
 impl Gen {
@@ -260,14 +245,14 @@ impl Gen {
     fn one(&mut self, at: usize) -> usize {
         self.done = at as u16;
         // Nobody asks for it again while it is worked at.
-        let mut items = std::mem::take(&mut self.items);
+        let items = std::mem::take(&mut self.unit.items);
         self.rip = items[at].insn.ip();
-        self.item(&mut items[at]);
-        self.items = items;
+        self.item(&items[at]);
+        self.unit.items = items;
         1
     }
 
-    fn item(&mut self, item: &mut Item) {
+    fn item(&mut self, item: &Item) {
         match item.plan {
             Plan::Nop | Plan::Jmp | Plan::Stop => {}
             Plan::Fence => self.a.bytes(&[0x0f, 0xae, 0xf0]),
@@ -316,11 +301,11 @@ impl Gen {
     }
 
     /// The interpreter's handler does it.
-    fn handler(&mut self, item: &mut Item) {
+    fn handler(&mut self, item: &Item) {
         let site = self.new_site(0, false);
         let s = &mut self.sites[site as usize];
-        s.op = self.place.first_op + self.ops.len() as u32;
-        self.ops.extend(item.decoded.take());
+        s.op = self.place.first_op + self.handled;
+        self.handled += 1;
         self.a.mov_imm(T1, u64::from(self.place.first_site + site));
         if item.plan == Plan::HandlerEnd {
             let jump = self.a.jmp();
@@ -428,8 +413,8 @@ impl Gen {
     fn exit_here(&mut self, exit: usize) {
         let Exit { target, done, desc, .. } = self.exits[exit];
         let stub = self.a.pos() as u32;
-        let mine = target == self.start;
-        if !mine || !self.flags_dead {
+        let mine = target == self.unit.start;
+        if !mine || !self.unit.flags_dead {
             self.store_desc(desc);
         }
         let bare = self.a.pos() as u32;
@@ -462,19 +447,28 @@ impl Gen {
 
     /// Everything that stands behind the main path: exits, and aside what seldom runs.
     fn finish(&mut self) {
-        let is_exit = |stub: &Stub| matches!(stub, Stub::Exit { .. });
-        let (exits, others): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.stubs).into_iter().partition(is_exit);
-        exits.into_iter().for_each(|stub| self.stub(stub));
+        let mut stubs = std::mem::take(&mut self.stubs);
+        for stub in &stubs {
+            if let Stub::Exit { from, exit } = stub {
+                self.exit_stub(*from, *exit);
+            }
+        }
         if let Some(aside) = self.place.aside {
             self.a.split_here(aside as i64 - self.place.at as i64);
         }
-        let mut others = others;
-        while !others.is_empty() {
-            others.into_iter().for_each(|stub| self.stub(stub));
+        stubs.retain(|stub| !matches!(stub, Stub::Exit { .. }));
+        while !stubs.is_empty() {
+            stubs.drain(..).for_each(|stub| self.stub(stub));
             // Some of them have more.
-            others = std::mem::take(&mut self.stubs);
+            std::mem::swap(&mut stubs, &mut self.stubs);
         }
+        self.stubs = stubs;
+    }
+
+    fn exit_stub(&mut self, from: Jump, exit: usize) {
+        self.a.bind(from);
+        self.exit_here(exit);
+        self.exits[exit].branch = Some(from.0 as u32);
     }
 
     fn stub(&mut self, stub: Stub) {
@@ -516,11 +510,7 @@ impl Gen {
                 self.a.bind_to(jump, back);
             }
             Stub::Apart(apart) => self.apart(apart),
-            Stub::Exit { from, exit } => {
-                self.a.bind(from);
-                self.exit_here(exit);
-                self.exits[exit].branch = Some(from.0 as u32);
-            }
+            Stub::Exit { from, exit } => self.exit_stub(from, exit),
         }
     }
 

@@ -91,12 +91,12 @@ pub(super) struct Run {
 
 /// See [`Stub::Apart`].
 pub(super) struct Apart {
-    from: Vec<Jump>,
+    from: [Option<Jump>; 2],
     back: usize,
     first: usize,
     items: usize,
-    /// Those that its branches lead to, one after the other.
-    exits: Vec<usize>,
+    /// The first of those that its branches lead to, one after the other.
+    first_exit: usize,
     desc: Desc,
     after: Desc,
 }
@@ -235,12 +235,12 @@ impl Run {
 impl Gen {
     /// The window that item number `first` opens, if it is worth it.
     pub(super) fn window_of(&self, first: usize) -> Option<Run> {
-        let base = Access::of(&self.items[first]).ok()??.base;
+        let base = Access::of(&self.unit.items[first]).ok()??.base;
         let (bits, stack) = (base.bits(), base.is_stack_pointer());
         let (low, high) = (i32::MAX, i32::MIN);
         let mut run = Run { base, items: 0, low, high, write: false, aligned: None, host: bit::NONE };
         let (mut moved, mut accesses, mut host) = (0, 0, bit::NONE);
-        for (k, item) in self.items[first..].iter().enumerate() {
+        for (k, item) in self.unit.items[first..].iter().enumerate() {
             let (insn, plan) = (&item.insn, item.plan);
             if let Some(cc) = leaves_on(plan) {
                 if looks_at(cc) & !host != 0 {
@@ -290,17 +290,14 @@ impl Gen {
         let desc = self.desc;
         let from = self.open(&run);
         let stack = run.base.is_stack_pointer();
-        let mut items = std::mem::take(&mut self.items);
-        let mut exits = Vec::new();
-        for (k, item) in items[first..first + run.items].iter_mut().enumerate() {
+        let items = std::mem::take(&mut self.unit.items);
+        let first_exit = self.exits.len();
+        for (k, item) in items[first..first + run.items].iter().enumerate() {
             self.done = (first + k) as u16;
             self.rip = item.insn.ip();
             let leaves = leaves_on(item.plan).is_some();
             if stack && (leaves || looks_at_stack_pointer(&item.insn, item.plan)) {
                 self.pay();
-            }
-            if leaves {
-                exits.push(self.exits.len());
             }
             self.half(item);
             let by = shift_of_stack(&item.insn, item.plan);
@@ -317,7 +314,7 @@ impl Gen {
             back,
             first,
             items: count,
-            exits,
+            first_exit,
             desc,
             after: self.desc,
         }));
@@ -328,12 +325,12 @@ impl Gen {
                 _ => {}
             }
         }
-        self.items = items;
+        self.unit.items = items;
         count
     }
 
     /// Looks up all of a window; the jumps are taken where it does not hold.
-    fn open(&mut self, run: &Run) -> Vec<Jump> {
+    fn open(&mut self, run: &Run) -> [Option<Jump>; 2] {
         let Base { register, index, scale } = run.base;
         let number = |r: Register| r.number() as u8 & 15;
         if register == Register::RIP {
@@ -345,12 +342,12 @@ impl Gen {
             self.a.lea(T0, Mem { base, index, disp: run.low });
         }
         let bytes = (run.high - run.low) as u32;
-        let mut from = vec![if self.is_on_stack(register) && index == Register::None {
+        let elsewhere = if self.is_on_stack(register) && index == Register::None {
             self.in_stack_page(bytes)
         } else {
             self.in_tlb(bytes, run.write).0
-        }];
-        if let Some(class) = run.aligned {
+        };
+        let misaligned = run.aligned.map(|class| {
             let mut place = T0;
             if class != 0 {
                 self.a.lea(T1, Mem::at(T0, class));
@@ -358,11 +355,11 @@ impl Gen {
             }
             self.a.group(1, 0xf6, 0, Rm::Reg(place));
             self.a.byte(15);
-            from.push(self.a.jcc(cc::NE));
-        }
+            self.a.jcc(cc::NE)
+        });
         self.host = bit::NONE;
         self.window = Some(Window { low: run.low, moved: 0, owed: 0 });
-        from
+        [Some(elsewhere), misaligned]
     }
 
     /// The host's register has the guest's stack pointer from here on.
@@ -376,7 +373,7 @@ impl Gen {
     }
 
     /// An instruction; of a CALL or RET what it does to memory.
-    fn half(&mut self, item: &mut Item) {
+    fn half(&mut self, item: &Item) {
         match item.plan {
             Plan::Call => self.call_pushes(item),
             Plan::Ret => self.ret_pops(),
@@ -386,25 +383,26 @@ impl Gen {
 
     /// The stub of a window.
     pub(super) fn apart(&mut self, apart: Apart) {
-        let Apart { from, back, first, items: count, exits, desc, after } = apart;
-        let mut exits = exits.into_iter();
-        from.into_iter().for_each(|jump| self.a.bind(jump));
+        let Apart { from, back, first, items: count, first_exit, desc, after } = apart;
+        let mut exit = first_exit;
+        from.into_iter().flatten().for_each(|jump| self.a.bind(jump));
         (self.desc, self.host) = (desc, bit::NONE);
-        let mut items = std::mem::take(&mut self.items);
-        for (k, item) in items[first..first + count].iter_mut().enumerate() {
+        let items = std::mem::take(&mut self.unit.items);
+        for (k, item) in items[first..first + count].iter().enumerate() {
             self.done = (first + k) as u16;
             self.rip = item.insn.ip();
-            match (leaves_on(item.plan), leaves_on(item.plan).and_then(|_| exits.next())) {
-                (Some(cc), Some(exit)) => {
+            match leaves_on(item.plan) {
+                Some(cc) => {
                     debug_assert!(looks_at(cc) & !self.host == 0);
                     // Exits are there already.
                     let jump = self.a.jcc(cc);
                     self.a.bind_to(jump, self.exits[exit].stub as usize);
+                    exit += 1;
                 }
-                _ => self.half(item),
+                None => self.half(item),
             }
         }
-        self.items = items;
+        self.unit.items = items;
         debug_assert_eq!(self.desc, after);
         let jump = self.a.jmp();
         self.a.bind_to(jump, back);
