@@ -16,7 +16,7 @@ use crate::op::Op;
 use crate::ops::{branch, fp};
 
 pub(crate) use integer::condition;
-pub(crate) use operands::Form;
+pub(crate) use operands::{Form, segment};
 
 /// How an instruction ends its block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,6 +10,7 @@ use iced_x86::{Decoder, DecoderOptions, Instruction, OpKind, Register};
 
 use guestmem::GuestMemory;
 
+use super::emit_x86_64::Asm;
 use super::lower::{Gen, Place, Tables, Thunks, translate};
 use super::regs;
 use super::scan::{Lines, read};
@@ -139,7 +140,7 @@ fn form(hex: &str) -> String {
     let guest = decode(&bytes, GUEST);
     let memory = GuestMemory::new(1 << 20).expect("memory");
     memory.write(GUEST & 0xfff, &bytes).expect("RAM");
-    let (mut made, mut page) = (Gen::default(), [0; 4096]);
+    let (mut made, mut page) = (Gen::<Asm>::default(), [0; 4096]);
     let mut lines = Lines::new(&mut page, &memory, 0);
     assert!(read(&mut made.unit, &mut lines, None, GUEST & 0xfff, guest.len()), "something to translate");
     translate(&mut made, place());

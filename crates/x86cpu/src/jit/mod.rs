@@ -30,9 +30,11 @@
 mod state;
 
 #[cfg(target_arch = "x86_64")]
-mod asm;
-#[cfg(target_arch = "x86_64")]
 mod cc;
+#[cfg(target_arch = "x86_64")]
+mod emit;
+#[cfg(target_arch = "x86_64")]
+mod emit_x86_64;
 #[cfg(all(test, target_arch = "x86_64"))]
 mod golden;
 #[cfg(target_arch = "x86_64")]

@@ -7,7 +7,7 @@
 
 use std::mem::offset_of;
 
-use super::asm::{Mem, Rm};
+use super::emit::{Mem, Rm};
 use super::state::JitState;
 use crate::cpu::Cpu;
 use crate::mmu::StackPage;

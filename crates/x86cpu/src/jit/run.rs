@@ -8,6 +8,7 @@ use arch::x86_64::regs::{Cr0, Cr4, gpr};
 use host::CodeMemory;
 
 use super::cc::{evaluate, op, over};
+use super::emit_x86_64::Asm;
 use super::helpers::helpers;
 use super::link::{Made, Store};
 use super::lower::{Gen, Place, Tables, flow_jump_slot, leave, translate};
@@ -72,7 +73,7 @@ pub(crate) struct Jit {
 
 /// Room to translate in. It is kept: a translation allocates nothing but its place in the store.
 struct Work {
-    code: Gen,
+    code: Gen<Asm>,
     /// Of the page that is read, what was asked for.
     page: [u8; PAGE as usize],
 }

@@ -2,8 +2,9 @@
 //!
 //! The host's stack is aligned to 16 bytes while translations run.
 
-use super::asm::{Asm, Mem, Rm, cc};
 use super::cc::op;
+use super::emit::{Emit, Mem, Rm, cc};
+use super::emit_x86_64::Asm;
 use super::lower::stack::thunk_number;
 use super::lower::{Thunks, leave};
 use super::regs::{self, CALLER_SAVED, CPU, PAIRS, STATE, StackFields, T0, T1, field, home, stack_fields};

@@ -2,21 +2,21 @@
 
 use iced_x86::{Instruction, Register};
 
-use super::super::asm::{Jump, Mem, Rm, cc};
+use super::super::emit::{Emit, Jump, Mem, Rm, cc};
 use super::super::plan::bit;
 use super::super::regs::{self, T0, T1, field};
 use super::{Gen, Stub, leave};
-use crate::decode::Form;
+use crate::cpu::Mode;
+use crate::decode::segment;
 use crate::op::SEG_FLAT;
 
-impl Gen {
+impl<E: Emit> Gen<E> {
     /// Linear address of the memory operand into T0.
     pub(super) fn address(&mut self, insn: &Instruction) {
-        let form = Form::new(insn, 0, crate::cpu::Mode::Long64);
-        let op = form.op();
+        let segment = segment(insn.memory_segment(), Mode::Long64);
         self.effective(insn, T0);
-        if op.seg != SEG_FLAT {
-            self.a.alu(8, 0, T0, field(regs::segment_base(op.seg)));
+        if segment != SEG_FLAT {
+            self.a.alu(8, 0, T0, field(regs::segment_base(segment)));
         }
     }
 
@@ -73,8 +73,7 @@ impl Gen {
         self.stubs.push(Stub::Fill { from, again, tag, site });
         self.host = bit::NONE;
         if aligned && size > 1 {
-            self.a.group(4, 0xf6, 0, Rm::Reg(T0));
-            self.a.imm32(i32::from(size) - 1);
+            self.a.test_imm(4, Rm::Reg(T0), i32::from(size) - 1);
             let from = self.a.jcc(cc::NE);
             self.stubs.push(Stub::Leave { from, site, how: leave::STEP });
         }

@@ -2,8 +2,8 @@
 
 use iced_x86::{Instruction, OpKind};
 
-use super::super::asm::Rm;
 use super::super::cc::{Desc, Loc, op, over};
+use super::super::emit::{Emit, Rm};
 use super::super::plan::bit;
 use super::super::plan::operand_size;
 use super::super::regs::{self, T0, T1, TMP2, field, home, pinned};
@@ -28,18 +28,17 @@ enum Src {
     Imm(i32),
 }
 
-impl Gen {
+impl<E: Emit> Gen<E> {
     /// `reg op= src`, or `rm op= src` where `to_memory`.
     fn emit_alu(&mut self, size: u8, operation: u8, dst: Rm, src: Src) {
         match (operation, src, dst) {
             (TEST, Src::Imm(v), _) => {
-                self.a.group(size, 0xf6, 0, dst);
-                self.a.imm(size, v);
+                self.a.test_imm(size, dst, v);
             }
             (_, Src::Imm(v), _) => self.a.alu_imm(size, operation, dst, v),
             (TEST, Src::Gpr(g), Rm::Reg(d)) => {
                 let s = self.operand(g);
-                self.a.sized(size, 0x84, d, s);
+                self.a.test(size, d, s);
             }
             (_, Src::Gpr(g), Rm::Reg(d)) => {
                 let s = self.operand(g);
@@ -48,7 +47,7 @@ impl Gen {
             (_, Src::Gpr(g), Rm::Mem(_)) => {
                 let s = self.value(g, T1);
                 if operation == TEST {
-                    self.a.sized(size, 0x84, s, dst);
+                    self.a.test(size, s, dst);
                 } else {
                     self.a.alu_to(size, operation, s, dst);
                 }
@@ -142,7 +141,7 @@ impl Gen {
         if !item.need {
             let r = self.value(d, T1);
             if operation == TEST {
-                self.a.sized(size, 0x84, r, m);
+                self.a.test(size, r, m);
             } else {
                 self.a.alu(size, operation, r, m);
             }
@@ -155,7 +154,7 @@ impl Gen {
         self.a.store(8, T1, field(regs::CC_B));
         let r = self.value(d, T0);
         if operation == TEST {
-            self.a.sized(size, 0x84, r, Rm::Reg(T1));
+            self.a.test(size, r, Rm::Reg(T1));
         } else {
             self.a.alu(size, operation, r, Rm::Reg(T1));
         }
@@ -184,10 +183,10 @@ impl Gen {
                 Src::Imm(_) => None,
             };
             if locked {
-                self.a.byte(0xf0);
+                self.a.lock();
             }
             match s {
-                Some(s) if operation == TEST => self.a.sized(size, 0x84, s, m),
+                Some(s) if operation == TEST => self.a.test(size, s, m),
                 Some(s) => self.a.alu_to(size, operation, s, m),
                 None => self.emit_alu(size, operation, m, src),
             }
@@ -276,24 +275,19 @@ impl Gen {
         let insn = &item.insn;
         let size = operand_size(insn, 0);
         let counts = operation == INC || operation == DEC;
-        let (opcode, extension, kind) = match operation {
-            INC => (0xfe, 0, over::INC),
-            DEC => (0xfe, 1, over::DEC),
-            NOT => (0xf6, 2, 0),
-            _ => (0xf6, 3, 0),
-        };
+        let kind = if operation == INC { over::INC } else { over::DEC };
         let r = if is_reg(insn, 0) {
             if counts && item.need {
                 self.begin_over(kind);
             }
             let r = self.value(gpr(insn, 0), T0);
-            self.a.group(size, opcode, extension, Rm::Reg(r));
+            self.a.unary(size, operation, Rm::Reg(r));
             if r == T0 {
                 self.a.store(if size < 4 { size } else { 8 }, T0, home(gpr(insn, 0)));
             }
             Some(r)
         } else {
-            self.unary_memory(item, size, (opcode, extension, kind))
+            self.unary_memory(item, size, operation, kind)
         };
         if operation == NOT {
             return;
@@ -319,10 +313,10 @@ impl Gen {
     }
 
     /// The register that has the result, when there is one.
-    fn unary_memory(&mut self, item: &Item, size: u8, (opcode, extension, kind): (u8, u8, u8)) -> Option<u8> {
+    fn unary_memory(&mut self, item: &Item, size: u8, operation: u8, kind: u8) -> Option<u8> {
         let insn = &item.insn;
         let locked = insn.has_lock_prefix();
-        let counts = opcode == 0xfe;
+        let counts = operation == INC || operation == DEC;
         // With LOCK the result is not seen: CF has to be in the host's flags for an image.
         if counts && item.need && !locked {
             self.begin_over(kind);
@@ -334,16 +328,16 @@ impl Gen {
                 self.want_flags(2);
                 self.a.load(8, T0, field(TMP2));
             }
-            self.a.byte(0xf0);
-            self.a.group(size, opcode, extension, m);
+            self.a.lock();
+            self.a.unary(size, operation, m);
             return None;
         }
         if !item.need {
-            self.a.group(size, opcode, extension, m);
+            self.a.unary(size, operation, m);
             return Some(T1);
         }
         self.a.load_whole(size, T1, m);
-        self.a.group(size, opcode, extension, Rm::Reg(T1));
+        self.a.unary(size, operation, Rm::Reg(T1));
         self.a.store(size, T1, m);
         Some(T1)
     }

@@ -2,8 +2,8 @@
 
 use iced_x86::{Code, OpKind};
 
-use super::super::asm::{Mem, NONE, P66, Rm, cc};
 use super::super::cc::{Desc, Loc, op, over};
+use super::super::emit::{Emit, Mem, Rm, cc};
 use super::super::plan::{Plan, bit, operand_size, shift_count};
 use super::super::regs::{self, RAX, RCX, RDX, T0, T1, field, home};
 use super::super::scan::Item;
@@ -12,7 +12,7 @@ use super::alu::{gpr, is_reg};
 use super::flags::log2;
 use crate::ops::{bits, shifts};
 
-impl Gen {
+impl<E: Emit> Gen<E> {
     pub(super) fn shift(&mut self, item: &Item, operation: u8) {
         let insn = &item.insn;
         let size = operand_size(insn, 0);
@@ -41,8 +41,7 @@ impl Gen {
         if need && !rotates {
             self.a.store(8, r, field(regs::CC_A));
         }
-        self.a.group(size, 0xc0, operation, Rm::Reg(r));
-        self.a.byte(n);
+        self.a.shift(size, operation, Rm::Reg(r), n);
         match m {
             Some(m) => self.a.store(size, r, m),
             None if r == scratch => {
@@ -74,8 +73,7 @@ impl Gen {
         if item.need {
             self.settle();
             let mask = if size == 8 { 63 } else { 31 };
-            self.a.group(1, 0xf6, 0, Rm::Reg(RCX));
-            self.a.byte(mask);
+            self.a.test_imm(1, Rm::Reg(RCX), i32::from(mask));
             let zero = self.a.jcc(cc::E);
             let r = self.value(g, T0);
             self.a.store(8, r, field(regs::CC_A));
@@ -87,7 +85,7 @@ impl Gen {
             self.desc = Desc::UNKNOWN;
         }
         let r = self.value(g, T0);
-        self.a.group(size, 0xd2, operation, Rm::Reg(r));
+        self.a.shift_by_cl(size, operation, r);
         if r == T0 {
             self.a.store(8, T0, home(g));
         }
@@ -121,7 +119,6 @@ impl Gen {
                 }
             }
         }
-        let prefix = if size == 2 { P66 } else { NONE };
         let pinned = regs::pinned(d);
         let r = pinned.unwrap_or(T1);
         match constant {
@@ -129,12 +126,11 @@ impl Gen {
                 if size == 2 && pinned.is_none() {
                     self.a.load(8, T1, home(d));
                 }
-                self.a.op(prefix, size == 8, false, &[0x69], r, source);
-                self.a.imm(size, v);
+                self.a.imul_imm(size, r, source, v);
             }
             None => {
                 let r = self.value(d, T1);
-                self.a.wide_op(size, 0xaf, r, source);
+                self.a.imul(size, r, source);
             }
         }
         if pinned.is_none() {
@@ -155,7 +151,7 @@ impl Gen {
             self.a.store(8, T1, field(regs::CC_B));
             self.a.store(8, RAX, field(regs::CC_A));
         }
-        self.a.group(size, 0xf6, 4 + u8::from(signed), source);
+        self.a.mul(size, signed, source);
         self.host = item.plan.gives(&item.insn);
         if item.need {
             let kind = if signed { op::IMUL } else { op::MUL };
@@ -171,8 +167,7 @@ impl Gen {
         self.a.load(size, T0, source);
         if signed {
             self.a.load(size, T1, Rm::Reg(RAX));
-            self.a.group(size, 0xc1, 7, Rm::Reg(T1));
-            self.a.byte(8 * size - 1);
+            self.a.shift(size, shifts::SAR, Rm::Reg(T1), 8 * size - 1);
             self.a.alu(size, 7, T1, Rm::Reg(RDX));
             self.step_if(cc::NE);
             // 0 and -1: what is left when one is added is below 2.
@@ -183,7 +178,7 @@ impl Gen {
             self.a.alu(size, 7, RDX, Rm::Reg(T0));
             self.step_if(cc::AE);
         }
-        self.a.group(size, 0xf6, 6 + u8::from(signed), Rm::Reg(T0));
+        self.a.div(size, signed, T0);
         self.host = bit::NONE;
     }
 
@@ -198,11 +193,9 @@ impl Gen {
             let r = self.value(gpr(insn, 0), T0);
             if is_reg(insn, 1) {
                 let s = self.value(gpr(insn, 1), T1);
-                // BT BTS BTR BTC: A3 AB B3 BB.
-                self.a.wide_op(size, 0xa3 + 8 * kind, s, Rm::Reg(r));
+                self.a.bit_test(size, kind, Rm::Reg(r), s);
             } else {
-                self.a.wide_op(size, 0xba, 4 + kind, Rm::Reg(r));
-                self.a.byte(insn.immediate(1) as u8);
+                self.a.bit_test_imm(size, kind, Rm::Reg(r), insn.immediate(1) as u8);
             }
             if writes && r == T0 {
                 self.a.store(if size < 4 { size } else { 8 }, T0, home(gpr(insn, 0)));
@@ -210,15 +203,14 @@ impl Gen {
         } else {
             let m = self.memory(insn, size, writes);
             if insn.has_lock_prefix() {
-                self.a.byte(0xf0);
+                self.a.lock();
             }
-            self.a.wide_op(size, 0xba, 4 + kind, m);
             // The offset is taken modulo the size, so that the byte is in the operand.
-            self.a.byte(insn.immediate(1) as u8 & (8 * size - 1));
+            self.a.bit_test_imm(size, kind, m, insn.immediate(1) as u8 & (8 * size - 1));
         }
         self.host = bit::CF;
         if item.need {
-            self.a.op(NONE, false, false, &[0x0f, 0x92], 0, field(regs::CC_R));
+            self.a.set(cc::B, field(regs::CC_R));
             self.desc = Desc { over: over::CF, r: Loc::Slot, ..self.desc };
         }
     }
@@ -234,7 +226,7 @@ impl Gen {
         }
         // A source of zero leaves the destination alone.
         let r = self.value(d, T1);
-        self.a.wide_op(size, 0xbc + u8::from(reverse), r, source);
+        self.a.bit_scan(size, reverse, r, source);
         if r == T1 {
             self.a.store(8, T1, home(d));
         }
@@ -249,11 +241,7 @@ impl Gen {
         let d = gpr(&item.insn, 0);
         let source = self.factor(item, 1, size);
         let r = self.value(d, T1);
-        // The mandatory prefix comes before the operand size's.
-        if size == 2 {
-            self.a.byte(P66);
-        }
-        self.a.op(0xf3, size == 8, false, &[0x0f, 0xb8], r, source);
+        self.a.popcnt(size, r, source);
         if r == T1 {
             self.a.store(8, T1, home(d));
         }
@@ -264,13 +252,9 @@ impl Gen {
     }
 
     pub(super) fn bswap(&mut self, item: &Item) {
-        let wide = operand_size(&item.insn, 0) == 8;
         let g = gpr(&item.insn, 0);
         let r = self.value(g, T0);
-        if wide || r > 7 {
-            self.a.byte(0x40 | u8::from(wide) << 3 | r >> 3);
-        }
-        self.a.bytes(&[0x0f, 0xc8 | r & 7]);
+        self.a.swap_bytes(operand_size(&item.insn, 0), r);
         if r == T0 {
             self.a.store(8, T0, home(g));
         }
@@ -278,12 +262,12 @@ impl Gen {
 
     /// CBW CWDE CDQE, CWD CDQ CQO: RAX and RDX are where the host expects them.
     pub(super) fn widen(&mut self, item: &Item) {
-        match item.insn.code() {
-            Code::Cbw | Code::Cwd => self.a.byte(P66),
-            Code::Cdqe | Code::Cqo => self.a.byte(0x48),
-            _ => {}
-        }
-        self.a.byte(if item.plan == Plan::Widen { 0x98 } else { 0x99 });
+        let size = match item.insn.code() {
+            Code::Cbw | Code::Cwd => 2,
+            Code::Cdqe | Code::Cqo => 8,
+            _ => 4,
+        };
+        self.a.extend_rax(size, item.plan == Plan::Sign);
         debug_assert!(item.insn.op_count() == 0 || item.insn.op_kind(0) == OpKind::Register);
     }
 }

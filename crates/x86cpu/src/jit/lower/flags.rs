@@ -1,18 +1,19 @@
 //! Flags of the guest: described, written down, and brought back into the host's.
 
-use super::super::asm::{Rm, cc};
 use super::super::cc::{Desc, Loc, op, over};
+use super::super::emit::{Emit, Rm, cc};
 use super::super::plan::{bit, looks_at};
 use super::super::regs::{self, RAX, T0, T1, field, home, pinned};
 use super::{Gen, Stub};
-use crate::ops::alu::{ADD, CMP, SUB};
+use crate::ops::alu::{ADD, CMP, DEC, INC, NEG, SUB};
+use crate::ops::shifts;
 
 /// Operand size in bytes as the low bits of an operation.
 pub(super) fn log2(size: u8) -> u8 {
     size.trailing_zeros() as u8 & 3
 }
 
-impl Gen {
+impl<E: Emit> Gen<E> {
     /// Stores a register or constant that a description names into its slot. Flags stay.
     fn store_loc(&mut self, loc: Loc, slot: i32) {
         match loc {
@@ -100,8 +101,7 @@ impl Gen {
     /// The host's flags, all of them, are the guest's and must be kept: described as an image.
     pub(super) fn save_image(&mut self) {
         self.a.mov(T1, RAX);
-        self.a.byte(0x9f);
-        self.a.op(0, false, false, &[0x0f, 0x90], 0, Rm::Reg(RAX));
+        self.a.flags_to_rax();
         self.a.store(2, RAX, field(regs::CC_A));
         self.a.mov(RAX, T1);
         self.desc = Desc::of(op::IMAGE, Loc::Slot, Loc::Slot);
@@ -139,9 +139,9 @@ impl Gen {
         if matches!(later & !3, over::INC | over::DEC) && later != over::DYNAMIC && wanted & bit::CF == 0 {
             let size = 1 << (later & 3);
             self.fetch(r, regs::CC_R, T0);
-            let back = u8::from(later & !3 == over::INC);
-            self.a.group(size, 0xfe, back, Rm::Reg(T0));
-            self.a.group(size, 0xfe, back ^ 1, Rm::Reg(T0));
+            let (back, again) = if later & !3 == over::INC { (DEC, INC) } else { (INC, DEC) };
+            self.a.unary(size, back, Rm::Reg(T0));
+            self.a.unary(size, again, Rm::Reg(T0));
             self.host = bit::ALL & !bit::CF;
             return true;
         }
@@ -164,17 +164,17 @@ impl Gen {
                         self.a.alu(size, SUB, T0, y);
                     }
                     op::CMP => self.a.alu(size, CMP, T0, y),
-                    _ => self.a.sized(size, 0x84, T0, y),
+                    _ => self.a.test(size, T0, y),
                 }
             }
             op::LOGIC => {
                 self.fetch(a, regs::CC_A, T0);
-                self.a.sized(size, 0x84, T0, x);
+                self.a.test(size, T0, x);
             }
             op::NEG => {
                 self.fetch(a, regs::CC_A, T0);
-                self.a.group(size, 0xf6, 3, x);
-                self.a.group(size, 0xf6, 3, x);
+                self.a.unary(size, NEG, x);
+                self.a.unary(size, NEG, x);
             }
             shift @ (op::SHL | op::SHR | op::SAR) => {
                 let Loc::Imm(n) = b else { return false };
@@ -182,13 +182,12 @@ impl Gen {
                     return false;
                 }
                 self.fetch(a, regs::CC_A, T0);
-                let extension = match shift {
-                    op::SHL => 4,
-                    op::SHR => 5,
-                    _ => 7,
+                let operation = match shift {
+                    op::SHL => shifts::SHL,
+                    op::SHR => shifts::SHR,
+                    _ => shifts::SAR,
                 };
-                self.a.group(size, 0xc0, extension, x);
-                self.a.byte(n as u8);
+                self.a.shift(size, operation, x, n as u8);
             }
             _ => return false,
         }

@@ -1,12 +1,13 @@
 //! Branches: direct ones become exits, indirect ones look in the jump cache.
 
-use super::super::asm::{Mem, Rm, cc};
+use super::super::emit::{Emit, Mem, Rm, cc};
 use super::super::plan::bit;
 use super::super::regs::{self, T0, T1, TMP, TMP2, field};
 use super::super::scan::Item;
 use super::super::state::{JUMPS, JumpEntry};
 use super::alu::{gpr, is_reg};
 use super::{Gen, Stub, leave};
+use crate::ops::shifts::{SAR, SHL};
 
 /// The slot of an address in the jump cache: the translation computes the same.
 pub(in super::super) fn jump_slot(rip: u64) -> usize {
@@ -20,7 +21,7 @@ const JUMP_MASK: u32 = 2 * (JUMPS as u32 - 1);
 
 const _: () = assert!(size_of::<JumpEntry>() == 16);
 
-impl Gen {
+impl<E: Emit> Gen<E> {
     /// On condition `cc` it goes on at `target`.
     pub(super) fn jcc(&mut self, cc: u8, target: u64) {
         self.want_flags(cc);
@@ -111,9 +112,7 @@ impl Gen {
     pub(super) fn entry_to_index(&mut self) {
         if let Some(first) = self.place.tables.jumps {
             self.a.alu_imm(8, 5, Rm::Reg(T1), first);
-            // SAR
-            self.a.group(8, 0xc1, 7, Rm::Reg(T1));
-            self.a.byte(3);
+            self.a.shift(8, SAR, Rm::Reg(T1), 3);
         }
     }
 
@@ -123,17 +122,16 @@ impl Gen {
         let first = self.place.tables.jumps;
         let entry = |disp| {
             // Times 8: twice the number makes an entry's size of it.
-            Rm::Mem(first.map_or(Mem::at(T1, disp), |first| Mem::scaled(T1, 3, first + disp)))
+            first.map_or(Mem::at(T1, disp), |first| Mem::scaled(T1, 3, first + disp))
         };
         self.a.shifted(self.place.bmi2, T1, T0, JUMP_SHIFT);
         self.a.alu(4, 6, T1, Rm::Reg(T0));
         self.a.alu_imm(4, 4, Rm::Reg(T1), JUMP_MASK as i32);
         if first.is_none() {
-            self.a.group(8, 0xc1, 4, Rm::Reg(T1));
-            self.a.byte(3);
+            self.a.shift(8, SHL, Rm::Reg(T1), 3);
             self.a.alu(8, 0, T1, field(regs::JUMPS));
         }
-        self.a.alu(8, 7, T0, entry(0));
+        self.a.alu(8, 7, T0, Rm::Mem(entry(0)));
         self.search_if(cc::NE);
         if let Some(item) = call {
             self.store_return_late(item);
@@ -151,8 +149,7 @@ impl Gen {
         let out = self.a.jcc(cc::S);
         self.a.alu_imm(8, 4, Rm::Reg(T0), -4096);
         self.a.store(8, T0, field(regs::PAGE));
-        // jmp [entry + 8]
-        self.a.op(0, false, false, &[0xff], 4, entry(8));
+        self.a.jmp_to(entry(8));
         self.a.bind(out);
         self.a.store(8, T0, field(regs::RIP));
         self.a.mov_imm(T1, u64::from(leave::RIP));

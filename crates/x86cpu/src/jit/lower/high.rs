@@ -5,8 +5,8 @@
 
 use iced_x86::{OpKind, Register};
 
-use super::super::asm::{NONE, P66, Rm};
 use super::super::cc::{Desc, Loc};
+use super::super::emit::Emit;
 use super::super::plan::{bit, is_high, operand_size};
 use super::super::regs::{self, T0, T1, TMP2, field, home, pinned};
 use super::super::scan::Item;
@@ -19,12 +19,7 @@ fn number(r: Register) -> Option<u8> {
     is_high(r).then(|| r.full_register().number() as u8 + 4)
 }
 
-impl Gen {
-    /// `mov reg8, [m]` (or back) of a high byte register.
-    fn move_high(&mut self, load: bool, r: u8, m: Rm) {
-        self.a.op(NONE, false, false, &[0x88 | u8::from(load) << 1], r, m);
-    }
-
+impl<E: Emit> Gen<E> {
     /// The byte of operand `i`, a register or memory, into TMP2. Flags are lost for memory.
     fn stage(&mut self, item: &Item, i: u32) {
         let insn = &item.insn;
@@ -34,7 +29,7 @@ impl Gen {
             return self.a.store(1, T1, field(TMP2));
         }
         match number(insn.op_register(i)) {
-            Some(r) => self.move_high(false, r, field(TMP2)),
+            Some(r) => self.a.store_high(r, field(TMP2)),
             None => {
                 let r = self.value(gpr(insn, i), T1);
                 self.a.store(1, r, field(TMP2));
@@ -48,7 +43,7 @@ impl Gen {
             (true, OpKind::Register | OpKind::Memory) => {
                 self.stage(item, 1);
                 match number(insn.op_register(0)) {
-                    Some(r) => self.move_high(true, r, field(TMP2)),
+                    Some(r) => self.a.load_high(r, field(TMP2)),
                     None => {
                         let g = gpr(insn, 0);
                         let r = self.value(g, T0);
@@ -59,7 +54,7 @@ impl Gen {
             }
             (true, _) => {
                 let r = number(insn.op_register(0)).unwrap_or(4);
-                self.a.bytes(&[0xb0 | r, insn.immediate8()]);
+                self.a.set_high(r, insn.immediate8());
             }
             _ => {
                 self.stage(item, 1);
@@ -83,8 +78,7 @@ impl Gen {
         self.stage(item, 1);
         let (d, to) = (gpr(insn, 0), operand_size(insn, 0));
         let r = pinned(d).unwrap_or(T0);
-        let prefix = if to == 2 { P66 } else { NONE };
-        self.a.op(prefix, to == 8, false, &[0x0f, if signed { 0xbe } else { 0xb6 }], r, field(TMP2));
+        self.a.extend(to, 1, signed, r, field(TMP2));
         if r == T0 {
             self.a.store(if to == 4 { 8 } else { to }, T0, home(d));
         }
@@ -101,11 +95,11 @@ impl Gen {
         if let Some(r) = number(insn.op_register(0)).filter(|_| is_reg(insn, 0)) {
             self.note_second(item, imm);
             if item.need && !writes {
-                self.move_high(false, r, field(regs::CC_A));
+                self.a.store_high(r, field(regs::CC_A));
             }
             self.combine(operation, r, true, imm);
             if item.need && writes {
-                self.move_high(false, r, field(regs::CC_A));
+                self.a.store_high(r, field(regs::CC_A));
             }
         } else {
             self.alu_with_high(item, operation, imm);
@@ -155,18 +149,9 @@ impl Gen {
 
     /// Byte register `r` (`high`: 4 to 7 are the high bytes) with TMP2 or an immediate.
     fn combine(&mut self, operation: u8, r: u8, high: bool, imm: Option<u8>) {
-        let rex = !high && (4..8).contains(&r);
-        match (imm, operation) {
-            (Some(v), TEST) => {
-                self.a.op(NONE, false, rex, &[0xf6], 0, Rm::Reg(r));
-                self.a.byte(v);
-            }
-            (Some(v), _) => {
-                self.a.op(NONE, false, rex, &[0x80], operation, Rm::Reg(r));
-                self.a.byte(v);
-            }
-            (None, TEST) => self.a.op(NONE, false, rex, &[0x84], r, field(TMP2)),
-            (None, _) => self.a.op(NONE, false, rex, &[operation << 3 | 2], r, field(TMP2)),
+        match imm {
+            Some(v) => self.a.byte_alu_imm(operation, r, high, v),
+            None => self.a.byte_alu(operation, r, high, field(TMP2)),
         }
     }
 }

@@ -20,8 +20,8 @@ pub(super) mod x87;
 
 pub(super) use flow::jump_slot as flow_jump_slot;
 
-use super::asm::{Asm, Jump, Mem, Rm, cc};
 use super::cc::Desc;
+use super::emit::{Emit, Jump, Mem, Rm, cc};
 use super::plan::{Plan, bit, has_high};
 use super::regs::{self, T0, T1, TMP, field, home, pinned};
 use super::scan::{Item, Unit};
@@ -189,8 +189,8 @@ fn page_step(target: u64) -> Option<i32> {
 
 /// A translation as it is put together. Its memory serves the next one, too.
 #[derive(Default)]
-pub(super) struct Gen {
-    pub a: Asm,
+pub(super) struct Gen<E> {
+    pub a: E,
     pub sites: Vec<Site>,
     pub exits: Vec<Exit>,
     /// What is translated. `decoded`: for sites whose instruction is the interpreter's, in their order.
@@ -212,7 +212,7 @@ pub(super) struct Gen {
 }
 
 /// Makes host code of `g.unit`.
-pub(super) fn translate(g: &mut Gen, place: Place) {
+pub(super) fn translate<E: Emit>(g: &mut Gen<E>, place: Place) {
     g.a.clear();
     g.sites.clear();
     g.exits.clear();
@@ -240,7 +240,7 @@ pub(super) fn translate(g: &mut Gen, place: Place) {
     g.finish();
 }
 
-impl Gen {
+impl<E: Emit> Gen<E> {
     /// Item number `at` by itself. 1: it is done.
     fn one(&mut self, at: usize) -> usize {
         self.done = at as u16;
@@ -255,7 +255,7 @@ impl Gen {
     fn item(&mut self, item: &Item) {
         match item.plan {
             Plan::Nop | Plan::Jmp | Plan::Stop => {}
-            Plan::Fence => self.a.bytes(&[0x0f, 0xae, 0xf0]),
+            Plan::Fence => self.a.fence(),
             Plan::Alu(operation) if has_high(&item.insn) => self.alu_high(item, operation),
             Plan::Mov if has_high(&item.insn) => self.mov_high(item),
             Plan::Extend { signed } if has_high(&item.insn) => self.extend_high(item, signed),

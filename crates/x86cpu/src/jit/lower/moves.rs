@@ -2,14 +2,14 @@
 
 use iced_x86::OpKind;
 
-use super::super::asm::{Mem, NONE, P66, Rm};
+use super::super::emit::{Emit, Mem, Rm};
 use super::super::plan::{Plan, bit, has_memory, operand_size};
 use super::super::regs::{RBP, RSP, SP, T0, T1, TMP, TMP2, field, home, pinned};
 use super::super::scan::Item;
 use super::Gen;
 use super::alu::{gpr, is_reg};
 
-impl Gen {
+impl<E: Emit> Gen<E> {
     pub(super) fn mov(&mut self, item: &Item) {
         let insn = &item.insn;
         let size = operand_size(insn, 0);
@@ -87,13 +87,7 @@ impl Gen {
             (self.memory(insn, from, false), T1)
         };
         let r = pinned(d).unwrap_or(scratch);
-        let prefix = if to == 2 { P66 } else { NONE };
-        let low_byte = from == 1 && matches!(source, Rm::Reg(4..=7));
-        match (signed, from) {
-            (true, 4) => self.a.op(prefix, to == 8, false, &[0x63], r, source),
-            (true, _) => self.a.op(prefix, to == 8, low_byte, &[0x0f, 0xbe | u8::from(from == 2)], r, source),
-            _ => self.a.op(prefix, to == 8, low_byte, &[0x0f, 0xb6 | u8::from(from == 2)], r, source),
-        }
+        self.a.extend(to, from, signed, r, source);
         if r == scratch {
             self.a.store(if to == 4 { 8 } else { to }, r, home(d));
         }
@@ -136,14 +130,10 @@ impl Gen {
         self.address(insn);
         let m = Rm::Mem(self.lookup(size, true, true));
         let r = self.value(s, T1);
-        if item.plan == Plan::XchgMem {
-            self.a.sized(size, 0x86, r, m);
-        } else {
-            self.a.byte(0xf0);
-            let prefix = if size == 2 { P66 } else { NONE };
-            let opcode = if item.plan == Plan::Xadd { 0xc0 } else { 0xb0 };
-            let low = size == 1 && (4..8).contains(&r);
-            self.a.op(prefix, size == 8, low, &[0x0f, opcode | u8::from(size != 1)], r, m);
+        match item.plan {
+            Plan::XchgMem => self.a.exchange(size, r, m),
+            Plan::Xadd => self.a.exchange_add(size, r, m),
+            _ => self.a.compare_exchange(size, r, m),
         }
         if r == T1 && item.plan != Plan::Cmpxchg {
             self.a.store(if size < 4 { size } else { 8 }, T1, home(s));
@@ -228,8 +218,7 @@ impl Gen {
         let insn = &item.insn;
         self.want_flags(cc);
         let place = if is_reg(insn, 0) { self.operand(gpr(insn, 0)) } else { field(TMP2) };
-        let low = matches!(place, Rm::Reg(4..=7));
-        self.a.op(NONE, false, low, &[0x0f, 0x90 | cc], 0, place);
+        self.a.set(cc, place);
         if !is_reg(insn, 0) {
             let m = self.memory(insn, 1, true);
             self.a.load(1, T1, field(TMP2));
@@ -250,7 +239,7 @@ impl Gen {
         self.want_flags(cc);
         let source = if has_memory(insn) { field(TMP2) } else { self.operand(gpr(insn, 1)) };
         let r = self.value(d, T0);
-        self.a.wide_op(size, 0x40 | cc, r, source);
+        self.a.cmov(size, cc, r, source);
         if r == T0 {
             self.a.store(if size < 4 { size } else { 8 }, T0, home(d));
         }

@@ -1,7 +1,7 @@
 //! Double shifts, rotations by CL, CRC32, bit strings in memory, CMPXCHG8B and CMPXCHG16B.
 
-use super::super::asm::{Mem, NONE, P66, Rm, cc};
 use super::super::cc::{Desc, Loc, op, over};
+use super::super::emit::{Emit, Mem, Rm, cc};
 use super::super::plan::{bit, double_count, operand_size};
 use super::super::regs::{self, RCX, T0, T1, TMP2, field, home};
 use super::super::scan::Item;
@@ -15,14 +15,13 @@ fn count_mask(size: u8) -> u8 {
     if size == 8 { 63 } else { 31 }
 }
 
-impl Gen {
+impl<E: Emit> Gen<E> {
     /// SHLD, SHRD of registers.
     pub(super) fn double_shift(&mut self, item: &Item, left: bool) {
         let insn = &item.insn;
         let size = operand_size(insn, 0);
         let (d, s) = (gpr(insn, 0), gpr(insn, 1));
         let kind = if left { op::SHLD } else { op::SHRD } | log2(size);
-        let opcode = if left { 0xa4 } else { 0xac };
         let count = double_count(insn);
         if item.need {
             if count.is_none() {
@@ -43,10 +42,7 @@ impl Gen {
             }
         }
         let (r, s) = (self.value(d, T0), self.value(s, T1));
-        self.a.wide_op(size, opcode | u8::from(count.is_none()), s, Rm::Reg(r));
-        if let Some(n) = count {
-            self.a.byte(n);
-        }
+        self.a.double_shift(size, left, r, s, count);
         if r == T0 {
             self.a.store(8, T0, home(d));
         }
@@ -58,8 +54,7 @@ impl Gen {
 
     /// A jump that is taken when the count in CL is zero.
     fn if_count(&mut self, size: u8) -> super::Jump {
-        self.a.group(1, 0xf6, 0, Rm::Reg(RCX));
-        self.a.byte(count_mask(size));
+        self.a.test_imm(1, Rm::Reg(RCX), i32::from(count_mask(size)));
         self.a.jcc(cc::E)
     }
 
@@ -71,7 +66,7 @@ impl Gen {
             self.exact_flags(self.place.thunks.collapse);
         }
         let r = self.value(g, T0);
-        self.a.group(size, 0xd2, operation, Rm::Reg(r));
+        self.a.shift_by_cl(size, operation, r);
         if r == T0 {
             self.a.store(8, T0, home(g));
         }
@@ -101,12 +96,7 @@ impl Gen {
         let d = gpr(insn, 0);
         let source = self.factor(item, 1, from);
         let r = self.value(d, T1);
-        if from == 2 {
-            self.a.byte(P66);
-        }
-        let low = from == 1 && matches!(source, Rm::Reg(4..=7));
-        let wide = operand_size(insn, 0) == 8;
-        self.a.op(0xf2, wide, low, &[0x0f, 0x38, 0xf0 | u8::from(from != 1)], r, source);
+        self.a.crc32(from, operand_size(insn, 0) == 8, r, source);
         if r == T1 {
             self.a.store(8, T1, home(d));
         }
@@ -123,14 +113,12 @@ impl Gen {
         self.address(insn);
         let r = self.value(s, T1);
         if size == 4 {
-            // MOVSXD.
-            self.a.op(NONE, true, false, &[0x63], T1, Rm::Reg(r));
+            self.a.extend(8, 4, true, T1, Rm::Reg(r));
         } else if r != T1 {
             self.a.mov(T1, r);
         }
         // The word that the bit is in: bits to bytes, rounded down.
-        self.a.group(8, 0xc1, 7, Rm::Reg(T1));
-        self.a.byte(3);
+        self.a.shift(8, shifts::SAR, Rm::Reg(T1), 3);
         self.a.alu_imm(8, 4, Rm::Reg(T1), -i32::from(size));
         self.a.alu(8, 0, T0, Rm::Reg(T1));
         let m = Rm::Mem(self.lookup(size, kind != bits::BT, insn.has_lock_prefix()));
@@ -141,16 +129,16 @@ impl Gen {
         self.a.alu_imm(4, 4, Rm::Reg(T1), i32::from(8 * size - 1));
         if kind == bits::BT {
             self.a.load(size, T0, m);
-            self.a.wide_op(size, 0xa3, T1, Rm::Reg(T0));
+            self.a.bit_test(size, kind, Rm::Reg(T0), T1);
         } else {
             if insn.has_lock_prefix() {
-                self.a.byte(0xf0);
+                self.a.lock();
             }
-            self.a.wide_op(size, 0xa3 + 8 * kind, T1, m);
+            self.a.bit_test(size, kind, m, T1);
         }
         self.host = bit::CF;
         if item.need {
-            self.a.op(NONE, false, false, &[0x0f, 0x92], 0, field(regs::CC_R));
+            self.a.set(cc::B, field(regs::CC_R));
             self.desc = Desc { over: over::CF, r: Loc::Slot, ..self.desc };
         }
     }
@@ -166,8 +154,7 @@ impl Gen {
             self.exact_flags(self.place.thunks.flags);
             self.a.load(8, T0, field(TMP2));
         }
-        self.a.byte(0xf0);
-        self.a.op(NONE, size == 16, false, &[0x0f, 0xc7], 1, m);
+        self.a.compare_exchange_pair(size, m);
         self.host = bit::ZF;
         if item.need {
             self.host = bit::ALL;

@@ -6,7 +6,7 @@
 
 use iced_x86::{Instruction, Mnemonic as M, OpKind};
 
-use super::super::asm::{NONE, Rm};
+use super::super::emit::{Emit, Rm, Sse};
 use super::super::plan::{bit, has_memory, sse_writes_flags};
 use super::super::regs::{T1, home, pinned};
 use super::super::scan::Item;
@@ -50,14 +50,14 @@ struct Encoding {
 
 /// Takes a legacy SSE encoding apart. The bytes were decoded before, so that they are whole.
 fn take_apart(bytes: &[u8]) -> Option<Encoding> {
-    let mut e = Encoding { prefix: NONE, rex: 0, opcode: [0; 3], opcode_len: 2, modrm: 0 };
+    let mut e = Encoding { prefix: 0, rex: 0, opcode: [0; 3], opcode_len: 2, modrm: 0 };
     let mut at = 0;
     loop {
         // A REX prefix counts only right before the opcode.
         let rex = std::mem::take(&mut e.rex);
         match *bytes.get(at)? {
             // F2 and F3 win over 66.
-            0x66 if e.prefix == NONE => e.prefix = 0x66,
+            0x66 if e.prefix == 0 => e.prefix = 0x66,
             p @ (0xf2 | 0xf3) => e.prefix = p,
             0x66 | 0x67 | 0x2e | 0x36 | 0x3e | 0x26 | 0x64 | 0x65 => {}
             p @ 0x40..=0x4f => e.rex = p,
@@ -75,7 +75,7 @@ fn take_apart(bytes: &[u8]) -> Option<Encoding> {
     Some(e)
 }
 
-impl Gen {
+impl<E: Emit> Gen<E> {
     pub(super) fn sse(&mut self, item: &Item) {
         let insn = &item.insn;
         let Some(e) = take_apart(&item.bytes) else { return self.step_always() };
@@ -106,10 +106,9 @@ impl Gen {
             reg = pinned(g).unwrap_or(T1);
             result = (reg == T1).then_some(g);
         }
-        self.a.op(e.prefix, e.rex & 8 != 0, false, opcode, reg, rm);
-        if (0..insn.op_count()).any(|i| insn.op_kind(i) == OpKind::Immediate8) {
-            self.a.byte(insn.immediate8());
-        }
+        let imm = (0..insn.op_count()).any(|i| insn.op_kind(i) == OpKind::Immediate8);
+        let kept = Sse { prefix: e.prefix, wide: e.rex & 8 != 0, opcode };
+        self.a.sse(&kept, reg, rm, imm.then(|| insn.immediate8()));
         if let Some(g) = result {
             self.a.store(8, T1, home(g));
         }

@@ -6,11 +6,12 @@
 
 use iced_x86::{Instruction, Register};
 
-use super::super::asm::{Jump, Mem, Rm, cc};
+use super::super::emit::{Emit, Jump, Mem, Rm, cc};
 use super::super::plan::bit;
 use super::super::regs::{T0, T1, field, stack_fields};
 use super::{Gen, Stub, leave};
-use crate::decode::Form;
+use crate::cpu::Mode;
+use crate::decode::segment;
 use crate::op::SEG_FLAT;
 use crate::ops::alu::{ADD, CMP, SUB};
 
@@ -22,10 +23,10 @@ pub(in super::super) fn thunk_number(size: u8, write: bool) -> Option<usize> {
 
 /// Whether a memory operand goes by no segment's base.
 pub(super) fn is_flat(insn: &Instruction) -> bool {
-    Form::new(insn, 0, crate::cpu::Mode::Long64).op().seg == SEG_FLAT
+    segment(insn.memory_segment(), Mode::Long64) == SEG_FLAT
 }
 
-impl Gen {
+impl<E: Emit> Gen<E> {
     /// Whether a memory operand is at a fixed distance from the stack pointer, or from a frame on the stack.
     pub(super) fn is_by_stack(&self, insn: &Instruction) -> bool {
         self.is_on_stack(insn.memory_base()) && insn.memory_index() == Register::None && is_flat(insn)
@@ -55,8 +56,7 @@ impl Gen {
         let site = self.new_site(size, write);
         self.stubs.push(Stub::Stack { from, again, back: self.a.pos(), number, site });
         if aligned && size > 1 {
-            self.a.group(4, 0xf6, 0, Rm::Reg(T0));
-            self.a.imm32(i32::from(size) - 1);
+            self.a.test_imm(4, Rm::Reg(T0), i32::from(size) - 1);
             let from = self.a.jcc(cc::NE);
             self.stubs.push(Stub::Leave { from, site, how: leave::STEP });
         }

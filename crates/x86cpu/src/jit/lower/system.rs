@@ -3,17 +3,18 @@
 
 use arch::x86_64::regs::Rflags;
 
-use super::super::asm::{Mem, Rm, cc};
+use super::super::emit::{Emit, Mem, Rm, cc};
 use super::super::plan::bit;
 use super::super::regs::{self, T0, T1, TMP, TMP2, field};
 use super::Gen;
 use crate::ops::alu::{AND, CMP, OR};
+use crate::ops::bits::BTR;
 
 const IF: i32 = Rflags::IF.bits() as i32;
 /// Number of RF, which PUSHF does not show.
 const RF: u8 = Rflags::RF.bits().trailing_zeros() as u8;
 
-impl Gen {
+impl<E: Emit> Gen<E> {
     fn only_at_level_0(&mut self) {
         self.a.alu_imm(1, CMP, field(regs::CPL), 0);
         self.step_if(cc::NE);
@@ -29,8 +30,7 @@ impl Gen {
     /// is due already, the interpreter does it.
     pub(super) fn sti(&mut self) {
         self.only_at_level_0();
-        self.a.group(4, 0xf6, 0, field(regs::SYSTEM_FLAGS));
-        self.a.imm32(IF);
+        self.a.test_imm(4, field(regs::SYSTEM_FLAGS), IF);
         let already = self.a.jcc(cc::NE);
         let site = self.new_site(0, false);
         self.a.mov_imm(T1, u64::from(self.place.first_site + site));
@@ -55,9 +55,7 @@ impl Gen {
         self.exact_flags(self.place.thunks.collapse);
         self.a.load(8, T1, field(TMP));
         self.a.alu(8, OR, T1, field(regs::SYSTEM_FLAGS));
-        // BTR
-        self.a.wide_op(8, 0xba, 6, Rm::Reg(T1));
-        self.a.byte(RF);
+        self.a.bit_test_imm(8, BTR, Rm::Reg(T1), RF);
         self.a.load(8, T0, field(TMP2));
         self.a.store(8, T1, Rm::Mem(Mem::at(T0, 0)));
         self.move_sp(-8);

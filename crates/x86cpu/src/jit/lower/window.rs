@@ -14,8 +14,8 @@
 
 use iced_x86::{Instruction, OpKind, Register};
 
-use super::super::asm::{Jump, Mem, Rm, cc};
 use super::super::cc::Desc;
+use super::super::emit::{Emit, Jump, Mem, Rm, cc};
 use super::super::plan::{Effect, Plan, bit, has_high, has_memory, looks_at, operand_size, shift_count};
 use super::super::regs::{RSP, SP, T0, T1, pinned};
 use super::super::scan::Item;
@@ -232,7 +232,7 @@ impl Run {
     }
 }
 
-impl Gen {
+impl<E: Emit> Gen<E> {
     /// The window that item number `first` opens, if it is worth it.
     pub(super) fn window_of(&self, first: usize) -> Option<Run> {
         let base = Access::of(&self.unit.items[first]).ok()??.base;
@@ -353,8 +353,7 @@ impl Gen {
                 self.a.lea(T1, Mem::at(T0, class));
                 place = T1;
             }
-            self.a.group(1, 0xf6, 0, Rm::Reg(place));
-            self.a.byte(15);
+            self.a.test_imm(1, Rm::Reg(place), 15);
             self.a.jcc(cc::NE)
         });
         self.host = bit::NONE;

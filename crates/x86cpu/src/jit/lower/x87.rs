@@ -9,13 +9,14 @@
 
 use iced_x86::{Instruction, Mnemonic as M};
 
-use super::super::asm::{NONE, Rm, cc};
+use super::super::emit::{Emit, Rm, cc};
 use super::super::plan::{bit, has_memory};
 use super::super::regs::{self, T1, TMP, field};
 use super::super::scan::Item;
 use super::super::state::x87;
 use super::{Gen, leave};
 use crate::fpu::{self, Class};
+use crate::ops::alu::NOT;
 
 /// FCW bits that mask exceptions.
 const MASKS: i32 = 0x3f;
@@ -72,7 +73,7 @@ fn encoding(bytes: &[u8; 15]) -> Option<(u8, u8)> {
     Some((bytes[at], *bytes.get(at + 1)?))
 }
 
-impl Gen {
+impl<E: Emit> Gen<E> {
     pub(super) fn x87(&mut self, item: &Item) {
         let insn = &item.insn;
         self.need_x87();
@@ -84,13 +85,13 @@ impl Gen {
             self.want_flags(cc);
         }
         if !has_memory(insn) {
-            self.a.bytes(&[opcode, modrm]);
+            self.a.x87(opcode, modrm);
         } else if insn.mnemonic() == M::Fldcw {
             self.load_control(insn);
         } else {
             let write = fpu::decode(insn).is_some_and(|f| f.stores());
             let m = self.memory(insn, insn.memory_size().size() as u8, write);
-            self.a.op(NONE, false, false, &[opcode], modrm >> 3 & 7, m);
+            self.a.x87_memory(opcode, modrm >> 3 & 7, m);
         }
         if writes_flags(insn.mnemonic()) {
             self.host = bit::ALL;
@@ -105,11 +106,10 @@ impl Gen {
         let m = self.memory(insn, 2, false);
         self.a.load(2, T1, m);
         self.a.store(2, T1, field(TMP));
-        self.a.group(4, 0xf6, 2, Rm::Reg(T1));
-        self.a.group(4, 0xf6, 0, Rm::Reg(T1));
-        self.a.imm32(MASKS);
+        self.a.unary(4, NOT, Rm::Reg(T1));
+        self.a.test_imm(4, Rm::Reg(T1), MASKS);
         self.step_if(cc::NE);
-        self.a.op(NONE, false, false, &[0xd9], 5, field(TMP));
+        self.a.x87_memory(0xd9, 5, field(TMP));
     }
 
     /// The guest's x87 state is in the host's registers from here on, up to the next handler.
