@@ -21,7 +21,7 @@ const SLICE: u64 = 20_000;
 const FIRST: u64 = 1_000;
 /// A vCPU that sleeps for so long has time to translate what will run.
 const SPARE: Duration = Duration::from_millis(5);
-/// The most that the vCPUs of a machine translate before it runs: 0.03 s of a core, 7 MiB.
+/// The most that the vCPUs of a machine translate before it runs: 0.03 s of a core, 14 MiB.
 const AHEAD: usize = 8192;
 /// A vCPU that sleeps for so long may be idle.
 const REST: Duration = Duration::from_millis(200);
