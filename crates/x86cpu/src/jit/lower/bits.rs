@@ -73,12 +73,12 @@ impl<E: Emit> Gen<E> {
         if item.need {
             self.settle();
             let mask = if size == 8 { 63 } else { 31 };
-            self.a.test_imm(1, Rm::Reg(RCX), i32::from(mask));
+            self.a.test_imm(1, Rm::Reg(RCX), mask);
             let zero = self.a.jcc(cc::E);
             let r = self.value(g, T0);
             self.a.store(8, r, field(regs::CC_A));
             self.a.load(4, T1, Rm::Reg(RCX));
-            self.a.alu_imm(4, 4, Rm::Reg(T1), i32::from(mask));
+            self.a.alu_imm(4, 4, Rm::Reg(T1), mask);
             self.a.store(8, T1, field(regs::CC_B));
             self.a.store_imm(2, field(regs::CC_OP), i32::from(kind | log2(size)));
             self.a.bind(zero);
