@@ -92,7 +92,7 @@ fn a_machine_that_takes_more_memory_than_it_may_is_ended_and_others_are_not() {
     assert!(text(&run.stderr).contains("the host ends the machine"), "{}", text(&run.stderr));
     let fill = "mkdir -p /mnt/t; mount -t tmpfs -o size=220m t /mnt/t; dd if=/dev/urandom of=/mnt/t/f bs=1M count=200";
     assert!(!home.run(&["exec", &name, "sh", "-c", fill]).status.success());
-    home.run(&["wait", &name]);
+    home.fails(&["wait", &name], 137);
     assert!(home.ok(&["ps", "-a"]).lines().any(|line| line.starts_with(&name) && line.contains("dead")));
     assert_eq!(home.ok(&["exec", "other", "echo", "here"]), "here\n");
     home.ok(&["rm", &name]);
