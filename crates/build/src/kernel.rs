@@ -116,7 +116,9 @@ impl Kernel {
         if !found.required.is_empty() {
             let mut what = format!("[kernel] Linux {} lacks what a machine needs:", self.release);
             found.required.iter().for_each(|line| what.push_str(&format!("\n  {line}")));
-            what.push_str("\nset these and build it anew (examples/guest/make.sh does, from Debian's source)");
+            what.push_str(
+                "\nset these and build it anew (examples/guest/make.sh does, from Debian's source)",
+            );
             if found.has_modules {
                 what.push_str(
                     "; modules lie in the root, which the kernel has to find without them: a distribution's kernel cannot \

@@ -101,7 +101,12 @@ pub struct Connections {
 
 impl Connections {
     pub fn new() -> Self {
-        Self { flows: Slots::new(Kind::Tcp, MAX_TCP), index: HashMap::new(), last: None, unserved: Vec::new() }
+        Self {
+            flows: Slots::new(Kind::Tcp, MAX_TCP),
+            index: HashMap::new(),
+            last: None,
+            unserved: Vec::new(),
+        }
     }
 
     pub fn len(&self) -> usize {

@@ -72,9 +72,7 @@ impl Store {
             let is_object = is_same(&file, &self.object_path(&id));
             Some(CutOff { path, file, mode, is_object })
         });
-        let over = |mark: &CutOff| {
-            mark.is_over().map_err(|error| Error::io(&mark.path, "look at it", error))
-        };
+        let over = |mark: &CutOff| mark.is_over().map_err(|error| Error::io(&mark.path, "look at it", error));
         let mut left = Vec::new();
         for mark in found {
             if over(&mark)? {

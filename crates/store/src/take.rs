@@ -57,7 +57,14 @@ impl Store {
             None => (self.import_file(file, path, options)?, None),
         };
         let modified = (meta.mtime(), meta.mtime_nsec());
-        Ok(Taken { pin, path: path.to_owned(), key: (meta.dev(), meta.ino()), len: meta.len(), modified, mark })
+        Ok(Taken {
+            pin,
+            path: path.to_owned(),
+            key: (meta.dev(), meta.ino()),
+            len: meta.len(),
+            modified,
+            mark,
+        })
     }
 
     /// Makes the very file an object, and says where its mark is; `None` where that cannot be, or where there is one of

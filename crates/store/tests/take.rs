@@ -234,7 +234,8 @@ fn a_kill_at_any_instant_loses_no_file() {
         assert_eq!(home.store.check(CheckOptions::default()).unwrap(), []);
         check_objects(&home.store);
         let here = (0..written).map(|seed| PathBuf::from(format!("{}-{seed}", file.display())));
-        here.filter(|path| path.exists()).for_each(|path| assert_ne!(mode(&path), 0o400, "{}", path.display()));
+        here.filter(|path| path.exists())
+            .for_each(|path| assert_ne!(mode(&path), 0o400, "{}", path.display()));
     }
     println!("{rounds} kills: {before} files at their old place, {after} in the store");
     assert!(after > 0);

@@ -91,7 +91,10 @@ fn kernels_come_as_elf_and_in_every_packing_of_linux_s_build() {
     for (image, form) in [
         (kernel(), "vmlinux"),
         (bzimage(&packed(&["gzip", "-c", "-1"])), "bzImage"),
-        (bzimage(&packed(&["xz", "-c", "-1", "--check=crc32", "--x86", "--lzma2=preset=0,dict=32MiB"])), "bzImage"),
+        (
+            bzimage(&packed(&["xz", "-c", "-1", "--check=crc32", "--x86", "--lzma2=preset=0,dict=32MiB"])),
+            "bzImage",
+        ),
         (bzimage(&packed(&["zstd", "-c", "-1"])), "bzImage"),
         (bzimage(&packed(&["xz", "-c", "-0", "--format=lzma"])), "bzImage"),
         (bzimage(&packed(&["lz4", "-l", "-c", "-1"])), "bzImage"),

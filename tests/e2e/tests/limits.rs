@@ -170,7 +170,8 @@ fn on_a_host_of_version_2() {
     }
     // As on the host: from its first group on.
     let first = fs::File::open("/proc/1/ns/cgroup").unwrap();
-    move_into_link_name_space(std::os::fd::AsFd::as_fd(&first), Some(LinkNameSpaceType::ControlGroup)).unwrap();
+    move_into_link_name_space(std::os::fd::AsFd::as_fd(&first), Some(LinkNameSpaceType::ControlGroup))
+        .unwrap();
     panic!("{}", Command::new("unshare").args(["-m", "sh", "-c", ON_A_HOST]).exec());
 }
 

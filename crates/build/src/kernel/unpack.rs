@@ -55,7 +55,8 @@ impl KernelImage {
             return Err("it is a bzImage for 32-bit processors (or older than boot protocol 2.12)".into());
         }
         let claimed = header.version.split(' ').next().filter(|word| !word.is_empty()).map(str::to_owned);
-        let vmlinux = decompress(&image[header.payload]).map_err(|what| format!("its packed kernel {what}"))?;
+        let vmlinux =
+            decompress(&image[header.payload]).map_err(|what| format!("its packed kernel {what}"))?;
         Ok(Self { vmlinux, form: "bzImage", claimed })
     }
 

@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use bus::{RestoreError, lock};
 use host::{Event, Interest, Poller, Ready};
-use netstack::{
-    Config, GUEST_MAC, Link, MAX_FRAME, MTU, ROUND_BYTES, ROUND_FRAMES, Reporter, Stack,
-};
+use netstack::{Config, GUEST_MAC, Link, MAX_FRAME, MTU, ROUND_BYTES, ROUND_FRAMES, Reporter, Stack};
 use virtio::features::kind;
 use virtio::{Activation, QueueError, VirtioDevice};
 

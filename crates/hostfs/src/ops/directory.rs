@@ -59,7 +59,8 @@ impl Server {
             }
         };
         let flags = OFlags::DIRECTORY.bits();
-        let fh = self.handles.add(Handle { node: head.node, flags, dir: true, fd, at: 0, size: 0, was: None });
+        let fh =
+            self.handles.add(Handle { node: head.node, flags, dir: true, fd, at: 0, size: 0, was: None });
         reply.u64(fh);
         reply.u64(0);
         Ok(())

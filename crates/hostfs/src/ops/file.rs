@@ -126,8 +126,9 @@ impl Server {
             Err(Errno::EXIST) if flags & OFlags::EXCL.bits() == 0 => {
                 let stat = rustix::fs::statat(&parent, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?;
                 let node = self.tell(reply, head.node, name, &stat)?;
-                let opened =
-                    self.open_node(node, flags).and_then(|(fd, stat)| self.put_open(reply, node, flags, fd, &stat));
+                let opened = self
+                    .open_node(node, flags)
+                    .and_then(|(fd, stat)| self.put_open(reply, node, flags, fd, &stat));
                 if opened.is_err() {
                     self.nodes.forget(node, 1);
                 }
