@@ -2,28 +2,25 @@
 //! machine needs of it.
 //!
 //! Problem: a kernel that lacks one option boots to nothing, without a word. Strategy: what can be known of it before
-//! it runs is: its headers, and its configuration where that is in it or beside it (`config.rs`), against the list of
-//! what smolvm and its agent use (`needs.rs`). Invariant: nothing is taken from a file but bytes that are there; no
-//! unpacked kernel is larger than [`MOST`]. Next: `job.rs` packs it into the base.
+//! it runs is: its headers (`unpack.rs`), and its configuration where that is in it or beside it (`config.rs`), against the
+//! list of what smolvm and its agent use (`needs.rs`). Next: `job.rs` packs it into the base.
 
 mod config;
 mod needs;
+mod unpack;
 
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use artifact::hash::Digest;
-use boot::BzImage;
 use serde::{Deserialize, Serialize};
 use spec::{KernelDef, MachineSpec};
 
 use config::Config;
+use unpack::MOST;
 
-/// Most bytes of a kernel, packed or not: what a machine file's reader takes.
-const MOST: u64 = 256 << 20;
-/// What stands before the release in every Linux kernel (init/version.c).
-const BANNER: &[u8] = b"Linux version ";
+pub use unpack::KernelImage;
 
 /// What stands in `Smolfile.lock` of a kernel that is not smolvm's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,15 +65,16 @@ impl Kernel {
             what: format!("[kernel] image names {}: {what}", path.display()),
         };
         let bytes = read_file(&path).map_err(wrong)?;
-        let (vmlinux, form, claimed) = unpack(bytes).map_err(wrong)?;
-        let place = boot::inspect(&vmlinux).map_err(|e| wrong(e.to_string()))?;
+        let image = KernelImage::unpack(bytes).map_err(wrong)?;
+        let place = image.place().map_err(|e| wrong(e.to_string()))?;
         if place.end > spec.memory {
             let need = place.end.div_ceil(1 << 20);
             return Err(wrong(format!("it lies up to {need} MiB of memory; raise `memory`")));
         }
-        let release = release(&vmlinux).or(claimed);
+        let release = image.release();
         let release = release
             .ok_or_else(|| wrong("it is no Linux kernel: there is no `Linux version` in it".into()))?;
+        let KernelImage { vmlinux, form, .. } = image;
         let mut kernel = Self { vmlinux, release, form, notes: Vec::new() };
         match kernel.config(def, dir, &path)? {
             Some(config) => kernel.measure(&config, spec)?,
@@ -118,7 +116,15 @@ impl Kernel {
         if !found.required.is_empty() {
             let mut what = format!("[kernel] Linux {} lacks what a machine needs:", self.release);
             found.required.iter().for_each(|line| what.push_str(&format!("\n  {line}")));
-            what.push_str("\nset these and build it anew (docs/guests.md has a configuration that does)");
+            what.push_str(
+                "\nset these and build it anew (examples/guest/make.sh does, from Debian's source)",
+            );
+            if found.has_modules {
+                what.push_str(
+                    "; modules lie in the root, which the kernel has to find without them: a distribution's kernel cannot \
+                     be used as it is. Without [kernel] the machine has smolvm's own",
+                );
+            }
             return Err(Wrong { key: "image", what });
         }
         self.notes.extend(found.advised);
@@ -154,62 +160,6 @@ fn read_file(path: &Path) -> Result<Vec<u8>, String> {
         true => Err(format!("it is larger than {} MiB, which no kernel is", MOST >> 20)),
         false => Ok(bytes),
     }
-}
-
-/// The ELF file, how it came, and the release that a bzImage's header claims.
-fn unpack(bytes: Vec<u8>) -> Result<(Vec<u8>, &'static str, Option<String>), String> {
-    if bytes.starts_with(b"\x7fELF") {
-        return Ok((bytes, "vmlinux", None));
-    }
-    let Some(header) = BzImage::parse(&bytes) else {
-        return Err("it is neither a vmlinux (ELF) nor a bzImage, or it is cut short".into());
-    };
-    if !header.is_64_bit {
-        return Err("it is a bzImage for 32-bit processors (or older than boot protocol 2.12)".into());
-    }
-    let claimed = header.version.split(' ').next().filter(|word| !word.is_empty()).map(str::to_owned);
-    let payload = &bytes[header.payload];
-    let vmlinux = decompress(payload).map_err(|what| format!("its packed kernel {what}"))?;
-    Ok((vmlinux, "bzImage", claimed))
-}
-
-/// One packed stream; what follows it (its size, in four bytes) is left alone.
-fn decompress(payload: &[u8]) -> Result<Vec<u8>, String> {
-    let limited: Box<dyn Read + '_> = match payload {
-        [0x1f, 0x8b, ..] => Box::new(flate2::read::GzDecoder::new(payload)),
-        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Box::new(liblzma::read::XzDecoder::new(payload)),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
-            let decoder = zstd::stream::read::Decoder::new(payload).map_err(|e| e.to_string())?;
-            Box::new(decoder.single_frame())
-        }
-        [0x7f, b'E', b'L', b'F', ..] => Box::new(payload),
-        _ => {
-            let name = match payload {
-                [0x02, 0x21, 0x4c, 0x18, ..] => "LZ4",
-                [0x5d, 0, 0, ..] => "LZMA",
-                [b'B', b'Z', b'h', ..] => "bzip2",
-                [0x89, 0x4c, 0x5a, ..] => "LZO",
-                _ => "a way that is not known here",
-            };
-            return Err(format!(
-                "is packed with {name}; build it with CONFIG_KERNEL_GZIP, _XZ or _ZSTD, or name its vmlinux"
-            ));
-        }
-    };
-    let mut vmlinux = Vec::new();
-    let read = limited.take(MOST + 1).read_to_end(&mut vmlinux);
-    read.map_err(|e| format!("cannot be unpacked: {e}"))?;
-    match vmlinux.len() as u64 > MOST {
-        true => Err(format!("unpacks to more than {} MiB", MOST >> 20)),
-        false => Ok(vmlinux),
-    }
-}
-
-/// The release in the kernel's banner.
-fn release(vmlinux: &[u8]) -> Option<String> {
-    let after = find(vmlinux, BANNER, |rest| rest.first().is_some_and(u8::is_ascii_digit))?;
-    let word: Vec<u8> = after.iter().copied().take(64).take_while(u8::is_ascii_graphic).collect();
-    String::from_utf8(word).ok()
 }
 
 /// What follows the first `needle` of which `fits` says yes to that.

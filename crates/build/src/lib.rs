@@ -37,7 +37,7 @@ pub use container::{PlainRoot, image_base, plain_base};
 pub use downloads::{CleanPolicy, Cleaned, Downloads, clean_downloads, kept_downloads};
 pub use error::Error;
 pub use kept::{Kept, read_definition, read_lock};
-pub use kernel::{Kernel, KernelLock};
+pub use kernel::{Kernel, KernelImage, KernelLock};
 pub use lock::Lock;
 pub use newer::{Part, changes, guest_parts, image_part, package_parts};
 pub use progress::{Progress, Silent};

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 /// Folders of one machine, those of earlier runs that its processes may still hold included.
@@ -62,7 +62,7 @@ impl Folder {
         let probe = folder.walk(b"").map_err(|e| {
             io::Error::other(format!("{e}; shared folders need a host with openat2 (Linux 5.6 or later)"))
         })?;
-        reopen(&probe, OFlags::RDONLY)?;
+        reopen(&probe, &rustix::fs::fstat(&probe)?, OFlags::RDONLY)?;
         Ok(folder)
     }
 
@@ -109,9 +109,10 @@ pub(crate) fn proc_path(fd: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
-/// Opens for use what [`Folder::walk`] found, if it is a directory or regular file: nothing else is ever opened.
-pub(crate) fn reopen(fd: &OwnedFd, flags: OFlags) -> Result<OwnedFd, Errno> {
-    match FileType::from_raw_mode(rustix::fs::fstat(fd)?.st_mode) {
+/// Opens for use what [`Folder::walk`] found, if it is a directory or regular file: nothing else is ever opened. `stat` is
+/// that of `fd`, whose kind never changes.
+pub(crate) fn reopen(fd: &OwnedFd, stat: &Stat, flags: OFlags) -> Result<OwnedFd, Errno> {
+    match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile | FileType::Directory => {}
         _ => return Err(Errno::NXIO),
     }

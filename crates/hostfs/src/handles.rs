@@ -26,6 +26,8 @@ pub(crate) struct Handle {
     pub fd: Option<Arc<OwnedFd>>,
     /// Where a directory's stream stands.
     pub at: u64,
+    /// Bytes of the file when it was opened, as far as that is known: where its end is likely to be.
+    pub size: u64,
     /// After a restore: what it was.
     pub was: Option<Was>,
 }

@@ -242,7 +242,7 @@ impl Server {
         if !is_directory && !was.is_none_or(|was| was.is(&fd, &stat)) {
             return Err(Errno::STALE);
         }
-        reopen(&fd, flags)
+        reopen(&fd, &stat, flags)
     }
 
     /// An inode number for the guest, whose folders are all one file system: those of further devices are told apart

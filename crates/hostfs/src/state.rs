@@ -186,6 +186,7 @@ fn restored_handles(state: &SessionState) -> Result<Handles, String> {
             dir: saved.dir,
             fd: None,
             at: ELSEWHERE,
+            size: 0,
             was: saved.was,
         };
         handles.insert(saved.id, handle);

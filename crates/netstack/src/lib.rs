@@ -46,6 +46,6 @@ pub use peers::{Directory, PEER_CONNECTED};
 pub use policy::{Cidr, HostPattern, Policy, Reason};
 pub use report::{NetReport, Refused, Reporter};
 pub use resolver::MAX_QUERIES;
-pub use stack::{Config, Published, Stack};
+pub use stack::{Config, Published, ROUND_BYTES, ROUND_FRAMES, Stack};
 pub use tcp::MAX_TCP;
 pub use udp::MAX_UDP;

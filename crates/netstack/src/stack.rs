@@ -23,6 +23,10 @@ use crate::resolver::Resolver;
 use crate::tcp::Connections;
 use crate::udp::{Flows, Published as Doors};
 
+/// Most frames and bytes of the guest in one round, before the host's sockets are looked at again: a queue of its frames,
+/// and no more than a connection's buffers hold. A frame begun is taken whole.
+pub const ROUND_FRAMES: usize = 256;
+pub const ROUND_BYTES: usize = 1 << 20;
 const DNS: u16 = 53;
 /// Most bytes of one datagram.
 const DATAGRAM: usize = 65536;
@@ -126,6 +130,8 @@ pub struct Stack {
     published: Doors,
     echoes: Echoes,
     resolver: Resolver,
+    /// When this round's first frame came: what its others go by, too.
+    round: Option<Instant>,
 }
 
 /// A link that leads nowhere, for making an interface.
@@ -168,6 +174,7 @@ impl Stack {
             published,
             echoes: Echoes::new(),
             resolver: Resolver::new(config.resolvers),
+            round: None,
         })
     }
 
@@ -192,7 +199,7 @@ impl Stack {
     /// Takes a frame of the guest. What comes of it may wait for the end of the round, which [`Stack::tick`] is.
     pub fn input(&mut self, frame: &[u8], link: &mut dyn Link) {
         self.core.reporter.count_out(frame.len());
-        let now = Instant::now();
+        let now = *self.round.get_or_insert_with(Instant::now);
         match parse(frame) {
             Frame::Local => {
                 let time = self.core.time(now);
@@ -246,6 +253,8 @@ impl Stack {
 
     /// Takes an event of the poller; tokens that are not ours are ignored.
     pub fn ready(&mut self, ready: &Ready, link: &mut dyn Link) {
+        // What comes after it in this round comes later.
+        self.round = None;
         self.look(Token(ready.token), Some(ready), link, Instant::now());
     }
 
@@ -262,6 +271,7 @@ impl Stack {
 
     /// The link has room again.
     pub fn unblocked(&mut self, link: &mut dyn Link) {
+        self.round = None;
         let now = Instant::now();
         for token in std::mem::take(&mut self.core.blocked) {
             if link.ready() {
@@ -275,6 +285,7 @@ impl Stack {
     /// Ends a round: does what the frames taken in it ask for, and what is due by time.
     pub fn tick(&mut self, link: &mut dyn Link) {
         let now = Instant::now();
+        self.round = None;
         self.connections.settle_round(&mut self.core, link, now);
         while let Some((token, when)) = self.core.deadlines.due(now) {
             match token.kind() {

@@ -86,17 +86,27 @@ enum After {
     Over,
 }
 
+/// A connection's ends: the guest's, the remote.
+type Ends = (SocketAddr, SocketAddr);
+
 /// All connections.
 pub struct Connections {
     flows: Slots<Flow>,
-    index: HashMap<(SocketAddr, SocketAddr), Token>,
+    index: HashMap<Ends, Token>,
+    /// The flow of the last segment: mostly the next one's, too, which then costs no hash.
+    last: Option<(Ends, Token)>,
     /// Flows that took segments in this round; each once, so no longer than the table.
     unserved: Vec<Token>,
 }
 
 impl Connections {
     pub fn new() -> Self {
-        Self { flows: Slots::new(Kind::Tcp, MAX_TCP), index: HashMap::new(), unserved: Vec::new() }
+        Self {
+            flows: Slots::new(Kind::Tcp, MAX_TCP),
+            index: HashMap::new(),
+            last: None,
+            unserved: Vec::new(),
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -106,6 +116,7 @@ impl Connections {
     pub fn clear(&mut self) {
         self.flows.clear();
         self.index.clear();
+        self.last = None;
         self.unserved.clear();
     }
 
@@ -125,9 +136,8 @@ impl Connections {
         if guest.port() == 0 || remote.port() == 0 {
             return;
         }
-        match self.index.get(&(guest, remote)) {
+        match self.find((guest, remote)) {
             Some(token) => {
-                let token = *token;
                 let Some(flow) = self.flows.get_mut(token) else { return };
                 let after = match &flow.stage {
                     Stage::Opening(_) if segment.rst() => After::Over,
@@ -152,6 +162,17 @@ impl Connections {
                 }
             }
             None => refuse(core, link, packet),
+        }
+    }
+
+    fn find(&mut self, ends: Ends) -> Option<Token> {
+        match self.last {
+            Some((last, token)) if last == ends => Some(token),
+            _ => {
+                let token = *self.index.get(&ends)?;
+                self.last = Some((ends, token));
+                Some(token)
+            }
         }
     }
 
@@ -207,6 +228,7 @@ impl Connections {
             && let Some(flow) = self.flows.remove(token)
         {
             self.index.remove(&(flow.guest, flow.remote));
+            self.last = None;
             core.blocked.remove(&token);
         }
     }

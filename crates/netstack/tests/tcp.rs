@@ -165,6 +165,46 @@ fn segments_of_one_round_are_answered_once() {
 }
 
 #[test]
+fn segments_of_a_round_reach_their_own_connections_and_none_that_ended() {
+    let mut guest = Guest::new(opened(&["127.0.0.1"]));
+    let (listener, to) = listener();
+    let both = [1u8, 2].map(|name| {
+        let handle = guest.connect(to, 100_000);
+        guest.until_established(handle);
+        guest.tcp(handle).set_nagle_enabled(false);
+        (name, handle, listener.accept().unwrap().0)
+    });
+    guest.until("silence", |g| g.send().eq(&0).then_some(()));
+    for _ in 0..5 {
+        for (name, handle, _) in &both {
+            guest.tcp(*handle).send_slice(&[*name; 700]).unwrap();
+            guest.send();
+        }
+    }
+    let segments = std::mem::take(&mut guest.cable.to_host);
+    assert_eq!(segments.len(), 10);
+    for segment in &segments {
+        guest.stack.input(segment, &mut guest.cable);
+    }
+    guest.stack.tick(&mut guest.cable);
+    assert_eq!(guest.cable.to_guest.len(), 2, "an acknowledgement each");
+    let [(_, first, mut one), (_, _, mut two)] = both;
+    for (stream, name) in [(&mut one, 1), (&mut two, 2)] {
+        let mut got = vec![0; 5 * 700];
+        stream.read_exact(&mut got).unwrap();
+        assert_eq!(got, vec![name; 5 * 700]);
+    }
+    guest.tcp(first).abort();
+    guest.until("its end", |g| (g.stack.flows() == 1).then_some(()));
+    guest.cable.to_guest.clear();
+    guest.stack.input(&segments[0], &mut guest.cable);
+    assert_eq!(guest.cable.to_guest.len(), 1, "a reset");
+    guest.stack.input(&segments[1], &mut guest.cable);
+    guest.stack.tick(&mut guest.cable);
+    assert_eq!(guest.stack.flows(), 1, "the other goes on");
+}
+
+#[test]
 fn a_segment_of_an_unknown_connection_is_reset_at_once() {
     let mut guest = Guest::new(opened(&["127.0.0.1"]));
     let (listener, to) = listener();

@@ -123,7 +123,10 @@ impl Store {
     pub fn check(&self, options: CheckOptions<'_>) -> Result<Vec<Finding>> {
         let mut check = Check { store: self, options, found: Vec::new(), damaged: Vec::new() };
         check.leftovers()?;
+        check.moves()?;
         check.objects()?;
+        // Those of files whose two names were parted.
+        check.moves()?;
         check.names()?;
         check.references()?;
         check.records()?;
@@ -188,6 +191,16 @@ impl Check<'_> {
         };
         left.into_iter()
             .try_for_each(|path| self.mend(path, "", Fault::Leftover, |path| fs::remove_file(path)))
+    }
+
+    /// Files that were on their way into the store.
+    fn moves(&mut self) -> Result<()> {
+        for mark in self.store.cut_off_moves()? {
+            if !self.found.iter().any(|finding| finding.path == mark.path) {
+                self.mend(mark.path.clone(), "", Fault::Leftover, |_| mark.end())?;
+            }
+        }
+        Ok(())
     }
 
     fn objects(&mut self) -> Result<()> {

@@ -11,7 +11,7 @@
 //! paths/<dev-ino>  which id the user's file with these numbers was seen to have
 //! refs/<id>/<key>  directories (instances) that need an object while they exist
 //! locks/           one import of a file at a time
-//! tmp/             files being written
+//! tmp/             files being written, marks of files that move in (`moves.rs`)
 //! damaged/         what was found wrong and set aside
 //! ```
 //!
@@ -23,6 +23,7 @@ pub mod dirs;
 mod error;
 mod import;
 mod list;
+mod moves;
 mod paths;
 mod pin;
 mod prune;

@@ -194,13 +194,15 @@ impl Store {
         Ok(self.tags()?.into_iter().filter(|tag| tag.id == *id).map(|tag| tag.name).collect())
     }
 
-    /// Removes unfinished files of dead processes, and records of objects that are gone.
+    /// Removes unfinished files of dead processes, and records of objects that are gone; files whose move into the store
+    /// was cut off have their modes again.
     pub fn gc_temps(&self) -> Result<Vec<PathBuf>> {
         self.clean_paths()?;
+        let ended = self.end_cut_off_moves()?;
         let dir = self.part("tmp");
         match clean_leftovers(&dir) {
-            Ok(removed) => Ok(removed),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Ok(removed) => Ok([removed, ended].concat()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(ended),
             Err(error) => Err(Error::io(&dir, "clean it", error)),
         }
     }

@@ -16,6 +16,10 @@ fn take(store: &Store, path: &Path) -> Result<Taken, Error> {
     store.take_over(path, ImportOptions::default())
 }
 
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().mode() & 0o7777
+}
+
 fn inode(path: &Path) -> u64 {
     fs::metadata(path).unwrap().ino()
 }
@@ -108,6 +112,8 @@ fn what_is_damaged_or_no_file_stays_as_it_is() {
 fn a_move_that_was_cut_off_is_finished_by_another_or_parted() {
     let home = Home::new();
     let (path, id) = home.machine("a", 1);
+    let before = mode(&path);
+    assert_ne!(before, 0o400);
     let cut_off = || drop(take(&home.store, &path).unwrap());
     cut_off();
     let found = home.store.check(CheckOptions::default()).unwrap();
@@ -115,9 +121,10 @@ fn a_move_that_was_cut_off_is_finished_by_another_or_parted() {
     let repaired = home.store.check(CheckOptions { repair: true, progress: None }).unwrap();
     assert!(repaired.iter().all(|finding| finding.mended));
     assert_ne!(inode(&path), inode(&home.store.object_path(&id)));
+    assert_eq!(mode(&path), before, "the user's file is as it was");
+    assert_eq!(files(&home.store.root().join("tmp")), [""; 0]);
     assert_eq!(home.store.check(CheckOptions::default()).unwrap(), []);
     // What is done to the user's file now is nothing to the store.
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     fs::write(&path, b"other").unwrap();
     assert_eq!(check_objects(&home.store), 1);
 
@@ -126,6 +133,47 @@ fn a_move_that_was_cut_off_is_finished_by_another_or_parted() {
     cut_off();
     assert!(take(&home.store, &path).unwrap().finish().unwrap());
     assert!(!path.exists());
+    assert_eq!(home.store.check(CheckOptions::default()).unwrap(), []);
+}
+
+/// What a kill leaves between the mark and the object: nobody's name for the file, which is closed.
+#[test]
+fn a_file_that_was_closed_and_not_moved_has_its_mode_again() {
+    let home = Home::new();
+    let (path, id) = home.machine("a", 1);
+    let close = || {
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).unwrap();
+        fs::hard_link(&path, home.store.root().join(format!("tmp/.smolvm-move-{id}-640"))).unwrap();
+    };
+    fs::create_dir_all(home.store.root().join("tmp")).unwrap();
+    close();
+    assert_eq!(home.store.gc_temps().unwrap().len(), 1);
+    assert_eq!((mode(&path), fs::metadata(&path).unwrap().nlink()), (0o640, 1));
+    close();
+    let found = home.store.check(CheckOptions::default()).unwrap();
+    assert_eq!(found.iter().map(|f| &f.fault).collect::<Vec<_>>(), [&Fault::Leftover]);
+    assert_eq!(mode(&path), 0o400, "a look changes nothing");
+    home.store.check(CheckOptions { repair: true, progress: None }).unwrap();
+    assert_eq!(mode(&path), 0o640);
+    // Whoever moves at this moment holds the file.
+    close();
+    let held = File::open(&path).unwrap();
+    held.lock_shared().unwrap();
+    assert_eq!(home.store.gc_temps().unwrap().len(), 0);
+    drop(held);
+    // What its user set since is not undone.
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    home.store.gc_temps().unwrap();
+    assert_eq!(mode(&path), 0o600);
+    close();
+    assert!(take(&home.store, &path).unwrap().finish().unwrap());
+    assert_eq!(mode(&home.store.object_path(&id)), 0o400);
+    assert_eq!(files(&home.store.root().join("tmp")), [""; 0]);
+    // Cut off between the removal of the old name and that of the mark: an object keeps its mode.
+    let mark = home.store.root().join(format!("tmp/.smolvm-move-{id}-640"));
+    fs::hard_link(home.store.object_path(&id), &mark).unwrap();
+    home.store.gc_temps().unwrap();
+    assert_eq!((mode(&home.store.object_path(&id)), mark.exists()), (0o400, false));
     assert_eq!(home.store.check(CheckOptions::default()).unwrap(), []);
 }
 
@@ -185,6 +233,9 @@ fn a_kill_at_any_instant_loses_no_file() {
         home.store.check(CheckOptions { repair: true, progress: None }).unwrap();
         assert_eq!(home.store.check(CheckOptions::default()).unwrap(), []);
         check_objects(&home.store);
+        let here = (0..written).map(|seed| PathBuf::from(format!("{}-{seed}", file.display())));
+        here.filter(|path| path.exists())
+            .for_each(|path| assert_ne!(mode(&path), 0o400, "{}", path.display()));
     }
     println!("{rounds} kills: {before} files at their old place, {after} in the store");
     assert!(after > 0);

@@ -18,6 +18,10 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+/// docs/adr/0042: why each of these.
+const OVERLAY_OPTIONS: &str =
+    "lowerdir=/base,upperdir=/rw/upper,workdir=/rw/work,xino=on,redirect_dir=on,metacopy=off,index=off";
+
 /// Where the root is put together before it becomes `/`.
 const NEW_ROOT: &str = "/newroot";
 /// How the writable disk is mounted (kernel documentation, admin-guide/ext4).
@@ -194,9 +198,10 @@ fn root(parameters: &Parameters) -> io::Result<Root> {
     }
     make_directory("/rw/upper", 0o755);
     make_directory("/rw/work", 0o755);
-    // docs/adr/0042: why each of these.
-    let options = "lowerdir=/base,upperdir=/rw/upper,workdir=/rw/work,xino=on,redirect_dir=on,metacopy=off,index=off,uuid=null";
-    try_mount("root", NEW_ROOT, "overlay", MountFlags::NOATIME, options)
+    let overlay = |options: &str| try_mount("root", NEW_ROOT, "overlay", MountFlags::NOATIME, options);
+    overlay(&format!("{OVERLAY_OPTIONS},uuid=null"))
+        // Linux before 6.6 knows no such word, and makes no id either.
+        .or_else(|error| if error == Errno::INVAL { overlay(OVERLAY_OPTIONS) } else { Err(error) })
         .map_err(failed("mounting the root overlay".into()))?;
     let upper = open_directory(Path::new("/rw/upper"))?;
     let writable = open_directory(Path::new("/rw"))?;

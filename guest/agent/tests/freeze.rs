@@ -6,7 +6,9 @@ use agent_protocol::{
     AgentState, ErrorKind, Exit, FreezeSpec, HookSet, Reply, Request, RestoreReason, RestoredSpec, SignalSpec,
 };
 use common::{Agent, finish, read_until, shell};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::fs;
+use std::io::{Read, Seek};
 use std::path::PathBuf;
 
 /// A control group of our own, removed with the value.
@@ -32,15 +34,33 @@ impl Group {
     }
 }
 
+impl Group {
+    /// Ends whatever is in it and removes it.
+    fn end(&self) -> std::io::Result<()> {
+        fs::write(self.0.join("cgroup.freeze"), "0")?;
+        fs::write(self.0.join("cgroup.kill"), "1")?;
+        // The killed die when they run next. The file says so, and poll hears of its change (Linux, cgroup-v2.rst).
+        let mut events = fs::File::open(self.0.join("cgroup.events"))?;
+        loop {
+            let mut said = String::new();
+            events.rewind()?;
+            events.read_to_string(&mut said)?;
+            if said.contains("populated 0") {
+                return fs::remove_dir(&self.0);
+            }
+            let mut change = [PollFd::new(&events, PollFlags::PRI)];
+            if poll(&mut change, Some(&Timespec { tv_sec: 20, tv_nsec: 0 }))? == 0 {
+                return Err(std::io::Error::other(format!("what was killed lives: {said}")));
+            }
+        }
+    }
+}
+
 impl Drop for Group {
     fn drop(&mut self) {
-        let _ = fs::write(self.0.join("cgroup.freeze"), "0");
-        let _ = fs::write(self.0.join("cgroup.kill"), "1");
-        for _ in 0..200 {
-            if fs::remove_dir(&self.0).is_ok() {
-                return;
-            }
-            std::thread::yield_now();
+        match self.end() {
+            Err(error) if !std::thread::panicking() => panic!("{} stays: {error}", self.0.display()),
+            _ => {}
         }
     }
 }

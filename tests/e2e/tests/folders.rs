@@ -44,6 +44,14 @@ fn both_sides_work_on_one_folder() {
     let home = Home::new("soft");
     let (dir, mount) = shared(&home, "a");
     home.ok(&["run", "-d", "--name", "m", "-v", &mount]);
+    // As much as one request can move, for whoever reads in order.
+    assert_eq!(
+        sh(
+            &home,
+            "cat /sys/class/bdi/$(awk '$5 == \"/srv\" { print $3 }' /proc/self/mountinfo)/read_ahead_kb"
+        ),
+        "1008\n"
+    );
     for i in 0..20 {
         fs::write(dir.join("there"), format!("{i}\n")).unwrap();
         assert_eq!(sh(&home, "cat /srv/there"), format!("{i}\n"), "an edit is seen at once");

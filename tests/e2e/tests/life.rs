@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::process::Stdio;
 
-use e2e::{Home, engines};
+use e2e::{Home, engines, text};
 
 #[test]
 fn the_built_in_machine_answers_and_passes_exit_codes_on() {
@@ -134,8 +134,40 @@ fn a_killed_vmm_is_seen_as_dead_and_goes() {
     let pid = rows[0]["pid"].as_u64().unwrap();
     let killed = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap();
     assert!(killed.success());
-    home.ok(&["wait", "m"]);
+    assert_eq!(waited(&home, "m"), ("137\n".into(), Some(137)));
     assert!(home.ok(&["ps", "-a"]).contains("dead"));
     home.ok(&["rm", "m"]);
     assert_eq!(home.ok(&["ps", "-a", "-q"]), "");
+}
+
+/// What `wait` prints and ends with.
+fn waited(home: &Home, name: &str) -> (String, Option<i32>) {
+    let said = home.run(&["wait", name]);
+    (text(&said.stdout), said.status.code())
+}
+
+#[test]
+fn the_exit_code_of_a_machine_says_how_it_ended() {
+    let home = Home::new("soft");
+    let run = |name, command: &[&str]| home.ok(&[&["run", "-d", "--name", name, "--"], command].concat());
+    // By the verb, before its command ended.
+    run("killed", &["sleep", "1000"]);
+    home.ok(&["kill", "killed"]);
+    assert_eq!(waited(&home, "killed"), ("137\n".into(), Some(137)));
+    // A command that was killed inside is the same to whoever waits; one that ends has its own.
+    run("inside", &["sh", "-c", "kill -9 $$"]);
+    assert_eq!(waited(&home, "inside"), ("137\n".into(), Some(137)));
+    run("three", &["sh", "-c", "exit 3"]);
+    assert_eq!(waited(&home, "three"), ("3\n".into(), Some(3)));
+    // The last one's is the exit code; what ended stays known, and goes with the next start.
+    let said = home.run(&["wait", "three", "killed"]);
+    assert_eq!((text(&said.stdout), said.status.code()), ("3\n137\n".into(), Some(137)));
+    home.ok(&["start", "killed"]);
+    home.ok(&["stop", "killed"]);
+    assert_ne!(waited(&home, "killed").1, Some(137));
+    // Nobody kills a guest that turns itself off, nor one that starts over, which a kernel that panics does.
+    run("off", &["sh", "-c", "poweroff -f; sleep 1000"]);
+    assert_eq!(waited(&home, "off"), ("0\n".into(), Some(0)));
+    run("over", &["sh", "-c", "reboot -f; sleep 1000"]);
+    assert_eq!(waited(&home, "over"), ("1\n".into(), Some(1)));
 }

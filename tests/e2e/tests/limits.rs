@@ -1,9 +1,12 @@
 //! Limits of the host's memory and CPU for a machine, by a control group of its process.
 
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use e2e::{Home, engines, text};
+use e2e::{Home, engines, program, rounds, text};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::Value;
 
 /// Whether this host and user can limit machines at all; said aloud where not.
@@ -92,7 +95,7 @@ fn a_machine_that_takes_more_memory_than_it_may_is_ended_and_others_are_not() {
     assert!(text(&run.stderr).contains("the host ends the machine"), "{}", text(&run.stderr));
     let fill = "mkdir -p /mnt/t; mount -t tmpfs -o size=220m t /mnt/t; dd if=/dev/urandom of=/mnt/t/f bs=1M count=200";
     assert!(!home.run(&["exec", &name, "sh", "-c", fill]).status.success());
-    home.run(&["wait", &name]);
+    home.fails(&["wait", &name], 137);
     assert!(home.ok(&["ps", "-a"]).lines().any(|line| line.starts_with(&name) && line.contains("dead")));
     assert_eq!(home.ok(&["exec", "other", "echo", "here"]), "here\n");
     home.ok(&["rm", &name]);
@@ -121,4 +124,82 @@ fn words_that_are_no_limits_are_refused() {
         let said = home.fails(&[&["run"], &words[..], &["--", "true"]].concat(), 125);
         assert!(said.contains(words[0]), "{said}");
     }
+}
+
+/// What a host with version 2 alone does for a session of its user, and what is tried there: a machine within its limits,
+/// frozen, started again and copied, and one that goes beyond.
+const ON_A_HOST: &str = r#"
+set -e
+umount /sys/fs/cgroup
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+cd /sys/fs/cgroup
+echo '+cpu +memory' >cgroup.subtree_control
+mkdir -p user.slice
+echo '+cpu +memory' >user.slice/cgroup.subtree_control
+mkdir -p user.slice/session.scope
+echo $$ >user.slice/session.scope/cgroup.procs
+cd /
+export SMOLVM_HOME=/root/home
+smolvm=/nest/smolvm
+$smolvm doctor | grep '^limits'
+$smolvm run -q -d --name m --memory-limit 400MiB --cpu-limit 0.3 -- sleep 100000
+group=$(echo /sys/fs/cgroup/user.slice/smolvm.m.*)
+echo "set $(cat $group/memory.max) $(cat $group/cpu.max) $(cat $group/cgroup.procs | wc -l)"
+$smolvm exec m sh -c 'i=0; while [ $i -lt 3000 ]; do i=$((i + 1)); done'
+echo "throttled $(awk '$1 == "nr_throttled" { print ($2 > 0) }' $group/cpu.stat)"
+echo "used $(awk '{ print ($1 > 1048576) }' $group/memory.current)"
+$smolvm freeze -q m
+echo "frozen $(ls -d /sys/fs/cgroup/user.slice/smolvm.* 2>/dev/null | wc -l)"
+$smolvm start m
+$smolvm fork -q m --name copy
+for name in m copy; do cat /sys/fs/cgroup/user.slice/smolvm.$name.*/memory.max; done
+$smolvm rm -f m copy
+$smolvm run -q -d --name over --memory-limit 120MiB -- sleep 100000
+fill='mkdir -p /mnt/t; mount -t tmpfs -o size=220m t /mnt/t; dd if=/dev/zero of=/mnt/t/f bs=1M count=200'
+$smolvm exec over sh -c "$fill" || true
+echo "over $($smolvm wait over)"
+$smolvm rm over
+echo "left $(ls -d /sys/fs/cgroup/user.slice/smolvm.* 2>/dev/null | wc -l)"
+"#;
+
+/// Inside that machine; nothing anywhere else.
+#[test]
+fn on_a_host_of_version_2() {
+    if std::env::var_os("SMOLVM_TEST_NESTED").is_none() {
+        return;
+    }
+    // As on the host: from its first group on.
+    let first = fs::File::open("/proc/1/ns/cgroup").unwrap();
+    move_into_link_name_space(std::os::fd::AsFd::as_fd(&first), Some(LinkNameSpaceType::ControlGroup))
+        .unwrap();
+    panic!("{}", Command::new("unshare").args(["-m", "sh", "-c", ON_A_HOST]).exec());
+}
+
+/// The kernel of our machines knows version 2 only: a smolvm in one of them is on a host of that kind, whatever this one is.
+#[test]
+fn limits_hold_by_version_2_too() {
+    if rounds(0, 1) == 0 {
+        eprintln!("left to the long setting: a machine in a machine takes minutes");
+        return;
+    }
+    let home = Home::new("soft");
+    let ours = std::env::current_exe().unwrap();
+    let libraries = text(&Command::new("ldd").arg(program()).arg(&ours).output().unwrap().stdout);
+    let libraries = libraries.split_whitespace().filter(|word| word.starts_with('/') && !word.ends_with(':'));
+    let mut shared: Vec<String> = libraries.map(|path| format!("{path}:{path}:ro")).collect();
+    shared.sort();
+    shared.dedup();
+    shared.push(format!("{}:/nest/smolvm:ro", program().display()));
+    shared.push(format!("{}:/nest/test:ro", ours.display()));
+    let mut words = vec!["run", "--cold", "--memory", "3GiB", "-e", "SMOLVM_TEST_NESTED=1"];
+    shared.iter().for_each(|mount| words.extend(["-v", mount]));
+    words.extend(["--", "/nest/test", "--exact", "on_a_host_of_version_2", "--nocapture"]);
+    let said = home.run(&words);
+    let (out, err) = (text(&said.stdout), text(&said.stderr));
+    let told = |line: &str| out.lines().any(|said| said == line);
+    assert!(out.contains("work (cgroup v2)"), "{out}\n{err}");
+    for line in ["set 419430400 30000 100000 1", "throttled 1", "used 1", "frozen 0", "over 137", "left 0"] {
+        assert!(told(line), "{line}: {out}\n{err}");
+    }
+    assert_eq!(out.lines().filter(|line| *line == "419430400").count(), 2, "{out}\n{err}");
 }

@@ -7,14 +7,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use host::{Interest, Poller, Ready};
-use netstack::{Config, GUEST_MAC, Link, Policy, Stack};
+use netstack::{Config, GUEST_MAC, Link, Policy, ROUND_BYTES, ROUND_FRAMES, Stack};
 
 use crate::frames::MAC;
 use crate::wire::Wire;
 
 const WIRE: u64 = u64::MAX;
-/// Frames taken from the guest before the host's sockets are looked at again, as in `devices/net`.
-const BATCH: usize = 64;
 
 /// The wire as the stack's link. The stack knows one guest's hardware address; ours has its own.
 struct Port<'a>(&'a mut Wire);
@@ -67,8 +65,12 @@ pub fn serve(stream: UnixStream, checksums: bool) -> Result<()> {
         if wire.has_room() {
             stack.unblocked(&mut Port(&mut wire));
         }
-        let mut more = true;
-        for _ in 0..BATCH {
+        // As in `devices/net`.
+        let (mut frames, mut bytes) = (0, 0);
+        let more = loop {
+            if frames == ROUND_FRAMES || bytes >= ROUND_BYTES {
+                break true;
+            }
             let taken = match wire.take_next()? {
                 None if readable => match wire.fill() {
                     Ok(got) => {
@@ -77,16 +79,14 @@ pub fn serve(stream: UnixStream, checksums: bool) -> Result<()> {
                     }
                     Err(_) => return Ok(()),
                 },
-                None => {
-                    more = false;
-                    break;
-                }
+                None => break false,
                 Some(at) => wire.frame(at),
             };
             frame.clear();
             frame.extend_from_slice(taken);
+            (frames, bytes) = (frames + 1, bytes + taken.len());
             stack.input(&frame, &mut Port(&mut wire));
-        }
+        };
         ready.iter().for_each(|r| stack.ready(r, &mut Port(&mut wire)));
         stack.tick(&mut Port(&mut wire));
         wire.flush()?;

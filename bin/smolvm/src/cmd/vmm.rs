@@ -243,7 +243,7 @@ pub fn run(instance: Instance, home: &Home, copy: Option<Copy>) -> Result<u8> {
                 _ => 125,
             });
             say(instance.name(), Word::Failed { text: crate::ui::told(&e), code })?;
-            instance.update(|r| r.phase = Phase::Dead)?;
+            instance.update(|r| (r.phase, r.exit_code) = (Phase::Dead, Some(code)))?;
             Ok(code)
         }
     }
@@ -349,12 +349,12 @@ fn live(instance: &Arc<Instance>, up: Up, home: &Home) -> Result<u8> {
     let record = instance.record()?;
     if record.phase == Phase::Running {
         let phase = if record.exit_code.is_some() { Phase::Stopped } else { Phase::Dead };
-        match phase {
-            Phase::Stopped => launch::note_saved(instance, phase)?,
-            _ => instance.update(|r| r.phase = phase)?,
-        }
         // It ended by itself: a guest that shut itself down, or one that failed.
         let code = if matches!(outcome, Some(Outcome::PowerOff)) { 0 } else { 1 };
+        match phase {
+            Phase::Stopped => launch::note_saved(instance, phase)?,
+            _ => instance.update(|r| (r.phase, r.exit_code) = (phase, Some(code)))?,
+        }
         if phase == Phase::Dead && policy.wants(code, record.restarts) {
             instance.update(|r| r.restarts += 1)?;
             std::thread::sleep(BEFORE_AGAIN);

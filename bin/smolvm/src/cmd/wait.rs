@@ -9,6 +9,9 @@ use crate::cmd::exec::agent;
 use crate::launch::Home;
 use crate::ui::say::say;
 
+/// Of a machine that was killed before its service had an exit code: 128 and the signal's number, as docker has it.
+const KILLED: u8 = 128 + 9;
+
 pub fn wait(names: &Names, home: &Home) -> Result<u8> {
     let mut last = 0;
     for name in &names.names {
@@ -20,7 +23,8 @@ pub fn wait(names: &Names, home: &Home) -> Result<u8> {
             }
             instance.wait_end()?;
         }
-        last = instance.record()?.exit_code.unwrap_or(0);
+        let without_code = if instance.phase() == Phase::Dead { KILLED } else { 0 };
+        last = instance.record()?.exit_code.unwrap_or(without_code);
         say!("{last}");
     }
     Ok(last)

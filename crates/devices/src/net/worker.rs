@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bus::{RestoreError, lock};
 use host::{Event, Interest, Poller, Ready};
-use netstack::{Config, GUEST_MAC, Link, MAX_FRAME, MTU, Reporter, Stack};
+use netstack::{Config, GUEST_MAC, Link, MAX_FRAME, MTU, ROUND_BYTES, ROUND_FRAMES, Reporter, Stack};
 use virtio::features::kind;
 use virtio::{Activation, QueueError, VirtioDevice};
 
@@ -27,8 +27,6 @@ const LINK_UP: u16 = 1;
 /// Tokens of the poller that are not the stack's.
 const KICK: u64 = u64::MAX;
 const STOP: u64 = u64::MAX - 1;
-/// Frames taken from the guest before the host's sockets are looked at again.
-const BATCH: usize = 64;
 
 /// A network device.
 pub struct Net {
@@ -158,9 +156,9 @@ fn transmit(
 ) -> Result<bool, QueueError> {
     let mut queue = lock(&world.queues[TRANSMIT]);
     queue.disarm(&world.memory)?;
-    let mut taken = 0;
+    let (mut taken, mut bytes) = (0, 0);
     let more = loop {
-        if taken == BATCH {
+        if taken == ROUND_FRAMES || bytes >= ROUND_BYTES {
             break true;
         }
         let Some(chain) = queue.pop(&world.memory)? else {
@@ -176,6 +174,7 @@ fn transmit(
         let plain = reader.read_exact(&mut header).is_ok() && header[1] == 0;
         if plain && reader.remaining() <= frame.len() as u64 {
             let n = reader.read(frame).unwrap_or(0);
+            bytes += n;
             let frame = frame.get(..n).unwrap_or_default();
             learn(frame, port);
             stack.input(frame, port);

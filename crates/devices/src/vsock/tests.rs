@@ -459,7 +459,8 @@ fn bulk_to_the_guest_arrives_whole_with_few_buffers() {
 #[test]
 fn after_a_restore_old_connections_are_reset_first_and_new_ones_work_at_once() {
     let mut g = Guest::new();
-    g.handle.listen(80, drop).unwrap();
+    // Kept open: the end of one that was dropped might be on its way by the freeze, or not.
+    g.handle.listen(80, std::mem::forget).unwrap();
     let (_one, first) = g.connect(5);
     let (_two, second) = g.connect(6);
     let third = Ports { guest: 4000, host: 80 };

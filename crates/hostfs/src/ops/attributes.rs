@@ -126,7 +126,7 @@ impl Server {
         if wish.has(set::FH) && self.handles.get(wish.fh)?.node == node {
             return rustix::fs::ftruncate(&*self.descriptor(wish.fh)?, wish.size);
         }
-        rustix::fs::ftruncate(reopen(fd, OFlags::WRONLY)?, wish.size)
+        rustix::fs::ftruncate(reopen(fd, &rustix::fs::fstat(fd)?, OFlags::WRONLY)?, wish.size)
     }
 
     pub(crate) fn read_link(&mut self, head: &Header, reply: &mut Reply) -> Result<(), Errno> {

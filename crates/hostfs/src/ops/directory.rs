@@ -54,12 +54,13 @@ impl Server {
         let fd = match head.node {
             ROOT => None,
             node => {
-                let (fd, _) = self.reach(node)?;
-                Some(Arc::new(reopen(&fd, OFlags::RDONLY | OFlags::DIRECTORY)?))
+                let (fd, stat) = self.reach(node)?;
+                Some(Arc::new(reopen(&fd, &stat, OFlags::RDONLY | OFlags::DIRECTORY)?))
             }
         };
         let flags = OFlags::DIRECTORY.bits();
-        let fh = self.handles.add(Handle { node: head.node, flags, dir: true, fd, at: 0, was: None });
+        let fh =
+            self.handles.add(Handle { node: head.node, flags, dir: true, fd, at: 0, size: 0, was: None });
         reply.u64(fh);
         reply.u64(0);
         Ok(())

@@ -35,11 +35,11 @@ impl Server {
     pub(crate) fn open(&mut self, head: &Header, mut args: Args<'_>, reply: &mut Reply) -> Result<(), Errno> {
         let flags = args.u32()?;
         self.handles.room()?;
-        let (fd, _) = self.open_node(head.node, flags)?;
-        self.put_open(reply, head.node, flags, fd)
+        let (fd, stat) = self.open_node(head.node, flags)?;
+        self.put_open(reply, head.node, flags, fd, &stat)
     }
 
-    /// Opens a file that exists.
+    /// Opens a file that exists; with it, its attributes as they are since.
     fn open_node(&mut self, node: u64, flags: u32) -> Result<(OwnedFd, Stat), Errno> {
         let wanted = OFlags::from_bits_retain(flags & (LASTING | OFlags::TRUNC.bits()));
         match wanted.intersects(OFlags::WRONLY | OFlags::RDWR | OFlags::TRUNC) {
@@ -47,15 +47,24 @@ impl Server {
             false => self.folder_of(node)?,
         };
         let (fd, stat) = self.reach(node)?;
-        Ok((reopen(&fd, wanted)?, stat))
+        let fd = reopen(&fd, &stat, wanted)?;
+        // Nothing but a truncation by this opening changes them.
+        let stat = if wanted.contains(OFlags::TRUNC) { rustix::fs::fstat(&fd)? } else { stat };
+        Ok((fd, stat))
     }
 
     /// `struct fuse_open_out`, with a new handle.
-    fn put_open(&mut self, reply: &mut Reply, node: u64, flags: u32, fd: OwnedFd) -> Result<(), Errno> {
-        let stat = rustix::fs::fstat(&fd)?;
-        let keep = self.note_version(node, &stat, flags & OFlags::TRUNC.bits() != 0);
-        let (flags, fd) = (flags & LASTING, Some(Arc::new(fd)));
-        let fh = self.handles.add(Handle { node, flags, dir: false, fd, at: 0, was: None });
+    fn put_open(
+        &mut self,
+        reply: &mut Reply,
+        node: u64,
+        flags: u32,
+        fd: OwnedFd,
+        stat: &Stat,
+    ) -> Result<(), Errno> {
+        let keep = self.note_version(node, stat, flags & OFlags::TRUNC.bits() != 0);
+        let (flags, fd, size) = (flags & LASTING, Some(Arc::new(fd)), stat.st_size as u64);
+        let fh = self.handles.add(Handle { node, flags, dir: false, fd, at: 0, size, was: None });
         reply.u64(fh);
         reply.u32(if keep { KEEP_CACHE } else { 0 });
         reply.u32(0);
@@ -111,14 +120,15 @@ impl Server {
             Ok(fd) => {
                 let stat = self.born(&fd, head, Some(mode), &at)?;
                 let node = self.tell(reply, head.node, name, &stat)?;
-                self.put_open(reply, node, flags, fd)
+                self.put_open(reply, node, flags, fd, &stat)
             }
             // The host made one meanwhile: it is opened as if it had been there.
             Err(Errno::EXIST) if flags & OFlags::EXCL.bits() == 0 => {
                 let stat = rustix::fs::statat(&parent, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?;
                 let node = self.tell(reply, head.node, name, &stat)?;
-                let opened =
-                    self.open_node(node, flags).and_then(|(fd, _)| self.put_open(reply, node, flags, fd));
+                let opened = self
+                    .open_node(node, flags)
+                    .and_then(|(fd, stat)| self.put_open(reply, node, flags, fd, &stat));
                 if opened.is_err() {
                     self.nodes.forget(node, 1);
                 }
@@ -131,13 +141,21 @@ impl Server {
     pub(crate) fn read(&mut self, mut args: Args<'_>, reply: &mut Reply) -> Result<(), Errno> {
         let (fh, offset, size) = (args.u64()?, args.u64()?, args.u32()?);
         let fd = self.descriptor(fh)?;
+        let end = self.handles.get(fh)?.size;
         let size = (size as usize).min(MAX_DATA).min(reply.left());
         let mut done = 0;
         let space = reply.spare(size);
         while done < size {
-            match rustix::io::pread(&*fd, &mut space[done..], offset.saturating_add(done as u64)) {
+            let at = offset.saturating_add(done as u64);
+            match rustix::io::pread(&*fd, &mut space[done..], at) {
                 Ok(0) => break,
-                Ok(n) => done += n,
+                Ok(n) => {
+                    done += n;
+                    // Less than was asked for, up to where the file ended: it still does, and need not be asked again.
+                    if done < size && at.saturating_add(n as u64) == end {
+                        break;
+                    }
+                }
                 Err(Errno::INTR) => {}
                 Err(e) if done == 0 => return Err(e),
                 Err(_) => break,

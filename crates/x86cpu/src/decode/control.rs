@@ -142,6 +142,7 @@ fn plain(f: &Form<'_>) -> Option<Decoded> {
         Mnemonic::Cpuid => sized(system::CPUID, 0),
         Mnemonic::Rdpmc => sized(system::RDPMC, 0),
         Mnemonic::Hlt => sized(system::HLT, 0),
+        Mnemonic::Vmcall | Mnemonic::Vmmcall => sized(system::VMCALL, 0),
         Mnemonic::Clts => sized(system::CLTS, 0),
         Mnemonic::Wbinvd | Mnemonic::Invd => sized(system::WBINVD, 0),
         Mnemonic::Int3 => sized(system::INT3, 0),

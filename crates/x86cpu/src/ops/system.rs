@@ -33,6 +33,7 @@ pub(crate) fn plain(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
         INT3 => cpu.int3(),
         INTO => cpu.into(),
         RETF => cpu.far_ret(op.size, op.imm as u16),
+        VMCALL => cpu.vmcall(),
         _ => Err(Trap::UD),
     }
 }
@@ -66,6 +67,8 @@ pub(crate) const INT: u8 = 19;
 pub(crate) const INT3: u8 = 20;
 pub(crate) const INTO: u8 = 21;
 pub(crate) const RETF: u8 = 22;
+/// And VMMCALL.
+pub(crate) const VMCALL: u8 = 23;
 
 /// MOV r, CRn and MOV r, DRn (`aux` = 1); `src` is n.
 pub(crate) fn mov_from_control(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {

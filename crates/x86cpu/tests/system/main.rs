@@ -1,6 +1,7 @@
 //! The privileged half through the public surface: tiny hand-assembled programs on a tiny machine.
 
 mod apic;
+mod hypercalls;
 mod interrupts;
 mod machine;
 mod paging;

@@ -21,7 +21,7 @@ fn lose(home: &Home, name: &str) {
     let row = rows.as_array().unwrap().iter().find(|row| row["name"] == name).unwrap();
     let pid = row["pid"].as_i64().and_then(|pid| rustix::process::Pid::from_raw(pid as i32)).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-    home.ok(&["wait", name]);
+    home.fails(&["wait", name], 137);
 }
 
 /// Every way that a machine goes on, from `run` with these words. The first of them has `built` reasons behind it.
