@@ -21,8 +21,9 @@ const SLICE: u64 = 20_000;
 const FIRST: u64 = 1_000;
 /// A vCPU that sleeps for so long has time to translate what will run.
 const SPARE: Duration = Duration::from_millis(5);
-/// The most that the vCPUs of a machine translate before it runs: 0.03 s of a core, 14 MiB.
-const AHEAD: usize = 8192;
+/// The most that the vCPUs of a machine translate before it runs: 2 ms of a core, 0.9 MiB. More would be worth its time,
+/// and not its memory: an idle machine is to have no more than 8 MiB of its own (docs/adr/0162).
+const AHEAD: usize = 512;
 /// A vCPU that sleeps for so long may be idle.
 const REST: Duration = Duration::from_millis(200);
 
