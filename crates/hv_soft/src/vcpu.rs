@@ -46,6 +46,8 @@ pub(crate) struct SoftVcpu {
     stops: Option<Stops>,
     exits: Exits,
     watch: Option<Watch>,
+    /// Called after the first piece.
+    after_first: Option<Box<dyn FnOnce() + Send>>,
 }
 
 struct SoftKick {
@@ -92,6 +94,7 @@ impl SoftVcpu {
             stops: None,
             exits: Exits::default(),
             watch: None,
+            after_first: None,
         }
     }
 
@@ -130,6 +133,9 @@ impl SoftVcpu {
                 Order::Turns(baton) => self.turn(baton),
                 Order::Rounds(rounds) => self.round(rounds),
             };
+            if let Some(hook) = self.after_first.take() {
+                hook();
+            }
             if matches!(stop, None | Some(Stop::Budget)) && self.is_stopped() {
                 return None;
             }
@@ -361,6 +367,10 @@ impl Vcpu for SoftVcpu {
             self.cpu.set_engine(Engine::Interpreter);
         }
         self.watch = Some(watch);
+    }
+
+    fn after_first(&mut self, hook: Box<dyn FnOnce() + Send>) {
+        self.after_first = Some(hook);
     }
 
     fn hot_blocks(&mut self) -> Vec<HotBlock> {
