@@ -22,9 +22,6 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use host::Mapping;
 
 const PAGE: usize = crate::memory::PAGE_SIZE as usize;
-/// Pieces up to this length are copied for processes that are split off. Measured: fork(2) takes 1.3 µs for each mapping,
-/// of which a piece makes two, and 0.07 µs for each page of memory that is not a file's.
-const COPIED: usize = 16 * PAGE;
 
 /// A piece: where in RAM, how long, where in the file; in bytes, all whole pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,16 +129,6 @@ impl Later {
         }
     }
 
-    /// [`Later::touch`] of a page for many processes that are split off later: a short piece is copied, since each of
-    /// them would have its mapping, and that of what lies behind it, to duplicate.
-    pub(crate) fn touch_for_many(&self, map: &Mapping, page: usize) {
-        self.bring(map, page, COPIED);
-        if let Some(seen) = self.seen.get() {
-            let (word, bit) = seen.bit(page);
-            word.fetch_or(bit, Ordering::Release);
-        }
-    }
-
     /// The pages that were asked for while pieces waited, or since they are noted.
     pub(crate) fn touched(&self) -> Vec<usize> {
         let Some(seen) = self.seen.get() else { return Vec::new() };
@@ -153,17 +140,12 @@ impl Later {
 
     #[cold]
     fn map_page(&self, map: &Mapping, page: usize) {
-        self.bring(map, page, 0);
-    }
-
-    /// Copies the piece that holds the page where it has at most `copied` bytes, else maps it.
-    fn bring(&self, map: &Mapping, page: usize, copied: usize) {
         let mut state = self.lock();
         let after = state.pieces.partition_point(|waiting| waiting.piece.at <= page * PAGE);
         if let Some(at) = after.checked_sub(1)
             && state.pieces.get(at).is_some_and(|w| page * PAGE - w.piece.at < w.piece.len)
         {
-            self.map_one(&mut state, map, at, copied);
+            self.map_one(&mut state, map, at);
         }
     }
 
@@ -171,16 +153,15 @@ impl Later {
     pub(crate) fn map_rest(&self, map: &Mapping) {
         let mut state = self.lock();
         for at in 0..state.pieces.len() {
-            self.map_one(&mut state, map, at, 0);
+            self.map_one(&mut state, map, at);
         }
     }
 
-    /// Maps one piece unless it is. Of at most `copied` bytes, or where the host has no mapping left, they are copied.
-    fn map_one(&self, state: &mut State, map: &Mapping, at: usize, copied: usize) {
+    /// Maps one piece unless it is. Where the host has no mapping left, its bytes are copied.
+    fn map_one(&self, state: &mut State, map: &Mapping, at: usize) {
         let Some(Waiting { piece, file }) = state.pieces.get_mut(at) else { return };
         let Some(file) = state.files.get(*file).filter(|_| piece.len > 0) else { return };
-        let short = piece.len <= copied;
-        if short || map.map_file_private(piece.at, piece.len, file, piece.file_offset).is_err() {
+        if map.map_file_private(piece.at, piece.len, file, piece.file_offset).is_err() {
             copy(map, file, *piece);
         }
         piece.len = 0;
@@ -198,11 +179,10 @@ impl Later {
 /// When the store's own file cannot be read: the guest's memory is lost, as it is when a mapped page cannot be
 /// read (SIGBUS), and going on would hand it zeros.
 fn copy(map: &Mapping, file: &File, piece: Piece) {
-    let mut buffer = vec![0; piece.len.min(1 << 20)];
+    let mut buffer = vec![0; 1 << 20];
     let mut done = 0;
     while done < piece.len {
-        let most = buffer.len();
-        let part = &mut buffer[..(piece.len - done).min(most)];
+        let part = &mut buffer[..(piece.len - done).min(1 << 20)];
         let read = file.read_exact_at(part, piece.file_offset + done as u64);
         read.unwrap_or_else(|e| panic!("reading the machine's memory from its file failed: {e}"));
         crate::ram::copy_in(map, piece.at + done, part);

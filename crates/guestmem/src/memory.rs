@@ -306,11 +306,10 @@ impl GuestMemory {
         pages
     }
 
-    /// Brings here what `other`, to which the same pieces were brought, had to map so far: for processes that are split
-    /// off from this one, so that each of them finds it.
+    /// Maps what `other`, to which the same pieces were brought, had to map so far.
     pub fn touch_as(&self, other: &GuestMemory) {
         for page in other.touched().into_iter().filter(|page| *page < self.page_count()) {
-            self.inner.ram.touch_for_many(page);
+            self.inner.ram.page(page * PAGE_SIZE as usize, PAGE_SIZE as usize);
         }
     }
 

@@ -79,11 +79,6 @@ impl Ram {
         self.map.base()
     }
 
-    /// See [`Later::touch_for_many`].
-    pub(crate) fn touch_for_many(&self, page: usize) {
-        self.later.touch_for_many(&self.map, page);
-    }
-
     /// Host address of a page that is about to be used directly.
     #[inline]
     pub(crate) fn page(&self, offset: usize, len: usize) -> NonNull<u8> {

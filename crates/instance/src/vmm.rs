@@ -80,18 +80,17 @@ const REPEATABLE_DATE_NS: u64 = 1_767_225_600_000_000_000;
 /// How long a copy waits for the others' first instructions: what a thousand take of a busy host. It goes on then.
 const TOGETHER: Duration = Duration::from_secs(1);
 
-/// What the others wait for: that this copy has begun, or never will.
-#[derive(Clone)]
-struct Together(Arc<Rendezvous>);
+/// What the others wait for: that this copy has begun, or that nobody is left who would say so.
+struct Beginning(Arc<Rendezvous>);
 
-impl Together {
-    fn meet(&self) {
+impl Beginning {
+    fn is_made(&self) {
         self.0.come();
         self.0.wait(TOGETHER);
     }
 }
 
-impl Drop for Together {
+impl Drop for Beginning {
     fn drop(&mut self) {
         self.0.come();
     }
@@ -246,9 +245,10 @@ impl Vmm {
         before: impl FnOnce(&Self) -> Result<(), Error>,
     ) -> Result<(Self, Waking), Error> {
         let generation = self.machine.new_generation()?;
-        let together = self.options.together.take().map(Together);
-        if let Some(together) = together.clone() {
-            self.machine.after_first(move || together.meet());
+        let together = self.options.together.take();
+        if let Some(others) = together.clone() {
+            let beginning = Arc::new(Beginning(others));
+            self.machine.after_first(move || beginning.is_made());
         }
         if let Some(gate) = self.options.gate {
             self.machine.make_ready();
@@ -263,7 +263,7 @@ impl Vmm {
             self.machine.let_run();
         }
         let first_instruction_us = us(self.begun);
-        if let Some(Together(others)) = &together {
+        if let Some(others) = &together {
             // Nothing that comes now is needed for a beginning.
             others.wait(TOGETHER);
         }

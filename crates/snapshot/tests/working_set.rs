@@ -125,38 +125,3 @@ fn a_working_set_beyond_its_sections_is_refused() {
     // More runs than anybody writes.
     assert!(matches!(with(&vec![(0, 1); 513], &[]), Err(Error::File(_))));
 }
-
-/// How many mappings of `file` this process has in `memory`.
-fn mappings(memory: &GuestMemory, file: &Path) -> usize {
-    let place = memory.place()..memory.place() + memory.size() as usize;
-    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-    let of_file = maps.lines().filter(|line| line.ends_with(file.to_str().unwrap()));
-    let start = |line: &str| usize::from_str_radix(line.split_once('-').unwrap().0, 16).unwrap();
-    of_file.filter(|line| place.contains(&start(line))).count()
-}
-
-#[test]
-fn what_is_brought_for_many_processes_is_the_same_and_short_pieces_are_no_mappings() {
-    let dir = tempfile::tempdir().unwrap();
-    let (memory, path) = (memory(), dir.path().join("m"));
-    let file = write(&memory, &path);
-    let [one, many] = [(); 2].map(|()| GuestMemory::new(SIZE).unwrap());
-    for reader in [&one, &many] {
-        map_memory(&file, None, reader).unwrap();
-    }
-    for page in [1, 16_383, 20_100, 32_767, 40_500] {
-        one.read_le::<u64>(page << 12).unwrap();
-    }
-    many.touch_as(&one);
-    assert_eq!((mappings(&one, &path), mappings(&many, &path)), (5, 2), "two pieces are longer than 64 KiB");
-    let (mut a, mut b) = ([0; 4096], [0; 4096]);
-    for page in 0..(SIZE >> 12) as usize {
-        memory.read_page(page, &mut a);
-        many.read_page(page, &mut b);
-        assert!(a == b, "page {page}");
-        assert!(!many.is_dirty(page));
-    }
-    // What was copied goes back to the host as what is mapped.
-    assert_eq!(many.give_back(0, 2 << 12), 2 << 12);
-    assert_eq!((many.read_le::<u64>(1 << 12).unwrap(), many.read_le::<u64>(2 << 12).unwrap()), (0, 2));
-}
