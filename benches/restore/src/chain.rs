@@ -21,6 +21,8 @@ pub struct Chain {
     runs: usize,
 }
 
+/// Generations between two looks for what nobody needs: they take up to 64 MiB each.
+const PRUNED: usize = 8;
 const FIRST: &str = "first.smolmachine";
 const LAST: &str = "last.smolmachine";
 /// What a generation changes: a file of 64 KiB, and a counter.
@@ -35,14 +37,16 @@ impl Chain {
         for generation in 1..=self.generations {
             let file =
                 if generation == 1 { FIRST.to_owned() } else { format!("g{}.smolmachine", generation % 2) };
-            lab.smolvm(&["run", "-d", "-q", "--name", "m", &before])?;
-            lab.smolvm(&["exec", "m", "sh", "-c", CHANGE])?;
-            lab.smolvm(&["snapshot", "-q", "m", "--incremental", "-o", &file])?;
-            if generation % 100 == 0 {
+            // A name of its own: what a machine of this name started from before would stay in the store, too.
+            let name = format!("m{generation}");
+            lab.smolvm(&["run", "-d", "-q", "--name", &name, &before])?;
+            lab.smolvm(&["exec", &name, "sh", "-c", CHANGE])?;
+            lab.smolvm(&["snapshot", "-q", &name, "--incremental", "-o", &file])?;
+            if generation % PRUNED == 0 {
                 // Or the store keeps all of them. What the running machine needs stays.
                 lab.smolvm(&["prune", "-q"])?;
             }
-            lab.smolvm(&["rm", "-f", "m"])?;
+            lab.smolvm(&["rm", "-f", &name])?;
             let told = generation == 1 || generation == self.generations || generation.is_power_of_two();
             if told {
                 let (bytes, extents) = measure(&lab, &file)?;

@@ -8,6 +8,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand};
 
 mod data;
 mod files;
+mod plain;
 mod renew;
 mod resources;
 mod shell;
@@ -36,7 +37,7 @@ const EXAMPLES: &str = "Examples:
   smolvm exec -it search sh";
 
 /// Said anywhere.
-#[derive(Debug, Clone, ClapArgs)]
+#[derive(Debug, Clone, Default, ClapArgs)]
 pub struct Global {
     /// Print results as JSON
     #[arg(long, global = true)]
@@ -525,6 +526,9 @@ pub struct Completions {
 /// The exit code: 0 after help, 125 after a usage error, as smolvm's own failures have.
 pub fn parse() -> Result<Args, ExitCode> {
     let words: Vec<OsString> = std::env::args_os().collect();
+    if let Some(plain) = plain::parse(&words) {
+        return Ok(plain);
+    }
     let mut args = Args::try_parse_from(&words).map_err(|e| {
         let _ = e.print();
         if e.use_stderr() { ExitCode::from(125) } else { ExitCode::SUCCESS }

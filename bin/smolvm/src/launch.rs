@@ -9,6 +9,7 @@ use std::time::Duration;
 use agent_protocol::RestoreReason;
 use anyhow::{Context, Result, bail};
 use artifact::{MachineFile, VerifyOptions};
+use host::Rendezvous;
 use instance::forward::{self, Bound, Publish};
 use instance::session::{self, Asked, Session, Target};
 use instance::{
@@ -209,6 +210,8 @@ pub enum Origin {
 pub struct Group {
     /// Called when the copy is whole and has not run yet.
     pub gate: Option<fn(&str)>,
+    /// Where it waits until the others have begun, too.
+    pub together: Option<Arc<Rendezvous>>,
     /// What it starts from, where that was read already.
     pub origin: Option<Origin>,
 }
@@ -268,6 +271,7 @@ pub fn vmm_options(plan: &Plan, scratch_dir: PathBuf, kernel_log: Option<PathBuf
         hostname: plan.hostname.clone(),
         command_line: String::new(),
         gate: None,
+        together: None,
         net: plan.net.clone(),
         repeatable: plan.repeatable,
         watch: plan.watch.clone(),
@@ -402,6 +406,7 @@ fn copy(instance: &Instance, media: &Media, mut options: VmmOptions, group: Grou
                 scratch_dir: instance.path(""),
                 kernel_log: kernel_log(instance),
                 gate,
+                together: group.together,
             });
             Ok(*vmm)
         }
@@ -409,6 +414,7 @@ fn copy(instance: &Instance, media: &Media, mut options: VmmOptions, group: Grou
         (Origin::File(file, template), gate) => {
             // A copy has a name of its own in the guest, too.
             (options.hostname, options.gate) = (Some(instance.name().to_owned()), gate);
+            options.together = group.together;
             let from = Frozen { file: &file, template: template.map(|template| *template) };
             Ok(Vmm::restore(media, from, options)?)
         }

@@ -14,6 +14,7 @@ pub use sys::heap::share_one_heap;
 pub use sys::mapping::Mapping;
 pub use sys::poller::{Interest, Poller, Ready};
 pub use sys::process::{Side, alone_within, split};
+pub use sys::rendezvous::Rendezvous;
 pub use sys::timer::Timer;
 pub use sys::usage::{Usage, usage};
 pub use sys::writeback::begin_writeback;

@@ -67,6 +67,11 @@ pub trait Vcpu: Send {
     /// Lets somebody look at it from its next piece on, where runs are repeatable; elsewhere nothing comes of it.
     fn watch(&mut self, _watch: Watch) {}
 
+    /// Calls `hook` once, on the thread in `run`, when the vCPU has executed its first instructions: some thousand, or
+    /// fewer where it then waits for something. After [`Vcpu::restore`] and before the first `run`. An engine that
+    /// cannot stop there drops it.
+    fn after_first(&mut self, _hook: Box<dyn FnOnce() + Send>) {}
+
     /// What ran often in it, in no order; nothing where an engine does not know. It stands still.
     fn hot_blocks(&mut self) -> Vec<HotBlock> {
         Vec::new()

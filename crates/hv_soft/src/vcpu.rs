@@ -47,6 +47,8 @@ pub(crate) struct SoftVcpu {
     stops: Option<Stops>,
     exits: Exits,
     watch: Option<Watch>,
+    /// Called after the first piece.
+    after_first: Option<Box<dyn FnOnce() + Send>>,
 }
 
 struct SoftKick {
@@ -93,6 +95,7 @@ impl SoftVcpu {
             stops: None,
             exits: Exits::default(),
             watch: None,
+            after_first: None,
         }
     }
 
@@ -131,6 +134,9 @@ impl SoftVcpu {
                 Order::Turns(baton) => self.turn(baton),
                 Order::Rounds(rounds) => self.round(rounds),
             };
+            if let Some(hook) = self.after_first.take() {
+                hook();
+            }
             if matches!(stop, None | Some(Stop::Budget)) && self.is_stopped() {
                 return None;
             }
@@ -362,6 +368,10 @@ impl Vcpu for SoftVcpu {
             self.cpu.set_engine(Engine::Interpreter);
         }
         self.watch = Some(watch);
+    }
+
+    fn after_first(&mut self, hook: Box<dyn FnOnce() + Send>) {
+        self.after_first = Some(hook);
     }
 
     fn hot_blocks(&mut self) -> Vec<HotBlock> {

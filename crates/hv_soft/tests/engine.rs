@@ -136,6 +136,29 @@ fn a_halted_vcpu_is_woken_by_its_own_timer() {
 }
 
 #[test]
+fn a_vcpu_tells_once_that_it_has_begun() {
+    let (partition, memory) = partition(1);
+    // inc dword [rbx]; jmp back
+    memory.write(CODE, &[0xff, 0x03, 0xeb, 0xfc]).unwrap();
+    let mut vcpu = partition.create_vcpu(0).unwrap();
+    let mut state = start(vcpu.as_mut(), CODE);
+    state.gpr[3] = 0x20_0000;
+    vcpu.restore(&state).unwrap();
+    let (tell, told) = mpsc::channel();
+    let (kicker, seen) = (vcpu.kicker(), memory.clone());
+    vcpu.after_first(Box::new(move || {
+        tell.send(seen.read_le::<u32>(0x20_0000).unwrap()).unwrap();
+        kicker.kick();
+    }));
+    assert!(matches!(vcpu.run().unwrap(), Exit::Kicked));
+    let counted: Vec<u32> = told.iter().collect();
+    assert!(
+        matches!(counted[..], [1..=1000]),
+        "some were executed, not many, and it was told once: {counted:?}"
+    );
+}
+
+#[test]
 fn a_kick_ends_run_whatever_the_vcpu_does() {
     for code in [&[0xebu8, 0xfe][..], &[0xf4], &[0xfb, 0x90, 0xf4]] {
         let (partition, memory) = partition(2);

@@ -11,6 +11,7 @@ use agent_protocol::{
 };
 use artifact::{Digest, MachineFile, MachineFileWriter};
 use disk::Disk;
+use host::Rendezvous;
 use machine::{EngineChoice, Machine, MachineConfig, Outcome, Watch};
 use serde::Serialize;
 use snapshot::SnapshotInfo;
@@ -55,6 +56,8 @@ pub struct VmmOptions {
     /// Called with the host name when a restored machine is whole and has not run yet: waits for the
     /// moment to start.
     pub gate: Option<fn(&str)>,
+    /// Where it waits, after its first instructions, until the others have executed theirs.
+    pub together: Option<Arc<Rendezvous>>,
     /// Its network.
     pub net: NetOptions,
     /// Run beside its definition's, after them.
@@ -73,6 +76,25 @@ pub struct VmmOptions {
 
 /// The date that the guest of a repeatable run is told, in ns since 1970: the start of 2026.
 const REPEATABLE_DATE_NS: u64 = 1_767_225_600_000_000_000;
+
+/// How long a copy waits for the others' first instructions: what a thousand take of a busy host. It goes on then.
+const TOGETHER: Duration = Duration::from_secs(1);
+
+/// What the others wait for: that this copy has begun, or that nobody is left who would say so.
+struct Beginning(Arc<Rendezvous>);
+
+impl Beginning {
+    fn is_made(&self) {
+        self.0.come();
+        self.0.wait(TOGETHER);
+    }
+}
+
+impl Drop for Beginning {
+    fn drop(&mut self) {
+        self.0.come();
+    }
+}
 
 /// A machine that runs in this process.
 pub struct Vmm {
@@ -198,8 +220,8 @@ impl Vmm {
     }
 
     /// [`Vmm::resume`] without waiting for the agent: the guest runs when this returns, and what it is to be told
-    /// first lies in its sockets. `before` is called just before its first instruction, to send it more
-    /// ([`Vmm::begin_connect`]).
+    /// first lies in its sockets. `before` is called then, to send it more ([`Vmm::begin_connect`]); of a guest whose runs are
+    /// repeatable just before its first instruction.
     ///
     /// # Errors
     /// What stands in the way.
@@ -218,26 +240,38 @@ impl Vmm {
     /// # Errors
     /// The host's; `before`'s.
     pub fn begin(
-        self,
+        mut self,
         reason: RestoreReason,
         before: impl FnOnce(&Self) -> Result<(), Error>,
     ) -> Result<(Self, Waking), Error> {
         let generation = self.machine.new_generation()?;
+        let together = self.options.together.take();
+        if let Some(others) = together.clone() {
+            let beginning = Arc::new(Beginning(others));
+            self.machine.after_first(move || beginning.is_made());
+        }
         if let Some(gate) = self.options.gate {
             self.machine.make_ready();
             gate(self.options.hostname.as_deref().unwrap_or_default());
         }
-        // After the gate: it holds the present time.
-        let client = self.send_restored(reason, generation)?;
-        before(&self)?;
         if let Some(watch) = &self.options.watch {
             self.machine.watch(watch);
         }
-        self.machine.let_run();
+        // A guest hears of it while it wakes; one whose runs are the same each time has it before it runs.
+        let early = !self.options.repeatable;
+        if early {
+            self.machine.let_run();
+        }
         let first_instruction_us = us(self.begun);
-        if self.options.gate.is_some() {
-            // The others' vCPUs first: nothing that comes now is needed for a beginning.
-            std::thread::yield_now();
+        if let Some(others) = &together {
+            // Nothing that comes now is needed for a beginning.
+            others.wait(TOGETHER);
+        }
+        // After the gate: it holds the present time.
+        let client = self.send_restored(reason, generation)?;
+        before(&self)?;
+        if !early {
+            self.machine.let_run();
         }
         self.machine.serve();
         let begun = self.begun;

@@ -208,6 +208,14 @@ impl Machine {
         }
     }
 
+    /// Has each vCPU call `hook` when it has executed its first instructions, where the engine can stop there. Before it
+    /// runs.
+    pub fn after_first(&self, hook: impl Fn() + Clone + Send + 'static) {
+        for vcpu in &self.vcpus {
+            lock(vcpu).after_first(Box::new(hook.clone()));
+        }
+    }
+
     /// Lets the vCPUs run; what the guest says to its sockets waits until they are served ([`Machine::serve`]).
     pub fn let_run(&self) {
         self.make_ready();

@@ -31,6 +31,10 @@ const IN_ROOT: u64 = 1 << 63;
 /// them, in thousandths.
 const STAYING: usize = 128;
 const JOIN_PERMILLE: u32 = 500;
+/// Bytes that are asked for at a time. Linux reads of one request no more than the device's read-ahead window, or its
+/// largest transfer where that is more, and passes the rest over (mm/readahead.c, force_page_cache_ra): this is the
+/// window's default, and smaller than any transfer.
+const REQUEST: u64 = 128 << 10;
 /// How many pages of the first run are looked at to know whether it is in the host's memory.
 const SAMPLES: u64 = 4;
 
@@ -153,14 +157,36 @@ impl WorkingSet {
 
     /// Has the host read it all, and waits until it was asked for, not until it is there.
     pub fn read_ahead(&self, file: &File) {
-        for &(start, len) in &self.ranges {
+        for (start, len) in self.requests() {
             // A hint; a host that does not take it reads what is touched.
             let _ = rustix::fs::fadvise(file, start, std::num::NonZero::new(len), Advice::WillNeed);
         }
+    }
+
+    /// The ranges, cut to what the host reads at one request.
+    fn requests(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.ranges.iter().flat_map(|&(start, len)| {
+            (0..len).step_by(REQUEST as usize).map(move |at| (start + at, REQUEST.min(len - at)))
+        })
     }
 }
 
 fn word(entry: &[u8; ENTRY], at: usize) -> u64 {
     let bytes = entry.get(at..).and_then(|bytes| bytes.first_chunk::<8>());
     bytes.map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_of_it_is_asked_for_in_pieces_that_the_host_reads_whole() {
+        let set =
+            WorkingSet { ranges: vec![(4096, 4096), (1 << 20, 2 * REQUEST + 8192), (9 << 20, REQUEST)] };
+        let asked: Vec<_> = set.requests().collect();
+        let second = 1 << 20;
+        let pieces = [(second, REQUEST), (second + REQUEST, REQUEST), (second + 2 * REQUEST, 8192)];
+        assert_eq!(asked, [&[(4096, 4096)][..], &pieces, &[(9 << 20, REQUEST)]].concat());
+    }
 }

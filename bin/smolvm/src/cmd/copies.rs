@@ -3,10 +3,11 @@
 //! them (docs/adr/0068). Afterwards it only waits and tells of copies whose process ended, until `fork` ends it.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use host::Side;
+use host::{Rendezvous, Side};
 use instance::{Frozen, Instance, Vmm};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::WaitOptions;
@@ -38,15 +39,22 @@ pub fn copies(names: &[String], home: &Home) -> Result<u8> {
         return Ok(125);
     }
     let mut children = HashMap::new();
+    // Without it they begin all the same, only not together.
+    let together = Rendezvous::new().ok().map(Arc::new);
     for name in names {
         match split(name, home) {
-            Ok((instance, Side::Child)) => return copy(instance, home, prepared.take()),
+            Ok((instance, Side::Child)) => {
+                return copy(instance, home, vmm::Copy { prepared: prepared.take(), together });
+            }
             Ok((_, Side::Parent(pid))) => drop(children.insert(pid, name)),
             Err(e) => {
                 let text = format!("starting the process of `{name}`: {e:#}");
                 vmm::say(name, Word::Failed { text, code: 125 })?;
             }
         }
+    }
+    if let Some(together) = together {
+        together.come();
     }
     while let Ok(Some((pid, _))) = rustix::process::wait(WaitOptions::empty()) {
         if let Some(name) = children.remove(&pid.as_raw_nonzero().get().unsigned_abs()) {
@@ -110,7 +118,7 @@ fn split(name: &str, home: &Home) -> Result<(Instance, Side)> {
 }
 
 /// From here on a process as `__vmm` is one.
-fn copy(instance: Instance, home: &Home, prepared: Option<Prepared>) -> Result<u8> {
+fn copy(instance: Instance, home: &Home, copy: vmm::Copy) -> Result<u8> {
     rustix::process::setpgid(None, None).context("leaving the process group")?;
-    vmm::run(instance, home, Some(vmm::Copy(prepared)))
+    vmm::run(instance, home, Some(copy))
 }

@@ -85,18 +85,20 @@ fn make_all(
     let path = path.to_str().context("the path of the instances is not UTF-8")?.to_owned();
     // It starts, and the other directories are made, while the machine writes.
     let mut splitter = Splitter::start(names, &instance)?;
-    let (report, others) = std::thread::scope(|scope| {
+    let (report, written_us) = std::thread::scope(|scope| {
         let make = |name: &String| copies.make(name, |other| other.share_record(&instance)).map(drop);
         let others = scope.spawn(move || names.iter().skip(1).try_for_each(make));
-        let report = client.call(&Request::Fork { path });
-        (report, others.join().unwrap_or_else(|_| Err(anyhow!("making the copies' directories failed"))))
-    });
-    let report = report?;
-    others?;
-    let written_us = begun.elapsed().as_micros() as u64;
-    copies.ready_first(&instance, report.get("engine").and_then(Value::as_str).unwrap_or("soft"))?;
-    splitter.go_on()?;
-    // It reads what the copies have in common meanwhile.
+        let written = client.call(&Request::Fork { path }).map_err(anyhow::Error::from).and_then(|report| {
+            let written_us = begun.elapsed().as_micros() as u64;
+            let engine = report.get("engine").and_then(Value::as_str).unwrap_or("soft");
+            copies.ready_first(&instance, engine)?;
+            // It reads what the copies have in common, while the file system looks for room for the last directories.
+            splitter.go_on()?;
+            Ok((report, written_us))
+        });
+        others.join().unwrap_or_else(|_| Err(anyhow!("making the copies' directories failed")))?;
+        written
+    })?;
     names.iter().skip(1).try_for_each(|name| copies.ready(name, &instance))?;
     splitter.go_on()?;
     Ok((splitter.collect(names)?, report, written_us))

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use agent_protocol::SERVICE_SESSION;
 use anyhow::{Context, Result, anyhow};
+use host::Rendezvous;
 use instance::control;
 use instance::forward::Publish;
 use instance::session::{self, Session, Target};
@@ -229,8 +230,13 @@ pub fn vmm(name: &str, home: &Home) -> Result<u8> {
     run(instance, home, None)
 }
 
-/// A process that was split off for one of many copies. What was made for all of them, where that went well.
-pub struct Copy(pub Option<Prepared>);
+/// A process that was split off for one of many copies.
+pub struct Copy {
+    /// What was made for all of them, where that went well.
+    pub prepared: Option<Prepared>,
+    /// Where they wait until all have begun.
+    pub together: Option<Arc<Rendezvous>>,
+}
 
 /// The process of an instance whose lock it has.
 pub fn run(instance: Instance, home: &Home, copy: Option<Copy>) -> Result<u8> {
@@ -265,7 +271,8 @@ pub fn media(plan: &Plan, record: &Record, home: &Home) -> Result<Media> {
 
 fn up(instance: &Arc<Instance>, home: &Home, copy: Option<Copy>) -> Result<Up> {
     let is_copy = copy.is_some();
-    let (plan, media, origin) = match copy.and_then(|copy| copy.0) {
+    let (prepared, together) = copy.map_or((None, None), |copy| (copy.prepared, copy.together));
+    let (plan, media, origin) = match prepared {
         Some(Prepared { plan, media, origin }) => (plan, media, Some(origin)),
         None => {
             let plan = read_plan(instance)?;
@@ -273,7 +280,7 @@ fn up(instance: &Arc<Instance>, home: &Home, copy: Option<Copy>) -> Result<Up> {
             (plan, media, None)
         }
     };
-    let group = Group { gate: Some(wait_for_start), origin };
+    let group = Group { gate: Some(wait_for_start), together, origin };
     trace::point("file");
     let bound = launch::bind_ports(&plan.ports)?;
     let ports = launch::published(&bound);

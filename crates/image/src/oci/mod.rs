@@ -9,7 +9,7 @@
 //! descriptor's, and no layer whose expanded bytes are not the configuration's; documents are at
 //! most [`MAX_DOCUMENT`] bytes; plain HTTP goes to the loopback only.
 //!
-//! Next, in the order of work: `name.rs` → `origin/` → `document.rs` → `pull.rs` → `cache.rs` →
+//! Next, in the order of work: `name.rs` → `reference.rs` → `origin/` → `document.rs` → `pull.rs` → `cache.rs` →
 //! `layer.rs`.
 
 mod cache;
@@ -19,6 +19,7 @@ mod layer;
 mod name;
 mod origin;
 mod pull;
+mod reference;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -28,6 +29,7 @@ pub use layer::{Applier, MAX_ENTRIES};
 pub use name::ImageName;
 pub use origin::registry::{Certificates, Credentials, RegistryOptions};
 pub use pull::{Image, OciOptions};
+pub use reference::Reference;
 
 use crate::archive::ArchiveError;
 use crate::content::SpoolError;

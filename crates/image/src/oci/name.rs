@@ -3,9 +3,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use oci_spec::distribution::Reference;
-
 use super::OciError;
+use super::reference::Reference;
 
 /// Where an image is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,7 +40,7 @@ impl ImageName {
             return Ok(Self::SkopeoDir { dir: base.join(rest) });
         }
         let plain = word.strip_prefix("docker://").unwrap_or(word);
-        Reference::try_from(plain).map(Self::Registry).map_err(|e| refuse(e.to_string()))
+        Reference::parse(plain).map(Self::Registry).map_err(refuse)
     }
 
     /// Whether `dir` was written by skopeo's transport `dir:`, rather than being a root.
@@ -72,7 +71,7 @@ impl fmt::Display for ImageName {
             Self::Layout { dir, tag } => named(f, "oci", dir, tag),
             Self::DockerArchive { file, name } => named(f, "docker-archive", file, name),
             Self::SkopeoDir { dir } => named(f, "dir", dir, &None),
-            Self::Registry(reference) => f.write_str(&reference.whole()),
+            Self::Registry(reference) => reference.fmt(f),
         }
     }
 }

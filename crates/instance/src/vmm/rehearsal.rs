@@ -10,10 +10,12 @@
 
 use std::io::Read;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agent_protocol::{Request, RestoreReason};
 use artifact::MachineFile;
+use host::Rendezvous;
 use machine::Template;
 
 use super::{Vmm, VmmOptions, Waking};
@@ -44,6 +46,8 @@ pub struct Own {
     pub kernel_log: PathBuf,
     /// See [`VmmOptions::gate`].
     pub gate: fn(&str),
+    /// See [`VmmOptions::together`].
+    pub together: Option<Arc<Rendezvous>>,
 }
 
 impl Vmm {
@@ -54,6 +58,7 @@ impl Vmm {
         self.console.keep_in(&own.kernel_log);
         let options = &mut self.options;
         (options.hostname, options.gate) = (Some(own.hostname), Some(own.gate));
+        options.together = own.together;
         (options.scratch_dir, options.kernel_log) = (own.scratch_dir, Some(own.kernel_log));
     }
 }
@@ -103,6 +108,7 @@ impl VmmOptions {
             command_line: String::new(),
             kernel_log: None,
             gate: None,
+            together: None,
             net: NetOptions { switch: Some(false), ..NetOptions::default() },
             peers: None,
             watch: None,

@@ -9,6 +9,7 @@ pub mod heap;
 pub mod mapping;
 pub mod poller;
 pub mod process;
+pub mod rendezvous;
 pub mod timer;
 pub mod usage;
 pub mod writeback;

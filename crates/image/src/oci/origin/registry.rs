@@ -9,7 +9,6 @@ use std::io::Read;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use oci_spec::distribution::Reference;
 use oci_spec::image::Descriptor;
 use serde::Deserialize;
 use ureq::Body;
@@ -17,7 +16,7 @@ use ureq::http::{Response, StatusCode};
 
 use super::super::checked::sha256_hex;
 use super::super::document::{ACCEPT, shown};
-use super::super::{MAX_DOCUMENT, Problem};
+use super::super::{MAX_DOCUMENT, Problem, Reference};
 pub use super::certificates::Certificates;
 pub use super::credentials::Credentials;
 use super::http::{Http, Words, is_loopback};
@@ -121,7 +120,7 @@ impl Registry {
             http: Http::new(options.certificates.clone()),
             credentials: options.credentials.clone(),
             endpoints: mirrors.chain([host]).map(|address| Endpoint::new(address, repository)).collect(),
-            reference: reference.digest().or(reference.tag()).unwrap_or("latest").to_owned(),
+            reference: reference.manifest().to_owned(),
         }
     }
 
