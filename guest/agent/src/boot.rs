@@ -91,9 +91,6 @@ pub fn surroundings() -> io::Result<World> {
     }
     // For the agent itself; what it starts gets `spawn::OPEN_FILES`.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(OPEN_FILES.1), maximum: Some(OPEN_FILES.1) });
-    if let Some(name) = &parameters.hostname {
-        tell("setting the host name", rustix::system::sethostname(name.as_bytes()));
-    }
     tell("bringing up the loopback interface", crate::sys::socket::loopback_up());
     if let Some(net) = &parameters.net {
         tell("bringing up the network", crate::network::bring_up(net));
@@ -103,6 +100,9 @@ pub fn surroundings() -> io::Result<World> {
     let null = open_null()?;
     let (upper, writable) = (root.upper, root.writable);
     let world = World { pid1: true, root: directory, null, run, cgroup, upper, writable };
+    if let Some(name) = &parameters.hostname {
+        tell("setting the host name", crate::identity::set_host_name(&world, name, false));
+    }
     // There from the start, for programs that open it once.
     tell("writing the generation file", crate::restored::write_generation(&world, &[0; 16]));
     Ok(world)
