@@ -32,7 +32,7 @@ pub struct Parameters {
     pub root_type: Option<String>,
     /// `smolvm.rw=`: block device of the writable disk (ext4); `/dev/vdb` when absent.
     pub writable: Option<String>,
-    /// `smolvm.hostname=`.
+    /// `hostname=`, which newer kernels heed themselves, or `smolvm.hostname=`.
     pub hostname: Option<String>,
     /// `smolvm.net=`: addresses and gateways of the network device.
     pub net: Option<String>,
@@ -43,17 +43,14 @@ impl Parameters {
     pub fn parse(line: &str) -> Parameters {
         let mut parameters = Parameters::default();
         for word in line.split_ascii_whitespace() {
-            let Some((name, value)) = word.strip_prefix("smolvm.").and_then(|word| word.split_once('='))
-            else {
-                continue;
-            };
+            let Some((name, value)) = word.split_once('=') else { continue };
             let value = Some(value.to_string()).filter(|value| !value.is_empty());
             match name {
-                "root" => parameters.root = value,
-                "rootfs" => parameters.root_type = value,
-                "rw" => parameters.writable = value,
-                "hostname" => parameters.hostname = value,
-                "net" => parameters.net = value,
+                "smolvm.root" => parameters.root = value,
+                "smolvm.rootfs" => parameters.root_type = value,
+                "smolvm.rw" => parameters.writable = value,
+                "hostname" | "smolvm.hostname" => parameters.hostname = value,
+                "smolvm.net" => parameters.net = value,
                 _ => {}
             }
         }
@@ -300,6 +297,7 @@ mod tests {
         assert_eq!(parameters.root_type.as_deref(), Some("ext4"));
         assert_eq!(parameters.hostname.as_deref(), Some("demo"));
         assert_eq!(parameters.writable, None);
+        assert_eq!(Parameters::parse("root=/dev/vdc hostname=other").hostname.as_deref(), Some("other"));
     }
 
     #[test]

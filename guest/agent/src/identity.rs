@@ -31,6 +31,8 @@ pub const MACHINE_ID: File = File { path: "etc/machine-id", in_memory: "machine-
 const HOSTS: File = File { path: "etc/hosts", in_memory: "hosts", mode: 0o644, limit: 64 << 10 };
 /// Of the machine itself and of no interface, as Debian and our root images have it.
 const OWN_ADDRESS: &str = "127.0.1.1";
+/// What our root images call the machine: the name that its kernel begins with.
+const FIRST_NAME: &[u8] = b"smolvm";
 /// `TMPFS_MAGIC` (statfs(2)).
 const TMPFS: rustix::fs::FsWord = 0x0102_1994;
 
@@ -131,16 +133,16 @@ pub fn set_host_name(world: &World, name: &str, memory: bool) -> io::Result<()> 
     if text.is_empty() || text.len() >= HOSTS.limit {
         return Ok(());
     }
-    let Some(text) = named(&text, &before, name.as_bytes()) else { return Ok(()) };
+    let Some(text) = named(&text, [&before, FIRST_NAME], name.as_bytes()) else { return Ok(()) };
     if memory {
         HOSTS.lay_over(world)?;
     }
     HOSTS.write(world, &text)
 }
 
-/// hosts(5) with `name` in the place of the line that gives [`OWN_ADDRESS`] the name `before` alone, else at its end;
-/// nothing where it is in there already.
-fn named(text: &[u8], before: &[u8], name: &[u8]) -> Option<Vec<u8>> {
+/// hosts(5) with `name` in the place of the line that gives [`OWN_ADDRESS`] one of the names `before` alone, else at its
+/// end; nothing where it is in there already.
+fn named(text: &[u8], before: [&[u8]; 2], name: &[u8]) -> Option<Vec<u8>> {
     let words = |line: &[u8]| -> Vec<Vec<u8>> {
         let said = line.split(|byte| *byte == b'#').next().unwrap_or_default();
         let words = said.split(|byte| byte.is_ascii_whitespace()).filter(|word| !word.is_empty());
@@ -151,7 +153,8 @@ fn named(text: &[u8], before: &[u8], name: &[u8]) -> Option<Vec<u8>> {
         return None;
     }
     let line = [OWN_ADDRESS.as_bytes(), b"\t", name].concat();
-    match lines.iter_mut().find(|line| words(line) == [OWN_ADDRESS.as_bytes(), before]) {
+    let is_old = |line: &[u8]| before.iter().any(|name| words(line) == [OWN_ADDRESS.as_bytes(), name]);
+    match lines.iter_mut().find(|line| is_old(line)) {
         Some(old) => *old = line,
         None => {
             // What is behind the last line's end is no line.
@@ -166,12 +169,13 @@ fn named(text: &[u8], before: &[u8], name: &[u8]) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use super::named;
+    use super::{FIRST_NAME, named};
 
     #[test]
     fn a_name_takes_the_place_of_the_one_before_and_of_no_other() {
         let named = |text: &str| {
-            named(text.as_bytes(), b"one", b"two").map(|text| String::from_utf8(text).expect("text"))
+            named(text.as_bytes(), [b"one", FIRST_NAME], b"two")
+                .map(|text| String::from_utf8(text).expect("text"))
         };
         let cases = [
             (
@@ -179,6 +183,7 @@ mod tests {
                 Some("127.0.0.1\tlocalhost\n127.0.1.1\ttwo\n::1 x\n"),
             ),
             ("127.0.1.1 one # me\n", Some("127.0.1.1\ttwo\n")),
+            ("127.0.1.1 smolvm\n", Some("127.0.1.1\ttwo\n")),
             ("127.0.1.1 one.net one\n", Some("127.0.1.1 one.net one\n127.0.1.1\ttwo\n")),
             ("10.0.0.1 one", Some("10.0.0.1 one\n127.0.1.1\ttwo\n")),
             ("# 127.0.1.1 one two\n", Some("# 127.0.1.1 one two\n127.0.1.1\ttwo\n")),

@@ -60,3 +60,21 @@ fn a_copy_reaches_the_network_under_its_own_address() {
         answers.join().unwrap();
     }
 }
+
+/// What a machine was told at boot is in its file as well, and stays when it is booted again.
+#[test]
+fn a_name_given_at_boot_is_in_the_file_of_hosts() {
+    for engine in engines() {
+        let home = Home::new(engine);
+        let Some(file) = python() else { return };
+        let run = ["run", "-d", "--cold", "--name", "m", "--hostname", "one"];
+        home.ok(&[&run[..], &[file.to_str().unwrap()]].concat());
+        let named = "while read at names; do [ $at != 127.0.1.1 ] || echo $names; done < /etc/hosts; hostname";
+        assert_eq!(sh(&home, "m", named), "one\none\n", "{engine}");
+        sh(&home, "m", "echo 10.0.0.9 other >> /etc/hosts");
+        home.ok(&["stop", "m"]);
+        home.ok(&["start", "m"]);
+        assert_eq!(sh(&home, "m", named), "one\none\n", "{engine}");
+        assert!(sh(&home, "m", "cat /etc/hosts").ends_with("10.0.0.9 other\n"), "{engine}");
+    }
+}
