@@ -65,7 +65,15 @@ pub(crate) struct Jit {
     pending: Option<Pending>,
     /// The last run ended because its time was over: where it stands is where time is spent.
     sampled: bool,
+    /// Where the STI is that translated code executed last, by [`retired`]: the instruction behind it may leave.
+    pub(super) enabled: Option<i64>,
     pub(super) counters: JitCounters,
+}
+
+/// Instructions that translated code has done up to one with `done` before it in its translation; counted from
+/// anywhere, but from the same place until the code is left.
+pub(super) fn retired(cpu: &Cpu, done: u64) -> i64 {
+    done as i64 - cpu.jx.budget
 }
 
 fn recent_slot(place: u64) -> usize {
@@ -449,6 +457,7 @@ impl Cpu {
     /// Makes the guest's state whole after translated code was left with `code`.
     fn left(&mut self, jit: &mut Jit, code: u32) -> Turn {
         let number = (code >> leave::BITS) as usize;
+        let enabled = jit.enabled.take();
         let Some(store) = &jit.store else { return Turn::Next };
         let kind = code & ((1 << leave::BITS) - 1);
         let mut turn = Turn::Next;
@@ -469,6 +478,10 @@ impl Cpu {
                     self.serialise();
                     done += 1;
                 } else {
+                    if enabled.is_some_and(|sti| sti + 1 == retired(self, done)) {
+                        // It has not been done yet: nothing may look for interrupts before it.
+                        (self.events.sti_shadow, self.attention) = (true, true);
+                    }
                     site.desc.settle(self);
                     self.rip = self.jx.page.wrapping_add(site.rip);
                     turn = match kind {

@@ -69,7 +69,8 @@ fn a_name_given_at_boot_is_in_the_file_of_hosts() {
         let Some(file) = python() else { return };
         let run = ["run", "-d", "--cold", "--name", "m", "--hostname", "one"];
         home.ok(&[&run[..], &[file.to_str().unwrap()]].concat());
-        let named = "while read at names; do [ $at != 127.0.1.1 ] || echo $names; done < /etc/hosts; hostname";
+        let named =
+            "while read at names; do [ $at != 127.0.1.1 ] || echo $names; done < /etc/hosts; hostname";
         assert_eq!(sh(&home, "m", named), "one\none\n", "{engine}");
         sh(&home, "m", "echo 10.0.0.9 other >> /etc/hosts");
         home.ok(&["stop", "m"]);
