@@ -42,11 +42,10 @@ const DIRS: [(&str, u16); 22] = [
     ("var/tmp", 0o1777),
 ];
 
-const FILES: [(&str, &str); 6] = [
+const FILES: [(&str, &str); 5] = [
     ("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n"),
     ("etc/group", "root:x:0:\nnogroup:x:65534:\n"),
     ("etc/hostname", "smolvm\n"),
-    ("etc/hosts", "127.0.0.1 localhost\n::1 localhost\n"),
     ("etc/profile", "export PS1='\\u@\\h:\\w\\$ '\n"),
     ("etc/os-release", "ID=smolvm\nNAME=smolvm\nPRETTY_NAME=\"smolvm built-in machine\"\n"),
 ];
@@ -66,7 +65,7 @@ pub(crate) fn fill(tree: &mut Tree) -> Result<(), TreeError> {
     for applet in APPLETS.lines().filter(|a| !a.is_empty() && *a != "busybox") {
         put(&format!("bin/{applet}"), Item::Symlink(b"busybox".to_vec().into()), 0o777)?;
     }
-    Ok(())
+    image::furnish(tree)
 }
 
 /// The name in the store of the frozen built-in machine of this smolvm.
@@ -88,6 +87,7 @@ fn inputs() -> Vec<String> {
     inputs.push(format!("dirs={DIRS:?}"));
     inputs.push(format!("files={FILES:?}"));
     inputs.push(format!("applets={APPLETS}"));
+    inputs.push(format!("furnished={}", image::FURNISHED));
     inputs.push(format!("memory_map={}", artifact::ExtentMap::VERSION));
     inputs.push(format!("root={EROFS_UUID:?}"));
     inputs

@@ -67,7 +67,7 @@ impl<'a> Cache<'a> {
 
     /// The name of a stage's result: `inputs` is the digest of all but the steps.
     pub(crate) fn key(stage: Stage, inputs: &Digest, steps: &[String]) -> String {
-        let mut text = format!("{VERSION}\n{stage:?}\n{inputs}\n");
+        let mut text = format!("{VERSION}\n{stage:?}\n{inputs}\nfurnished={}\n", image::FURNISHED);
         for step in steps {
             // With its length: two steps never look like one.
             text.push_str(&format!("{} {step}\n", step.len()));

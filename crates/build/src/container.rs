@@ -87,6 +87,7 @@ pub fn plain_base(
         }
     };
     let digest = tree.digest().map_err(io_error("read again", Path::new("the root's files")))?;
+    image::furnish(&mut tree)?;
     let tag = tag("root", &digest);
     if let Some(pin) = known(store, &tag)? {
         return Ok(pin);
@@ -112,6 +113,7 @@ fn spec(name: &str) -> MachineSpec {
 fn tag(word: &str, source: &[u8]) -> String {
     let mut of = source.to_vec();
     of.extend_from_slice(env!("CARGO_PKG_VERSION").as_bytes());
+    of.extend_from_slice(format!("\nfurnished={}", image::FURNISHED).as_bytes());
     assets::build_info().iter().for_each(|(k, v)| of.extend_from_slice(format!("\n{k}={v}").as_bytes()));
     let digest = Digest::of(&of).to_string();
     format!("{word}-{}", digest.get(..24).unwrap_or_default())

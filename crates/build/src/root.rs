@@ -75,6 +75,7 @@ pub(crate) fn gather(job: &Job<'_>, old: Option<&Lock>) -> Result<Root, Error> {
         note(&mut root, SourceKind::BuiltIn)?;
     }
     files(job, &mut root)?;
+    image::furnish(&mut root.tree)?;
     root.inputs = root.lock.inputs()?;
     Ok(root)
 }

@@ -14,6 +14,7 @@ pub mod archive;
 pub mod content;
 pub mod debian;
 pub mod erofs;
+mod furnish;
 mod lock;
 mod merge;
 pub mod oci;
@@ -24,6 +25,7 @@ pub use archive::ArchiveError;
 pub use content::{Content, Digest, FileRange, ReadAt, Spool, SpoolError};
 pub use debian::{DebianError, DebianRoot};
 pub use erofs::{ErofsError, ErofsOptions, ImageInfo, ReadError, read_erofs, write_erofs, write_erofs_where};
+pub use furnish::{FURNISHED, furnish};
 pub use lock::{ImageLock, PackageLock, SourceKind, SourceLock, hex};
 pub use merge::{MergeOptions, merge_upper};
 pub use source::{

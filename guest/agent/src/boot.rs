@@ -36,7 +36,7 @@ pub struct Parameters {
     pub root_type: Option<String>,
     /// `smolvm.rw=`: block device of the writable disk (ext4); `/dev/vdb` when absent.
     pub writable: Option<String>,
-    /// `smolvm.hostname=`.
+    /// `hostname=`, which newer kernels heed themselves, or `smolvm.hostname=`.
     pub hostname: Option<String>,
     /// `smolvm.net=`: addresses and gateways of the network device.
     pub net: Option<String>,
@@ -47,17 +47,14 @@ impl Parameters {
     pub fn parse(line: &str) -> Parameters {
         let mut parameters = Parameters::default();
         for word in line.split_ascii_whitespace() {
-            let Some((name, value)) = word.strip_prefix("smolvm.").and_then(|word| word.split_once('='))
-            else {
-                continue;
-            };
+            let Some((name, value)) = word.split_once('=') else { continue };
             let value = Some(value.to_string()).filter(|value| !value.is_empty());
             match name {
-                "root" => parameters.root = value,
-                "rootfs" => parameters.root_type = value,
-                "rw" => parameters.writable = value,
-                "hostname" => parameters.hostname = value,
-                "net" => parameters.net = value,
+                "smolvm.root" => parameters.root = value,
+                "smolvm.rootfs" => parameters.root_type = value,
+                "smolvm.rw" => parameters.writable = value,
+                "hostname" | "smolvm.hostname" => parameters.hostname = value,
+                "smolvm.net" => parameters.net = value,
                 _ => {}
             }
         }
@@ -95,9 +92,6 @@ pub fn surroundings() -> io::Result<World> {
     }
     // For the agent itself; what it starts gets `spawn::OPEN_FILES`.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(OPEN_FILES.1), maximum: Some(OPEN_FILES.1) });
-    if let Some(name) = &parameters.hostname {
-        tell("setting the host name", rustix::system::sethostname(name.as_bytes()));
-    }
     tell("bringing up the loopback interface", crate::sys::socket::loopback_up());
     if let Some(net) = &parameters.net {
         tell("bringing up the network", crate::network::bring_up(net));
@@ -107,6 +101,9 @@ pub fn surroundings() -> io::Result<World> {
     let null = open_null()?;
     let (upper, writable) = (root.upper, root.writable);
     let world = World { pid1: true, root: directory, null, run, cgroup, upper, writable };
+    if let Some(name) = &parameters.hostname {
+        tell("setting the host name", crate::identity::set_host_name(&world, name, false));
+    }
     // There from the start, for programs that open it once.
     tell("writing the generation file", crate::restored::write_generation(&world, &[0; 16]));
     Ok(world)
@@ -305,6 +302,7 @@ mod tests {
         assert_eq!(parameters.root_type.as_deref(), Some("ext4"));
         assert_eq!(parameters.hostname.as_deref(), Some("demo"));
         assert_eq!(parameters.writable, None);
+        assert_eq!(Parameters::parse("root=/dev/vdc hostname=other").hostname.as_deref(), Some("other"));
     }
 
     #[test]

@@ -132,7 +132,7 @@ fn try_freeze(world: &World, spec: &FreezeSpec) -> Result<FrozenReport, Failure>
     let hooked = microseconds();
     if world.pid1 {
         // Without it copies cost more; they get their ids all the same.
-        let _ = crate::identity::lay_over(world);
+        let _ = crate::identity::MACHINE_ID.lay_over(world);
     }
     if spec.sync {
         rustix::fs::sync();

@@ -6,6 +6,7 @@
 use crate::agent::Agent;
 use crate::command::restore_hooks;
 use crate::dispatch::nanoseconds;
+use crate::identity::{MACHINE_ID, set_host_name};
 use crate::sys::process::exit_now;
 use crate::sys::{random, tcp};
 use crate::world::World;
@@ -108,11 +109,11 @@ fn put_right(world: &World, spec: &RestoredSpec) -> RestoredReport {
         };
         note(notes, "setting the clock", rustix::time::clock_settime(ClockId::Realtime, time));
         if let Some(name) = &spec.hostname {
-            note(notes, "setting the host name", rustix::system::sethostname(name.as_bytes()));
+            note(notes, "setting the host name", set_host_name(world, name, true));
         }
     }
     if let Some(machine) = spec.machine_id {
-        note(notes, "writing /etc/machine-id", crate::identity::write(world, &hex(&machine)));
+        note(notes, "writing /etc/machine-id", MACHINE_ID.write(world, hex(&machine).as_bytes()));
         if world.pid1 {
             note(notes, "changing the hardware address", crate::network::renew_hardware_address());
         }

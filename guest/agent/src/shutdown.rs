@@ -83,7 +83,7 @@ fn wait_until_empty(world: &World, leaders: &[Pid], limit_ms: u64) -> bool {
 /// Makes the disks clean and gives the machine back.
 fn power_down(world: &World, power: Power) {
     if let Err(error) = crate::identity::keep(world) {
-        say(&format!("smolvm-agent: keeping /etc/machine-id: {error}\n"));
+        say(&format!("smolvm-agent: keeping /etc/machine-id and /etc/hosts: {error}\n"));
     }
     crate::mounts::unmount_all();
     let _ = rustix::mount::mount_remount("/", MountFlags::RDONLY, "");

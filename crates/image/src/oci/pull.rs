@@ -19,7 +19,7 @@ use super::origin::{Origin, read_document};
 use super::{MAX_DOCUMENT, OciError, Problem, document_problem};
 use crate::ArchiveError;
 use crate::archive::decompress;
-use crate::content::{Content, Spool};
+use crate::content::Spool;
 use crate::lock::ImageLock;
 use crate::tree::{Item, Meta, OnSymlink, Tree};
 
@@ -33,9 +33,6 @@ const TRIES: usize = 3;
 /// size: honest ones reach 20, gzip's limit is 1032.
 const EXPANDED: u64 = 1 << 30;
 const RATIO: u64 = 100;
-/// What a machine needs where the image has no such file; docker mounts one over it.
-const HOSTS: &[u8] = b"127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n";
-
 /// Where things are kept and how registries are asked.
 #[derive(Clone, Debug)]
 pub struct OciOptions {
@@ -261,23 +258,14 @@ impl Image {
         }
     }
 
-    /// What container runtimes give an image that does not have it: its working directory, and a
-    /// file that knows `localhost`.
+    /// What container runtimes give an image that does not have it: its working directory, and what is in any /etc.
     fn furnish(&self, tree: &mut Tree) -> Result<(), Problem> {
         if let Some(dir) = &self.defaults.workdir
             && tree.lookup_follow(dir).is_none()
         {
             tree.insert(dir, Item::Dir, Meta::root_owned(0o755), OnSymlink::Keep)?;
         }
-        let hosts = tree.lookup_follow("etc/hosts").and_then(|id| tree.get(id));
-        let empty =
-            hosts.is_none_or(|node| matches!(node.kind(), crate::tree::Kind::File(c) if c.is_empty()));
-        if empty {
-            let hosts = Item::File(Content::bytes(HOSTS.to_vec()));
-            // An image whose /etc is something else has no use for it.
-            let _ = tree.insert("etc/hosts", hosts, Meta::root_owned(0o644), OnSymlink::Replace);
-        }
-        Ok(())
+        Ok(crate::furnish(tree)?)
     }
 }
 

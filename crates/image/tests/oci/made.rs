@@ -153,7 +153,7 @@ impl World {
 /// Every path of the tree but what each image is furnished with.
 pub fn paths(tree: &Tree) -> Vec<String> {
     let all = tree.walk().map(|(path, _)| String::from_utf8_lossy(&path).into_owned());
-    all.filter(|path| !path.is_empty() && path != "etc" && path != "etc/hosts").collect()
+    all.filter(|path| !["", "etc", "etc/hosts", "etc/mtab"].contains(&path.as_str())).collect()
 }
 
 pub fn text(tree: &Tree, path: impl AsRef<Path>) -> String {

@@ -136,9 +136,11 @@ extern "sysv64" fn transfer(cpu: *mut Cpu, number: u32) -> u32 {
 /// STI where IF is clear: 0 when it is set now and nothing waited for it, else how to leave.
 extern "sysv64" fn enable(cpu: *mut Cpu, _: u64, number: u32) -> u32 {
     // SAFETY: called by translated code only.
-    let (cpu, _) = unsafe { parts(cpu) };
+    let (cpu, code) = unsafe { parts(cpu) };
     cpu.flags.set_system_bit(Rflags::IF, true);
     if quiet(cpu) {
+        let site = code.jit.store.as_ref().and_then(|store| store.sites.get(number as usize));
+        code.jit.enabled = site.map(|site| super::run::retired(cpu, u64::from(site.done)));
         return 0;
     }
     cpu.flags.set_system_bit(Rflags::IF, false);

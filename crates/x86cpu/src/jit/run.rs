@@ -68,7 +68,15 @@ pub(crate) struct Jit {
     sampled: bool,
     /// Nothing before the first translation.
     work: Option<Box<Work>>,
+    /// Where the STI is that translated code executed last, by [`retired`]: the instruction behind it may leave.
+    pub(super) enabled: Option<i64>,
     pub(super) counters: JitCounters,
+}
+
+/// Instructions that translated code has done up to one with `done` before it in its translation; counted from
+/// anywhere, but from the same place until the code is left.
+pub(super) fn retired(cpu: &Cpu, done: u64) -> i64 {
+    done as i64 - cpu.jx.budget
 }
 
 /// Room to translate in. It is kept: a translation allocates nothing but its place in the store.
@@ -480,6 +488,7 @@ impl Cpu {
     /// Makes the guest's state whole after translated code was left with `code`.
     fn left(&mut self, jit: &mut Jit, code: u32) -> Turn {
         let number = (code >> leave::BITS) as usize;
+        let enabled = jit.enabled.take();
         let Some(store) = &jit.store else { return Turn::Next };
         let kind = code & ((1 << leave::BITS) - 1);
         let mut turn = Turn::Next;
@@ -500,6 +509,10 @@ impl Cpu {
                     self.serialise();
                     done += 1;
                 } else {
+                    if enabled.is_some_and(|sti| sti + 1 == retired(self, done)) {
+                        // It has not been done yet: nothing may look for interrupts before it.
+                        (self.events.sti_shadow, self.attention) = (true, true);
+                    }
                     site.desc.settle(self);
                     self.rip = self.jx.page.wrapping_add(site.rip);
                     turn = match kind {
