@@ -23,12 +23,26 @@ pub struct File {
     mode: u32,
     /// Most bytes of it that are read: what is larger is left alone.
     limit: usize,
+    /// Whether two contents differ in no more than what the machine is given again at its next start.
+    alike: fn(&[u8], &[u8]) -> bool,
 }
 
 /// 32 digits and a line's end (machine-id(5)), and room to see that there is more.
-pub const MACHINE_ID: File = File { path: "etc/machine-id", in_memory: "machine-id", mode: 0o444, limit: 64 };
+pub const MACHINE_ID: File = File {
+    path: "etc/machine-id",
+    in_memory: "machine-id",
+    mode: 0o444,
+    limit: 64,
+    alike: |one, other| one == other,
+};
 /// hosts(5).
-const HOSTS: File = File { path: "etc/hosts", in_memory: "hosts", mode: 0o644, limit: 64 << 10 };
+const HOSTS: File = File {
+    path: "etc/hosts",
+    in_memory: "hosts",
+    mode: 0o644,
+    limit: 64 << 10,
+    alike: |one, other| without_name(one).eq(without_name(other)),
+};
 /// Of the machine itself and of no interface, as Debian and our root images have it.
 const OWN_ADDRESS: &str = "127.0.1.1";
 /// What our root images call the machine: the name that its kernel begins with.
@@ -96,7 +110,8 @@ impl File {
         }
         let text = world.read_small(self.path, self.limit);
         unmount(format!("/{}", self.path), UnmountFlags::DETACH)?;
-        if !text.is_empty() && text.len() < self.limit && world.read_small(self.path, self.limit) != text {
+        let below = world.read_small(self.path, self.limit);
+        if !text.is_empty() && text.len() < self.limit && !(self.alike)(&below, &text) {
             self.write(world, &text)?;
         }
         Ok(())
@@ -140,20 +155,28 @@ pub fn set_host_name(world: &World, name: &str, memory: bool) -> io::Result<()> 
     HOSTS.write(world, &text)
 }
 
+/// Address and names of a line of hosts(5).
+fn words(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let said = line.split(|byte| *byte == b'#').next().unwrap_or_default();
+    said.split(|byte| byte.is_ascii_whitespace()).filter(|word| !word.is_empty())
+}
+
+/// Lines of hosts(5) but those that give [`OWN_ADDRESS`] one name.
+fn without_name(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let is_name =
+        |line: &[u8]| words(line).next() == Some(OWN_ADDRESS.as_bytes()) && words(line).count() == 2;
+    text.split(|byte| *byte == b'\n').filter(move |line| !line.is_empty() && !is_name(line))
+}
+
 /// hosts(5) with `name` in the place of the line that gives [`OWN_ADDRESS`] one of the names `before` alone, else at its
 /// end; nothing where it is in there already.
 fn named(text: &[u8], before: [&[u8]; 2], name: &[u8]) -> Option<Vec<u8>> {
-    let words = |line: &[u8]| -> Vec<Vec<u8>> {
-        let said = line.split(|byte| *byte == b'#').next().unwrap_or_default();
-        let words = said.split(|byte| byte.is_ascii_whitespace()).filter(|word| !word.is_empty());
-        words.map(<[u8]>::to_vec).collect()
-    };
     let mut lines: Vec<Vec<u8>> = text.split(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect();
-    if lines.iter().any(|line| words(line).iter().skip(1).any(|word| word == name)) {
+    if lines.iter().any(|line| words(line).skip(1).any(|word| word == name)) {
         return None;
     }
     let line = [OWN_ADDRESS.as_bytes(), b"\t", name].concat();
-    let is_old = |line: &[u8]| before.iter().any(|name| words(line) == [OWN_ADDRESS.as_bytes(), name]);
+    let is_old = |line: &[u8]| before.iter().any(|name| words(line).eq([OWN_ADDRESS.as_bytes(), name]));
     match lines.iter_mut().find(|line| is_old(line)) {
         Some(old) => *old = line,
         None => {
@@ -169,7 +192,7 @@ fn named(text: &[u8], before: [&[u8]; 2], name: &[u8]) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{FIRST_NAME, named};
+    use super::{FIRST_NAME, HOSTS, named};
 
     #[test]
     fn a_name_takes_the_place_of_the_one_before_and_of_no_other() {
@@ -192,5 +215,14 @@ mod tests {
         for (text, wanted) in cases {
             assert_eq!(named(text).as_deref(), wanted, "{text}");
         }
+    }
+
+    #[test]
+    fn a_name_alone_is_no_change() {
+        let alike = |one: &str, other: &str| (HOSTS.alike)(one.as_bytes(), other.as_bytes());
+        assert!(alike("10.0.0.1 a\n127.0.1.1\tone\n", "10.0.0.1 a\n127.0.1.1 two\n"));
+        assert!(alike("10.0.0.1 a", "10.0.0.1 a\n127.0.1.1 two\n"));
+        assert!(!alike("127.0.1.1 one\n", "127.0.1.1 one two\n"));
+        assert!(!alike("127.0.1.1 one\n", "127.0.1.1 one\n10.0.0.1 a\n"));
     }
 }

@@ -96,6 +96,19 @@ fn settings_say_what_a_prune_leaves() {
 }
 
 #[test]
+fn what_a_removed_machine_needed_is_not_held_by_the_next_of_its_name() {
+    let home = Home::new("soft");
+    let file = build(&home, "x");
+    home.ok(&["run", "-d", "--name", "m", &file]);
+    home.ok(&["rm", "-f", "m"]);
+    home.ok(&["run", "-d", "--name", "m"]);
+    let images = || json(&home, &["images", "--json"]).as_array().unwrap().len();
+    assert_eq!(images(), 2);
+    home.ok(&["prune", "-a"]);
+    assert_eq!(images(), 1);
+}
+
+#[test]
 fn a_file_moves_into_the_store() {
     let home = Home::new("soft");
     let file = build(&home, "x");

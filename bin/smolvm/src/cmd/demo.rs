@@ -201,7 +201,7 @@ fn remove(names: &[String]) {
     let Ok(home) = Home::open() else { return };
     for name in names {
         if let Ok(instance) = Instance::open(&home.dirs, name) {
-            let _ = end::remove_now(instance);
+            let _ = end::remove_now(instance, &home);
         }
     }
 }

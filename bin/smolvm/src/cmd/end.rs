@@ -111,17 +111,22 @@ pub fn rm(rm: &Rm, home: &Home) -> Result<u8> {
         if instance.phase() == Phase::Running && !rm.force {
             bail!("`{name}` is running; `smolvm stop {name}` first, or `smolvm rm -f {name}`");
         }
-        remove_now(instance)?;
+        remove_now(instance, home)?;
         say!("{name}");
         Ok(())
     })
 }
 
 /// Ends it where it runs, and removes it.
-pub fn remove_now(mut instance: Instance) -> Result<()> {
+pub fn remove_now(mut instance: Instance, home: &Home) -> Result<()> {
     if instance.phase() == Phase::Running {
         end_now(&instance)?;
         instance.acquire_soon()?;
+    }
+    // Else the next one of this name would hold it for as long as it exists. (One that is not removed after all is found by
+    // the next prune.)
+    if let Some(file) = instance.record().ok().and_then(|record| record.file.parse().ok()) {
+        let _ = home.store.drop_reference(&file, &instance.path(""));
     }
     instance.remove()?;
     // The control group of a process that was killed is left.
