@@ -47,6 +47,17 @@ impl Lab {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
+    /// Runs it to its end; when its guest executed the first instruction (CLOCK_MONOTONIC).
+    pub fn traced(&self, args: &[&str]) -> Result<Duration> {
+        let output = self.command(args).env("SMOLVM_TRACE", "1").output().context("running smolvm")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "smolvm {args:?}: {said}");
+        let at = said.lines().find_map(|line| line.strip_prefix("smolvm-trace first_run "));
+        let at =
+            at.and_then(|at| at.trim().parse().ok()).context("it did not trace its first instruction")?;
+        Ok(Duration::from_nanos(at))
+    }
+
     pub fn timed(&self, args: &[&str]) -> Result<Duration> {
         let begun = Instant::now();
         self.smolvm(args)?;

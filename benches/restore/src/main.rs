@@ -2,6 +2,7 @@
 //!
 //! - `chain`: the resume of the first generation of incremental snapshots and of the last of thousands.
 //! - `cold`: a resume with nothing of the file in the host's memory, with the working set laid together and without.
+//! - `peer`: resumes beside QEMU's of a machine like it, and of any other program's that a flag names.
 //! - `size`: a file's bytes beside the pages that it cannot do without.
 //!
 //! Every time is a median and a 99th percentile over fresh processes; contenders take turns, so that what else the host
@@ -12,6 +13,7 @@
 mod chain;
 mod cold;
 mod lab;
+mod peer;
 mod rows;
 mod size;
 
@@ -35,6 +37,8 @@ enum What {
     Chain(chain::Chain),
     /// With nothing in the host's memory
     Cold(cold::Cold),
+    /// Beside QEMU and others
+    Peer(peer::Peer),
     /// Bytes of a file beside unique non-zero pages
     Size(size::Size),
 }
@@ -44,6 +48,7 @@ fn main() -> Result<()> {
     println!("load before: {}", rows::load());
     match &args.what {
         What::Chain(chain) => chain.run(&args.smolvm),
+        What::Peer(peer) => peer.run(&args.smolvm),
         What::Cold(cold) => cold.run(&args.smolvm),
         What::Size(size) => size.run(&args.smolvm),
     }

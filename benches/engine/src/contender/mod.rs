@@ -1,11 +1,12 @@
 //! The three that do the work, each a child process that answers lines.
 //!
 //! `soft.rs` and `peer.rs` are machines, `native.rs` a chroot; `peer_image.rs` is what QEMU finds in
-//! memory. Invariant: a child asked for nothing uses no CPU, so that they can wait beside each other.
+//! memory, `qmp.rs` how it is told what to do. Invariant: a child asked for nothing uses no CPU, so that they can wait beside each other.
 
 pub mod native;
 pub mod peer;
 mod peer_image;
+mod qmp;
 pub mod soft;
 
 use std::io::{BufRead, BufReader, Read, Write};

@@ -5,16 +5,19 @@
 //! kernel calibrates the APIC timer for a tenth of a second of spinning ([`CALIBRATION`]), which is
 //! taken off its boot.
 
-use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::FileExt;
-use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use disk::{Disk, SparseDisk};
 
-use super::{BOOT_LIMIT, Contender, Kind, is_up, peer_image};
+use engine_guest::protocol::{CALL, READY};
+
+use super::peer_image::{self, Image};
+use super::qmp::Qmp;
+use super::{BOOT_LIMIT, Contender, Kind, is_up};
 use crate::setup::Setup;
 
 /// x86-64-v2 and little else, as `arch::x86_64::cpuid::portable` has it.
@@ -24,15 +27,32 @@ pub const CPU: &str = "qemu64,vendor=GenuineIntel,family=6,model=28,stepping=10,
 /// calibrate_APIC_clock (arch/x86/kernel/apic/apic.c) waits for ten ticks of 10 ms.
 pub const CALIBRATION: Duration = Duration::from_millis(100);
 
+/// Names in a machine's directory: its second disk, its control socket.
+const SCRATCH: &str = "scratch.ext4";
+const SOCKET: &str = "qmp";
+
 /// Starts QEMU stopped, lets it go, waits for the guest's first process.
 pub fn start(setup: &Setup, cpus: u32) -> Result<Contender> {
     let dir = tempfile::tempdir_in(&setup.work)?;
     let image = peer_image::write(setup, cpus, dir.path())?;
-    let scratch = dir.path().join("scratch.ext4");
-    scratch_disk(&scratch)?;
-    let socket = dir.path().join("qmp");
+    scratch_disk(&dir.path().join(SCRATCH))?;
+    Ok(boot(setup, cpus, dir.path(), &image)?.0)
+}
+
+fn boot(setup: &Setup, cpus: u32, dir: &Path, image: &Image) -> Result<(Contender, Qmp)> {
+    let mut this = Contender::spawn(Kind::Tcg, setup, machine(setup, cpus, dir, image).arg("-S"))?;
+    let mut qmp = Qmp::connect(&dir.join(SOCKET), &mut this)?;
+    let begun = Instant::now();
+    qmp.execute("cont", "")?;
+    let (at, _) = this.wait_for(is_up, BOOT_LIMIT)?;
+    this.boot_ns = at.duration_since(begun).saturating_sub(CALIBRATION).as_nanos() as u64;
+    Ok((this, qmp))
+}
+
+/// The machine's command line; its scratch disk and its control socket are in `dir`.
+fn machine(setup: &Setup, cpus: u32, dir: &Path, image: &Image) -> Command {
     let mut command = Command::new("qemu-system-x86_64");
-    command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-S"]);
+    command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
     let machine =
         "microvm,acpi=off,pit=on,pic=on,rtc=on,isa-serial=on,auto-kernel-cmdline=off,x-option-roms=off";
     command.args(["-M", machine, "-accel", "tcg,thread=multi", "-cpu", CPU]);
@@ -43,6 +63,7 @@ pub fn start(setup: &Setup, cpus: u32) -> Result<Contender> {
         command.arg("-device").arg(part);
     }
     command.args(["-global", "virtio-mmio.force-legacy=off"]);
+    let scratch = dir.join(SCRATCH);
     let drives = [(&setup.root, "readonly=on"), (&scratch, "discard=unmap")];
     for (slot, (path, more)) in drives.into_iter().enumerate() {
         let drive = format!("if=none,id=d{slot},format=raw,file={},cache=unsafe,{more}", path.display());
@@ -52,12 +73,73 @@ pub fn start(setup: &Setup, cpus: u32) -> Result<Contender> {
     command.args(["-device", "virtio-rng-device,bus=virtio-mmio-bus.2"]);
     command.args(&setup.extra.qemu);
     command.args(["-chardev", "stdio,id=c,signal=off", "-serial", "chardev:c"]);
-    command.arg("-qmp").arg(format!("unix:{},server=on,wait=off", socket.display()));
-    let mut this = Contender::spawn(Kind::Tcg, setup, &mut command)?;
-    let begun = go(&socket, &mut this)?;
-    let (at, _) = this.wait_for(is_up, BOOT_LIMIT)?;
-    this.boot_ns = at.duration_since(begun).saturating_sub(CALIBRATION).as_nanos() as u64;
-    Ok(this)
+    command.arg("-qmp").arg(format!("unix:{},server=on,wait=off", dir.join(SOCKET).display()));
+    command
+}
+
+/// A machine of QEMU's that waits for work, written to a file by its migration.
+pub struct Saved {
+    dir: tempfile::TempDir,
+    image: Image,
+    cpus: u32,
+}
+
+/// How long writing or reading a machine may take.
+const MIGRATION_LIMIT: Duration = Duration::from_secs(120);
+
+impl Saved {
+    /// Boots a machine and saves it.
+    ///
+    /// # Errors
+    /// It does not come up, or cannot be written.
+    pub fn new(setup: &Setup, cpus: u32) -> Result<Self> {
+        let dir = tempfile::tempdir_in(&setup.work)?;
+        let image = peer_image::write(setup, cpus, dir.path())?;
+        scratch_disk(&dir.path().join(SCRATCH))?;
+        let (machine, mut qmp) = boot(setup, cpus, dir.path(), &image)?;
+        machine.wait_for(|line| line == READY, BOOT_LIMIT).context("waiting until it serves")?;
+        let this = Self { dir, image, cpus };
+        // It stops by itself at the end of that. (One that was stopped before would come back stopped.)
+        qmp.execute("migrate", &format!("{{\"uri\": \"exec:cat >{}\"}}", this.file().display()))?;
+        let end = Instant::now() + MIGRATION_LIMIT;
+        loop {
+            let said = qmp.execute("query-migrate", "")?;
+            if said.contains("\"completed\"") {
+                break;
+            }
+            if said.contains("\"failed\"") || Instant::now() > end {
+                bail!("QEMU did not write the machine: {said}");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        qmp.execute("quit", "")?;
+        Ok(this)
+    }
+
+    /// What was written.
+    pub fn file(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    /// Resumes it in a new process and has its guest answer a line: how long after the start of the process QEMU says
+    /// that its CPUs run, and how long after it the answer came.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub fn resume(&self, setup: &Setup) -> Result<(Duration, Duration)> {
+        let mut command = machine(setup, self.cpus, self.dir.path(), &self.image);
+        command.arg("-incoming").arg(format!("exec:cat {}", self.file().display()));
+        let _ = std::fs::remove_file(self.dir.path().join(SOCKET));
+        let (begun, clock) = (Instant::now(), SystemTime::now());
+        let mut machine = Contender::spawn(Kind::Tcg, setup, &mut command)?;
+        // It waits in the pipe, and then in the guest's serial port. (The guest knows no such function and says so.)
+        machine.say(&format!("{CALL} nothing\n"))?;
+        let mut qmp = Qmp::connect(&self.dir.path().join(SOCKET), &mut machine)?;
+        let runs = qmp.runs_since()?.duration_since(clock).unwrap_or_default();
+        let (at, _) = machine
+            .wait_for(|line| line.starts_with("done ") || line.starts_with("failed "), MIGRATION_LIMIT)?;
+        Ok((runs, at.duration_since(begun)))
+    }
 }
 
 /// An empty ext4, as the soft machine's.
@@ -69,39 +151,4 @@ fn scratch_disk(path: &std::path::Path) -> Result<()> {
         file.write_all_at(block, offset)?;
     }
     Ok(())
-}
-
-/// Says `cont` on the QMP socket; when that was.
-fn go(socket: &std::path::Path, qemu: &mut Contender) -> Result<Instant> {
-    let begun = Instant::now();
-    let stream = loop {
-        match UnixStream::connect(socket) {
-            Ok(stream) => break stream,
-            Err(_) if begun.elapsed() < Duration::from_secs(20) && qemu.child.try_wait()?.is_none() => {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            Err(e) => {
-                let said = std::fs::read_to_string(&qemu.log).unwrap_or_default();
-                return Err(e).with_context(|| format!("QEMU's control socket; it said: {said}"));
-            }
-        }
-    };
-    let mut lines = BufReader::new(stream.try_clone()?).lines();
-    let mut stream = stream;
-    let greeting = lines.next().context("QEMU said nothing")??;
-    if !greeting.contains("QMP") {
-        bail!("QEMU greeted with {greeting}");
-    }
-    // Between an order and its answer may come events, of a network that is connected for one.
-    let mut answer = || -> Result<()> {
-        while !lines.next().context("QEMU hung up")??.contains("\"return\"") {}
-        Ok(())
-    };
-    stream.write_all(b"{\"execute\":\"qmp_capabilities\"}\n")?;
-    answer()?;
-    let now = Instant::now();
-    stream.write_all(b"{\"execute\":\"cont\"}\n")?;
-    // Hanging up before the answer would take the command back.
-    answer()?;
-    Ok(now)
 }
