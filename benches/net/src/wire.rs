@@ -38,7 +38,15 @@ impl Wire {
     /// The kernel's.
     pub fn new(stream: UnixStream) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
-        Ok(Self { stream, input: vec![0; INPUT], begin: 0, end: 0, short: false, output: Vec::new(), written: 0 })
+        Ok(Self {
+            stream,
+            input: vec![0; INPUT],
+            begin: 0,
+            end: 0,
+            short: false,
+            output: Vec::new(),
+            written: 0,
+        })
     }
 
     /// Reads once; `false`: there was nothing.

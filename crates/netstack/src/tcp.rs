@@ -38,8 +38,9 @@ const CONNECT: Duration = Duration::from_secs(60);
 /// The least time before a connection is looked at again without an event.
 const SOON: Duration = Duration::from_millis(1);
 /// Buffer of each direction, by how many connections there are: (up to so many, bytes). Below 200 MiB in all, and memory
-/// is only taken as it is used.
-const BUFFERS: [(usize, usize); 3] = [(32, 512 << 10), (160, 128 << 10), (MAX_TCP, 32 << 10)];
+/// is only taken as it is used. What fits is also what is on its way to the guest at most: with few connections so much
+/// that guest, host and we each work without waiting for the others (docs/adr/0176).
+const BUFFERS: [(usize, usize); 4] = [(8, 2 << 20), (32, 512 << 10), (160, 128 << 10), (MAX_TCP, 32 << 10)];
 
 /// Bytes of the guest from which on an acknowledgement is not held: less than a full segment of any MTU, so that a guest
 /// that sends much is never kept waiting (RFC 9293, 3.8.6.3).

@@ -13,6 +13,9 @@ use crate::frames::MAC;
 use crate::wire::Wire;
 
 const WIRE: u64 = u64::MAX;
+/// Bytes that the socket is asked to hold towards the guest: what a receive ring of 256 pages does. (passt asks for as
+/// much as the kernel gives.)
+const RING: usize = 1 << 20;
 
 /// The wire as the stack's link. The stack knows one guest's hardware address; ours has its own.
 struct Port<'a>(&'a mut Wire);
@@ -49,6 +52,7 @@ pub fn serve(stream: UnixStream, checksums: bool) -> Result<()> {
     let config = Config { policy: Policy::new(Vec::new(), Vec::new(), opened), ..Config::default() };
     let mut stack = Stack::new(config, poller.clone())?;
     stack.reset(!checksums);
+    rustix::net::sockopt::set_socket_send_buffer_size(&stream, RING)?;
     let mut wire = Wire::new(stream)?;
     poller.add(&wire, WIRE, Interest::BOTH)?;
     let (mut ready, mut watch, mut timeout) = (Vec::<Ready>::new(), Watch::default(), None);
