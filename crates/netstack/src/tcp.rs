@@ -42,6 +42,8 @@ const SOON: Duration = Duration::from_millis(1);
 /// that guest, host and we each work without waiting for the others (docs/adr/0176).
 const BUFFERS: [(usize, usize); 4] = [(8, 2 << 20), (32, 512 << 10), (160, 128 << 10), (MAX_TCP, 32 << 10)];
 
+/// Bytes of the guest that are passed on before its round ends.
+const PIECE: usize = 256 << 10;
 /// Bytes of the guest from which on an acknowledgement is not held: less than a full segment of any MTU, so that a guest
 /// that sends much is never kept waiting (RFC 9293, 3.8.6.3).
 const HELD: usize = 1400;
@@ -383,8 +385,8 @@ impl Flow {
         open.interface.poll_ingress_single(time, &mut wire, &mut open.sockets);
         let socket = open.sockets.get::<Socket<'_>>(open.handle);
         self.taken += socket.recv_queue().saturating_sub(before);
-        // With half of the window used up the guest would soon wait for us.
-        open.established && socket.recv_queue() * 2 < socket.recv_capacity()
+        // With half of the window used up the guest would soon wait for us; of much, the host can begin with some.
+        open.established && socket.recv_queue() < PIECE.min(socket.recv_capacity() / 2)
     }
 
     /// Moves bytes both ways until neither side goes on, says what became of the flow.
