@@ -162,3 +162,67 @@ impl Watch {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use host::{Event, Interest};
+
+    fn short_waits_until_it_pays(account: &mut Account) -> usize {
+        let before = account.credit;
+        while account.credit <= 0 {
+            account.earn();
+        }
+        (account.credit - before) as usize
+    }
+
+    #[test]
+    fn a_look_in_vain_costs_more_short_waits_each_time_in_a_row() {
+        let mut account = Account::NEW;
+        assert_eq!(short_waits_until_it_pays(&mut account), 5);
+        let costs: Vec<usize> = (0..8)
+            .map(|_| {
+                account.pay();
+                short_waits_until_it_pays(&mut account)
+            })
+            .collect();
+        assert_eq!(costs, [5, 9, 17, 33, 65, 129, 257, 257]);
+        // Long waits take what credit there was, and no more than that.
+        account.miss();
+        account.miss();
+        assert_eq!(short_waits_until_it_pays(&mut account), 5);
+    }
+
+    /// What a thread with one event to wait for sees.
+    fn waiting(cores: bool) -> (Watch, Poller, Event) {
+        let (poller, event) = (Poller::new().unwrap(), Event::new().unwrap());
+        poller.add(&event, 1, Interest::READ).unwrap();
+        let accounts = [Account { credit: MOST, price: PRICE }; 2];
+        (Watch { cores, accounts, expected: Some(Side::Host), held: true }, poller, event)
+    }
+
+    #[test]
+    fn with_acknowledgements_held_nothing_that_comes_ends_the_wait_once() {
+        for cores in [true, false] {
+            let (mut watch, poller, event) = waiting(cores);
+            let mut ready = Vec::new();
+            watch.wait(&poller, &mut ready, None).unwrap();
+            assert_eq!(ready, [], "nobody raised it");
+            assert!(!watch.pays(Side::Host), "the look was in vain, or there is none with one core");
+            watch.wait(&poller, &mut ready, Some(Duration::from_millis(1))).unwrap();
+            assert_eq!((ready.len(), watch.expected), (0, if cores { None } else { Some(Side::Host) }));
+            event.signal();
+            watch.wait(&poller, &mut ready, None).unwrap();
+            assert_eq!(ready.len(), 1);
+        }
+    }
+
+    #[test]
+    fn what_is_ready_is_told_whatever_is_held() {
+        let (mut watch, poller, event) = waiting(true);
+        event.signal();
+        let mut ready = Vec::new();
+        watch.wait(&poller, &mut ready, None).unwrap();
+        assert_eq!(ready.len(), 1);
+    }
+}
