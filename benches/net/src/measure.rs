@@ -100,7 +100,7 @@ pub fn run(options: &Relays) -> Result<()> {
     let mut loopback = Vec::new();
     for turn in 0..options.runs.max(1) {
         eprintln!("turn {} of {}, load {}", turn + 1, options.runs, engine::host::load());
-        for row in Row::ALL {
+        for row in Row::ALL.into_iter().filter(|row| row.name().starts_with(options.rows.as_str())) {
             for contender in &mut all {
                 let name = contender.kind.name();
                 contender.stream(row, options, &server).with_context(|| format!("{name}: {}", row.name()))?;

@@ -51,6 +51,9 @@ pub struct Relays {
     /// Only relays whose name has this word
     #[arg(long)]
     pub only: Option<String>,
+    /// Only streams whose name begins so
+    #[arg(long, default_value = "")]
+    pub rows: String,
     /// Write the table into docs/performance.md
     #[arg(long)]
     pub write: bool,

@@ -4,7 +4,7 @@
 //! Reads and writes are batched: one read takes whatever is there, one write gives whatever was queued. What is queued
 //! is bounded by its users, who ask [`Wire::has_room`] first.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
@@ -12,6 +12,8 @@ use std::os::unix::net::UnixStream;
 const INPUT: usize = 1 << 20;
 /// Queued bytes from which on there is no room.
 const OUTPUT: usize = 1 << 20;
+/// Bytes from which on a frame is not copied to be written with others.
+const DIRECT: usize = 16 << 10;
 /// Longest frame that QEMU or passt sends, with some to spare.
 const MAX_FRAME: usize = 1 << 17;
 
@@ -22,6 +24,8 @@ pub struct Wire {
     /// What of `input` was read and not taken.
     begin: usize,
     end: usize,
+    /// The last read got less than it had room for.
+    short: bool,
     output: Vec<u8>,
     /// How much of `output` is written.
     written: usize,
@@ -34,7 +38,15 @@ impl Wire {
     /// The kernel's.
     pub fn new(stream: UnixStream) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
-        Ok(Self { stream, input: vec![0; INPUT], begin: 0, end: 0, output: Vec::new(), written: 0 })
+        Ok(Self {
+            stream,
+            input: vec![0; INPUT],
+            begin: 0,
+            end: 0,
+            short: false,
+            output: Vec::new(),
+            written: 0,
+        })
     }
 
     /// Reads once; `false`: there was nothing.
@@ -48,11 +60,17 @@ impl Wire {
             Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
             Ok(n) => {
                 self.end += n;
+                self.short = self.end < self.input.len();
                 Ok(true)
             }
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(false),
             Err(e) => Err(e),
         }
+    }
+
+    /// Whether the last [`Wire::fill`] took all that there was.
+    pub fn was_short(&self) -> bool {
+        self.short
     }
 
     /// The next whole frame: where it is in [`Wire::frame`]'s terms. It stays there until the next [`Wire::fill`].
@@ -95,6 +113,22 @@ impl Wire {
         build(&mut self.output);
         let len = (self.output.len() - at - 4) as u32;
         self.output[at..at + 4].copy_from_slice(&len.to_be_bytes());
+    }
+
+    /// Gives one frame of two parts: a long one is written at once, from where it is.
+    pub fn give(&mut self, head: &[u8], body: &[u8]) {
+        let len = ((head.len() + body.len()) as u32).to_be_bytes();
+        let parts = [&len, head, body];
+        let mut written = 0;
+        if self.output.is_empty() && body.len() >= DIRECT {
+            // What keeps it from being written, the next flush meets again.
+            written = self.stream.write_vectored(&parts.map(IoSlice::new)).unwrap_or(0);
+        }
+        for part in parts {
+            let done = written.min(part.len());
+            self.output.extend_from_slice(&part[done..]);
+            written -= done;
+        }
     }
 
     /// Writes what the other end takes now.

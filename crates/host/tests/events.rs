@@ -48,13 +48,15 @@ fn a_stream_is_readable_writable_and_closed() {
     poller.add(&a, 3, Interest::READ).unwrap();
     assert_eq!(wait(&poller, NOW), []);
     b.write_all(b"x").unwrap();
-    let ready = Ready { token: 3, readable: true, writable: false, closed: false };
+    let ready = Ready { token: 3, readable: true, writable: false, drain: false, closed: false };
     assert_eq!(wait(&poller, None), [ready]);
     a.read_exact(&mut [0]).unwrap();
     poller.modify(&a, 3, Interest::BOTH).unwrap();
     assert_eq!(wait(&poller, None), [Ready { readable: false, writable: true, ..ready }]);
+    b.shutdown(std::net::Shutdown::Write).unwrap();
+    assert!(wait(&poller, None).iter().any(|r| r.drain && r.readable && !r.closed));
     drop(b);
-    assert!(wait(&poller, None).iter().any(|r| r.closed && r.readable));
+    assert!(wait(&poller, None).iter().any(|r| r.closed && r.drain && r.readable));
     poller.remove(&a).unwrap();
     assert_eq!(wait(&poller, NOW), []);
 }

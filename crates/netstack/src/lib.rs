@@ -17,6 +17,7 @@
 //! resolver.rs  DNS forwarding (names in dns.rs)   echo.rs    ICMP echo
 //! policy.rs    who may be reached                 report.rs  what was refused, counters
 //! flows.rs     slots, tokens, deadlines         peers.rs   other machines by name
+//! watch.rs     looking before sleeping
 //! ```
 //!
 //! Invariants: nothing blocks; no frame is queued here: what the guest has no room for stays in the host's sockets;
@@ -36,6 +37,7 @@ mod resolver;
 mod stack;
 mod tcp;
 mod udp;
+mod watch;
 
 pub use address::{
     GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, GUEST_MAC, GUEST_V4, GUEST_V6, HOST_NAME, MTU, PREFIX_V4, PREFIX_V6,
@@ -49,3 +51,4 @@ pub use resolver::MAX_QUERIES;
 pub use stack::{Config, Published, ROUND_BYTES, ROUND_FRAMES, Stack};
 pub use tcp::MAX_TCP;
 pub use udp::MAX_UDP;
+pub use watch::Watch;

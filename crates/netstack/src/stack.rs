@@ -50,6 +50,13 @@ pub struct Config {
     pub peers: Option<Arc<dyn Directory>>,
 }
 
+/// Bytes that a round moved, of TCP's and UDP's payload.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moved {
+    pub to_host: usize,
+    pub to_guest: usize,
+}
+
 /// What all parts work with.
 pub struct Core {
     pub poller: Arc<Poller>,
@@ -58,6 +65,10 @@ pub struct Core {
     pub deadlines: Deadlines,
     /// Flows with something for a guest that had no room.
     pub blocked: BTreeSet<Token>,
+    /// Connections that owe an acknowledgement, held while an answer may come; new ones only while `hold`.
+    pub held: BTreeSet<Token>,
+    pub hold: bool,
+    pub moved: Moved,
     /// The guest's driver needs no TCP and UDP checksums.
     pub offload: bool,
     /// Where frames are built.
@@ -114,6 +125,7 @@ impl Core {
 
     /// Sends the guest a datagram.
     pub fn send_udp(&mut self, link: &mut dyn Link, from: SocketAddr, to: SocketAddr, payload: &[u8]) {
+        self.moved.to_guest += payload.len();
         let sums = self.checksums();
         let built = crate::frame::udp(&mut self.buffer, from, to, payload, &sums);
         self.send_built(link, built);
@@ -157,6 +169,9 @@ impl Stack {
             reporter: Reporter::default(),
             deadlines: Deadlines::default(),
             blocked: BTreeSet::new(),
+            held: BTreeSet::new(),
+            hold: false,
+            moved: Moved::default(),
             offload: false,
             buffer: vec![0; MAX_FRAME],
             peers: Peers::new(config.peers),
@@ -188,6 +203,7 @@ impl Stack {
         self.core.offload = offload;
         self.core.deadlines.clear();
         self.core.blocked.clear();
+        self.core.held.clear();
         self.connections.clear();
         self.datagrams.clear();
         self.published.clear();
@@ -233,6 +249,7 @@ impl Stack {
         let guest = SocketAddr::new(packet.source, datagram.src_port());
         let remote = SocketAddr::new(packet.destination, datagram.dst_port());
         let payload = datagram.payload();
+        self.core.moved.to_host += payload.len();
         if is_gateway(remote.ip()) {
             if remote.port() == DNS {
                 return self.resolver.query(&mut self.core, link, guest, remote, payload, now);
@@ -284,6 +301,28 @@ impl Stack {
 
     /// Ends a round: does what the frames taken in it ask for, and what is due by time.
     pub fn tick(&mut self, link: &mut dyn Link) {
+        self.end_round(link);
+        let now = Instant::now();
+        for token in std::mem::take(&mut self.core.held) {
+            self.look(token, None, link, now);
+        }
+    }
+
+    /// As [`Stack::tick`], but an acknowledgement that might go with an answer of the host's is held: for an owner that
+    /// looks for one and, when none came soon, ticks. Whether any is held.
+    pub fn hold(&mut self, link: &mut dyn Link) -> bool {
+        self.core.hold = true;
+        self.end_round(link);
+        self.core.hold = false;
+        !self.core.held.is_empty()
+    }
+
+    /// What was moved since the last call.
+    pub fn take_moved(&mut self) -> Moved {
+        std::mem::take(&mut self.core.moved)
+    }
+
+    fn end_round(&mut self, link: &mut dyn Link) {
         let now = Instant::now();
         self.round = None;
         self.connections.settle_round(&mut self.core, link, now);

@@ -9,7 +9,8 @@
 //! smoltcp interface of its own whose only address is the remote's: handling a packet never looks at other connections.
 //! Bytes wait in smoltcp's two buffers and nowhere else; a side that does not read stops the other by its window.
 //! Segments of one round are taken in first, and served once at its end ([`Connections::settle_round`]): one write to
-//! the host and one acknowledgement for all of them (docs/adr/0150).
+//! the host and one acknowledgement for all of them (docs/adr/0150). Where the owner looks for the answer before it
+//! sleeps, the acknowledgement of a short segment is held for that long, to go with the answer (docs/adr/0176).
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read, Write};
@@ -28,7 +29,7 @@ use crate::frame::Packet;
 use crate::link::{Link, Wire};
 use crate::peers::Host;
 use crate::policy::Reason;
-use crate::stack::Core;
+use crate::stack::{Core, Moved};
 
 /// Connections at a time; more are reset.
 pub const MAX_TCP: usize = 1536;
@@ -37,8 +38,15 @@ const CONNECT: Duration = Duration::from_secs(60);
 /// The least time before a connection is looked at again without an event.
 const SOON: Duration = Duration::from_millis(1);
 /// Buffer of each direction, by how many connections there are: (up to so many, bytes). Below 200 MiB in all, and memory
-/// is only taken as it is used.
-const BUFFERS: [(usize, usize); 3] = [(32, 512 << 10), (160, 128 << 10), (MAX_TCP, 32 << 10)];
+/// is only taken as it is used. What fits is also what is on its way to the guest at most: with few connections so much
+/// that guest, host and we each work without waiting for the others (docs/adr/0176).
+const BUFFERS: [(usize, usize); 4] = [(8, 2 << 20), (32, 512 << 10), (160, 128 << 10), (MAX_TCP, 32 << 10)];
+
+/// Bytes of the guest that are passed on before its round ends.
+const PIECE: usize = 256 << 10;
+/// Bytes of the guest from which on an acknowledgement is not held: less than a full segment of any MTU, so that a guest
+/// that sends much is never kept waiting (RFC 9293, 3.8.6.3).
+const HELD: usize = 1400;
 
 struct Flow {
     guest: SocketAddr,
@@ -49,6 +57,8 @@ struct Flow {
     armed: Option<Instant>,
     /// Took segments in since it was served.
     unserved: bool,
+    /// Bytes taken in since the guest was last sent something.
+    taken: usize,
 }
 
 /// How far the two ends are.
@@ -57,6 +67,8 @@ struct Sides {
     /// The host's socket may have room or bytes: set by events, cleared by "would block".
     writable: bool,
     readable: bool,
+    /// Reading goes on until "would block": [`Ready::drain`].
+    drain: bool,
     /// The host will send no more.
     host_ended: bool,
     /// The guest said that it will send no more.
@@ -210,6 +222,7 @@ impl Connections {
                 sides: Sides::default(),
                 armed: None,
                 unserved: false,
+                taken: 0,
             })
         });
         let Some(token) = opened else {
@@ -230,6 +243,7 @@ impl Connections {
             self.index.remove(&(flow.guest, flow.remote));
             self.last = None;
             core.blocked.remove(&token);
+            core.held.remove(&token);
         }
     }
 
@@ -259,6 +273,7 @@ impl Connections {
         if let Some(ready) = ready {
             flow.sides.writable |= ready.writable || ready.closed;
             flow.sides.readable |= ready.readable;
+            flow.sides.drain |= ready.drain;
         }
         let after = match &flow.stage {
             Stage::Opening(_) => flow.connected(core, link, token, count, now),
@@ -366,10 +381,12 @@ impl Flow {
         let Stage::Open(open) = &mut self.stage else { return false };
         let time = core.time(now);
         let mut wire = Wire::new(link, Some(packet), &mut core.buffer, core.offload);
+        let before = open.sockets.get::<Socket<'_>>(open.handle).recv_queue();
         open.interface.poll_ingress_single(time, &mut wire, &mut open.sockets);
         let socket = open.sockets.get::<Socket<'_>>(open.handle);
-        // With half of the window used up the guest would soon wait for us.
-        open.established && socket.recv_queue() * 2 < socket.recv_capacity()
+        self.taken += socket.recv_queue().saturating_sub(before);
+        // With half of the window used up the guest would soon wait for us; of much, the host can begin with some.
+        open.established && socket.recv_queue() < PIECE.min(socket.recv_capacity() / 2)
     }
 
     /// Moves bytes both ways until neither side goes on, says what became of the flow.
@@ -382,10 +399,17 @@ impl Flow {
         open.established |= !matches!(socket.state(), State::Listen | State::SynReceived);
         self.sides.guest_fin |=
             matches!(socket.state(), State::CloseWait | State::LastAck | State::Closing | State::TimeWait);
-        let failed = open.established && exchange(socket, &mut self.host, &mut self.sides).is_err();
+        let (host, sides) = (&mut self.host, &mut self.sides);
+        let failed = open.established && exchange(socket, host, sides, &mut core.moved).is_err();
         if failed {
             socket.abort();
         }
+        if core.hold && (1..HELD).contains(&self.taken) && is_quiet(socket) {
+            core.held.insert(token);
+            return After::GoesOn;
+        }
+        self.taken = 0;
+        core.held.remove(&token);
         loop {
             let before = wire.sent;
             let result = open.interface.poll_egress(time, &mut wire, &mut open.sockets);
@@ -415,15 +439,25 @@ impl Flow {
     }
 }
 
+/// Whether the guest is owed nothing but acknowledgements.
+fn is_quiet(socket: &Socket<'_>) -> bool {
+    socket.state() == State::Established && socket.send_queue() == 0 && socket.recv_queue() == 0
+}
+
 /// Moves what can be moved between the two sockets.
-fn exchange(socket: &mut Socket<'_>, host: &mut Host, sides: &mut Sides) -> io::Result<()> {
+fn exchange(
+    socket: &mut Socket<'_>,
+    host: &mut Host,
+    sides: &mut Sides,
+    moved: &mut Moved,
+) -> io::Result<()> {
     while sides.writable && socket.can_recv() {
         let sent = socket.recv(|bytes| match host.write(bytes) {
             Ok(n) => (n, Ok(n)),
             Err(e) => (0, Err(e)),
         });
         match sent {
-            Ok(Ok(n)) if n > 0 => {}
+            Ok(Ok(n)) if n > 0 => moved.to_host += n,
             Ok(Err(e)) if e.kind() == ErrorKind::WouldBlock => sides.writable = false,
             Ok(Err(e)) if e.kind() == ErrorKind::Interrupted => {}
             Ok(Err(e)) => return Err(e),
@@ -436,15 +470,19 @@ fn exchange(socket: &mut Socket<'_>, host: &mut Host, sides: &mut Sides) -> io::
     }
     while sides.readable && !sides.host_ended && socket.can_send() {
         let got = socket.send(|room| match host.read(room) {
-            Ok(n) => (n, Ok(n)),
+            Ok(n) => (n, Ok((n, n < room.len()))),
             Err(e) => (0, Err(e)),
         });
         match got {
-            Ok(Ok(0)) => {
+            Ok(Ok((0, _))) => {
                 sides.host_ended = true;
                 socket.close();
             }
-            Ok(Ok(_)) => {}
+            Ok(Ok((n, short))) => {
+                moved.to_guest += n;
+                // Of what comes after a short read an event tells.
+                sides.readable = !short || sides.drain;
+            }
             Ok(Err(e)) if e.kind() == ErrorKind::WouldBlock => sides.readable = false,
             Ok(Err(e)) if e.kind() == ErrorKind::Interrupted => {}
             Ok(Err(e)) => return Err(e),

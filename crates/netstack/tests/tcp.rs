@@ -3,11 +3,12 @@
 mod common;
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 
 use common::{Guest, descriptors, gateway, opened};
 use netstack::{Config, GATEWAY_V4, GUEST_V4, MAX_TCP, Reason};
+use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::State;
 
 fn listener() -> (TcpListener, SocketAddr) {
@@ -162,6 +163,85 @@ fn segments_of_one_round_are_answered_once() {
         guest.stack.input(segment, &mut guest.cable);
     }
     assert!(!guest.cable.to_guest.is_empty(), "{} large segments, no answer", segments.len());
+}
+
+/// An open connection, everything sent and taken, and the host's end of it.
+fn quiet(guest: &mut Guest, listener: &TcpListener, to: SocketAddr) -> (SocketHandle, TcpStream) {
+    let handle = guest.connect(to, 100_000);
+    guest.until_established(handle);
+    let (stream, _) = listener.accept().unwrap();
+    guest.tcp(handle).set_ack_delay(None);
+    for _ in 0..3 {
+        guest.step();
+    }
+    guest.until("silence", |g| (g.send() == 0 && g.cable.to_guest.is_empty()).then_some(()));
+    (handle, stream)
+}
+
+/// Sends bytes of the guest in a round that may hold its acknowledgements; whether it does.
+fn held(guest: &mut Guest, handle: SocketHandle, bytes: &[u8]) -> bool {
+    guest.tcp(handle).send_slice(bytes).unwrap();
+    guest.send();
+    let segments = std::mem::take(&mut guest.cable.to_host);
+    assert!(!segments.is_empty());
+    for segment in &segments {
+        guest.stack.input(segment, &mut guest.cable);
+    }
+    guest.stack.hold(&mut guest.cable)
+}
+
+#[test]
+fn a_held_acknowledgement_goes_with_the_answer_or_at_the_next_tick() {
+    let mut guest = Guest::new(opened(&["127.0.0.1"]));
+    let (listener, to) = listener();
+    let (handle, mut stream) = quiet(&mut guest, &listener, to);
+    let mut got = [0; 8];
+    assert!(held(&mut guest, handle, b"question"), "it may wait for the answer");
+    assert_eq!(guest.cable.to_guest.len(), 0);
+    stream.read_exact(&mut got).unwrap();
+    stream.write_all(b"answer").unwrap();
+    guest.host();
+    assert_eq!(guest.cable.to_guest.len(), 1, "the answer and the acknowledgement");
+    guest.stack.tick(&mut guest.cable);
+    assert_eq!(guest.cable.to_guest.len(), 1, "nothing is owed");
+    guest.until("both", |g| {
+        (g.tcp(handle).send_queue() == 0 && g.tcp(handle).recv_queue() == 6).then_some(())
+    });
+    guest.until("silence", |g| (g.send() == 0 && g.cable.to_guest.is_empty()).then_some(()));
+
+    assert!(held(&mut guest, handle, b"question"));
+    guest.stack.tick(&mut guest.cable);
+    assert_eq!(guest.cable.to_guest.len(), 1, "no answer came");
+    stream.read_exact(&mut got).unwrap();
+    guest.until("the acknowledgement", |g| (g.tcp(handle).send_queue() == 0).then_some(()));
+    // A guest that sends much is never kept waiting, and one that is gone is not remembered.
+    assert!(!held(&mut guest, handle, &[7; 1400]));
+    assert_eq!(guest.cable.to_guest.len(), 1);
+    guest.until("the acknowledgement", |g| (g.tcp(handle).send_queue() == 0).then_some(()));
+    assert!(held(&mut guest, handle, b"question"));
+    guest.stack.reset(true);
+    assert!(!guest.stack.hold(&mut guest.cable));
+}
+
+#[test]
+fn neither_an_end_nor_an_urgent_mark_right_behind_bytes_hides_what_follows() {
+    let mut guest = Guest::new(opened(&["127.0.0.1"]));
+    let (listener, to) = listener();
+    let (handle, mut stream) = quiet(&mut guest, &listener, to);
+    stream.write_all(b"before").unwrap();
+    rustix::net::send(&stream, b"!", rustix::net::SendFlags::OOB).unwrap();
+    stream.write_all(b"after").unwrap();
+    guest.until("all bytes but the urgent one", |g| (g.tcp(handle).recv_queue() == 11).then_some(()));
+    stream.write_all(b"last").unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    guest.until("the end", |g| (g.tcp(handle).state() == State::CloseWait).then_some(()));
+    guest.tcp(handle).recv(|bytes| (bytes.len(), assert_eq!(bytes, b"beforeafterlast"))).unwrap();
+
+    let (handle, mut stream) = quiet(&mut guest, &listener, to);
+    stream.write_all(b"all").unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    guest.until("the end", |g| (g.tcp(handle).state() == State::CloseWait).then_some(()));
+    assert_eq!(guest.tcp(handle).recv_queue(), 3);
 }
 
 #[test]

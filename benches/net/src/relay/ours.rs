@@ -7,12 +7,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use host::{Interest, Poller, Ready};
-use netstack::{Config, GUEST_MAC, Link, Policy, ROUND_BYTES, ROUND_FRAMES, Stack};
+use netstack::{Config, GUEST_MAC, Link, Policy, ROUND_BYTES, ROUND_FRAMES, Stack, Watch};
 
 use crate::frames::MAC;
 use crate::wire::Wire;
 
 const WIRE: u64 = u64::MAX;
+/// Bytes that the socket is asked to hold towards the guest: what a receive ring of 256 pages does. (passt asks for as
+/// much as the kernel gives.)
+const RING: usize = 1 << 20;
 
 /// The wire as the stack's link. The stack knows one guest's hardware address; ours has its own.
 struct Port<'a>(&'a mut Wire);
@@ -23,11 +26,8 @@ impl Link for Port<'_> {
     }
 
     fn send(&mut self, frame: &[u8]) {
-        self.0.queue(|out| {
-            let (to, rest) = frame.split_at(GUEST_MAC.len().min(frame.len()));
-            out.extend_from_slice(if to == GUEST_MAC { &MAC } else { to });
-            out.extend_from_slice(rest);
-        });
+        let (to, rest) = frame.split_at(GUEST_MAC.len().min(frame.len()));
+        self.0.give(if to == GUEST_MAC { &MAC } else { to }, rest);
     }
 }
 
@@ -52,15 +52,18 @@ pub fn serve(stream: UnixStream, checksums: bool) -> Result<()> {
     let config = Config { policy: Policy::new(Vec::new(), Vec::new(), opened), ..Config::default() };
     let mut stack = Stack::new(config, poller.clone())?;
     stack.reset(!checksums);
+    rustix::net::sockopt::set_socket_send_buffer_size(&stream, RING)?;
     let mut wire = Wire::new(stream)?;
     poller.add(&wire, WIRE, Interest::BOTH)?;
-    let (mut ready, mut timeout) = (Vec::<Ready>::new(), None);
+    let (mut ready, mut watch, mut timeout) = (Vec::<Ready>::new(), Watch::default(), None);
     // The poller tells of changes once: what it told of is true until the kernel says "would block".
-    let mut readable = true;
+    let (mut readable, mut drain) = (true, false);
     let mut frame = Vec::new();
     loop {
-        poller.wait(&mut ready, timeout)?;
-        readable |= ready.iter().any(|r| r.token == WIRE && r.readable);
+        watch.wait(&poller, &mut ready, timeout)?;
+        for r in ready.iter().filter(|r| r.token == WIRE) {
+            (readable, drain) = (readable || r.readable, drain || r.drain);
+        }
         wire.flush()?;
         if wire.has_room() {
             stack.unblocked(&mut Port(&mut wire));
@@ -74,7 +77,7 @@ pub fn serve(stream: UnixStream, checksums: bool) -> Result<()> {
             let taken = match wire.take_next()? {
                 None if readable => match wire.fill() {
                     Ok(got) => {
-                        readable = got;
+                        readable = got && (drain || !wire.was_short());
                         continue;
                     }
                     Err(_) => return Ok(()),
@@ -88,7 +91,7 @@ pub fn serve(stream: UnixStream, checksums: bool) -> Result<()> {
             stack.input(&frame, &mut Port(&mut wire));
         };
         ready.iter().for_each(|r| stack.ready(r, &mut Port(&mut wire)));
-        stack.tick(&mut Port(&mut wire));
+        watch.end_round(&mut stack, &mut Port(&mut wire), &ready);
         wire.flush()?;
         timeout = if more { Some(Duration::ZERO) } else { stack.timeout() };
     }

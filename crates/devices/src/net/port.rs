@@ -65,18 +65,11 @@ impl<'a> Port<'a> {
     /// Whether `frame` was taken (or can never be): `false` when the guest's buffers do not suffice for it.
     fn give(&mut self, frame: &[u8]) -> bool {
         let memory = &self.world.memory;
-        let given = loop {
-            let _ = self.queue.disarm(memory);
-            match self.collect(HEADER + frame.len()) {
-                Ok(true) => break self.fill(frame),
-                Ok(false) => match self.queue.arm(memory) {
-                    // More came meanwhile.
-                    Ok(true) => {}
-                    Ok(false) => return false,
-                    Err(e) => break Err(e),
-                },
-                Err(e) => break Err(e),
-            }
+        let _ = self.queue.disarm(memory);
+        let given = match self.collect(HEADER + frame.len()) {
+            Ok(true) => self.fill(frame),
+            Ok(false) => return false,
+            Err(e) => Err(e),
         };
         if given.is_err() {
             self.world.signal.needs_reset();
@@ -84,14 +77,23 @@ impl<'a> Port<'a> {
         true
     }
 
-    /// Takes chains with room for `need` bytes; none when there are too few.
+    /// Takes chains with room for `need` bytes, or the whole ring, or the one that the driver allows; none when there are
+    /// too few, and then the driver is asked to tell of the next beyond them.
     fn collect(&mut self, need: usize) -> Result<bool, QueueError> {
         self.chains.clear();
         let mut room = 0;
-        while let Some(chain) = self.queue.pop(&self.world.memory)? {
+        loop {
+            let Some(chain) = self.queue.pop(&self.world.memory)? else {
+                if self.queue.arm(&self.world.memory)? {
+                    // More came meanwhile.
+                    continue;
+                }
+                break;
+            };
             room += chain.writable(&self.world.memory).remaining();
             self.chains.push(chain);
-            if room >= need as u64 || !self.world.has(MRG_RXBUF) {
+            let whole = self.chains.len() == usize::from(self.queue.size());
+            if room >= need as u64 || whole || !self.world.has(MRG_RXBUF) {
                 return Ok(true);
             }
         }
@@ -101,8 +103,8 @@ impl<'a> Port<'a> {
         Ok(false)
     }
 
-    /// Writes a frame into the collected chains and gives them back together. A frame that does not fit into the one
-    /// buffer that it may have is lost.
+    /// Writes a frame into the collected chains and gives them back together. A frame that does not fit into what
+    /// it may have is lost.
     fn fill(&mut self, frame: &[u8]) -> Result<(), QueueError> {
         let mut header = [0; HEADER];
         header[0] = if self.world.has(GUEST_CSUM) { DATA_VALID } else { 0 };

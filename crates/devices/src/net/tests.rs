@@ -86,6 +86,39 @@ fn a_frame_waits_for_buffers() {
     assert_eq!(wait(&mut driver, 0, 3).iter().map(|u| u.len).sum::<u32>(), 54);
 }
 
+/// A frame that waits for more than the buffers that are there keeps nothing else: the one before it is told of.
+#[test]
+fn too_few_buffers_for_a_frame_hold_up_neither_the_frame_before_nor_the_device() {
+    let mut driver = Driver::started(device());
+    for size in [2000, 20, 20] {
+        driver.offer(0, &[], &[size]).unwrap();
+    }
+    for _ in 0..2 {
+        driver.offer(1, &[&arp(0)], &[]).unwrap();
+    }
+    driver.kick(1);
+    assert_eq!(wait(&mut driver, 0, 1)[0].len, 54);
+    wait(&mut driver, 1, 2);
+    driver.offer(0, &[], &[20]).unwrap();
+    driver.kick(0);
+    assert_eq!(wait(&mut driver, 0, 3).iter().map(|u| u.len).sum::<u32>(), 54);
+}
+
+/// A ring whose buffers all together are too small for a frame loses it, and takes the next that fits.
+#[test]
+fn a_frame_that_fits_into_no_ring_is_lost() {
+    let mut driver = Driver::started(device());
+    let ring = 256;
+    for _ in 0..ring {
+        driver.offer(0, &[], &[0]).unwrap();
+    }
+    transmit(&mut driver, &arp(0));
+    assert!(wait(&mut driver, 0, ring).iter().all(|u| u.len == 0));
+    driver.offer(0, &[], &[2000]).unwrap();
+    transmit(&mut driver, &arp(0));
+    assert_eq!(wait(&mut driver, 0, 1)[0].len, 54);
+}
+
 #[test]
 fn what_was_not_offered_is_not_carried() {
     let mut driver = Driver::started(device());

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bus::{RestoreError, lock};
 use host::{Event, Interest, Poller, Ready};
-use netstack::{Config, GUEST_MAC, Link, MAX_FRAME, MTU, ROUND_BYTES, ROUND_FRAMES, Reporter, Stack};
+use netstack::{Config, GUEST_MAC, Link, MAX_FRAME, MTU, ROUND_BYTES, ROUND_FRAMES, Reporter, Stack, Watch};
 use virtio::features::kind;
 use virtio::{Activation, QueueError, VirtioDevice};
 
@@ -109,8 +109,8 @@ impl Drop for Net {
 /// The thread: waits, then works under the lock.
 fn run(shared: &Shared) {
     let mut ready = Vec::new();
-    let mut timeout = None;
-    while shared.poller.wait(&mut ready, timeout).is_ok() {
+    let (mut watch, mut timeout) = (Watch::default(), None);
+    while watch.wait(&shared.poller, &mut ready, timeout).is_ok() {
         let mut state = lock(&shared.state);
         // What the poller told is not told again: it is kept until the machine goes on.
         while state.paused && !state.closed {
@@ -120,13 +120,13 @@ fn run(shared: &Shared) {
             return;
         }
         shared.kick.clear();
-        timeout = state.work(&ready, &shared.reporter);
+        timeout = state.work(&ready, &mut watch, &shared.reporter);
     }
 }
 
 impl State {
     /// One round; how long the next may take to come.
-    fn work(&mut self, ready: &[Ready], reporter: &Reporter) -> Option<Duration> {
+    fn work(&mut self, ready: &[Ready], watch: &mut Watch, reporter: &Reporter) -> Option<Duration> {
         let world = self.world.clone()?;
         let Self { stack, parked, frame, guest, .. } = self;
         let Some(stack) = stack else { return discard(&world) };
@@ -140,7 +140,7 @@ impl State {
             false
         });
         ready.iter().for_each(|r| stack.ready(r, &mut port));
-        stack.tick(&mut port);
+        watch.end_round(stack, &mut port, ready);
         *guest = port.guest;
         port.finish();
         if more { Some(Duration::ZERO) } else { stack.timeout() }

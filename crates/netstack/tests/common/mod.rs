@@ -147,6 +147,14 @@ impl Guest {
         self.cable.to_host.len()
     }
 
+    /// Waits for an event of the host, and lets the stack see it.
+    pub fn host(&mut self) {
+        let mut ready = Vec::new();
+        self.poller.wait(&mut ready, Some(Duration::from_secs(60))).unwrap();
+        assert!(!ready.is_empty(), "nothing came of the host");
+        ready.iter().for_each(|r| self.stack.ready(r, &mut self.cable));
+    }
+
     /// Steps until `done` gives something.
     pub fn until<T>(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> Option<T>) -> T {
         let end = Instant::now() + Duration::from_secs(60);

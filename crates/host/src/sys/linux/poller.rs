@@ -27,6 +27,9 @@ pub struct Ready {
     pub token: u64,
     pub readable: bool,
     pub writable: bool,
+    /// That less was read than asked for does not mean that all was read: the stream's end follows, or an urgent mark
+    /// (tcp(7)) stops a read. Otherwise it does, for a stream (epoll(7)).
+    pub drain: bool,
     /// The other end is gone: nothing can be written, and after what is left nothing is read.
     pub closed: bool,
 }
@@ -91,11 +94,12 @@ impl Poller {
         ready.extend(got.iter().map(|event| {
             let f = event.flags;
             let closed = f.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR);
-            let ended = f.intersects(epoll::EventFlags::IN | epoll::EventFlags::RDHUP);
+            let drain = closed || f.intersects(epoll::EventFlags::RDHUP | epoll::EventFlags::PRI);
             Ready {
                 token: event.data.u64(),
-                readable: ended || closed,
+                readable: drain || f.contains(epoll::EventFlags::IN),
                 writable: f.contains(epoll::EventFlags::OUT),
+                drain,
                 closed,
             }
         }));
@@ -106,7 +110,7 @@ impl Poller {
 fn flags(interest: Interest) -> epoll::EventFlags {
     let mut flags = epoll::EventFlags::ET;
     if interest.readable {
-        flags |= epoll::EventFlags::IN | epoll::EventFlags::RDHUP;
+        flags |= epoll::EventFlags::IN | epoll::EventFlags::RDHUP | epoll::EventFlags::PRI;
     }
     if interest.writable {
         flags |= epoll::EventFlags::OUT;
