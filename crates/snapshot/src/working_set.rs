@@ -3,16 +3,17 @@
 //! Problem: from a disk, with nothing of the file in the host's memory, a resume waits for each page that it touches, one
 //! after the other. Strategy: a build wakes the machine once and notes what it touches (`instance/vmm/working_set.rs`);
 //! these pages lie at the front of the section of pages, and a small section says which they are, and which pages of
-//! the root image belong to them. Who resumes asks for them all at once and goes on. Invariants: it is a hint. What the
-//! section says is bounded by the file, nothing of it reaches the guest, and a file without it resumes the same.
+//! the root image belong to them, in the order in which they are needed. Who resumes has a thread read them in this
+//! order and goes on. Invariants: it is a hint. What the section says is bounded by the file, nothing of it reaches the
+//! guest, and a file without it resumes the same.
 //! docs/formats/machine-file.md, section 6.3. Next: `machine/restore.rs`.
 
 use std::fs::File;
 use std::io::IoSliceMut;
+use std::os::unix::fs::FileExt;
 
-use artifact::{
-    Extent, MachineFile, MachineFileWriter, PageSet, SectionFlags, SectionHead, SectionKind, plan_extents,
-};
+use artifact::relay::Needed;
+use artifact::{MachineFile, MachineFileWriter, SectionFlags, SectionHead, SectionKind};
 use guestmem::PAGE_SIZE;
 use rustix::fs::Advice;
 use rustix::io::ReadWriteFlags;
@@ -31,11 +32,13 @@ const IN_ROOT: u64 = 1 << 63;
 /// them, in thousandths.
 const STAYING: usize = 128;
 const JOIN_PERMILLE: u32 = 500;
-/// Bytes that are asked for at a time. Linux reads of one request no more than the device's read-ahead window, or its
-/// largest transfer where that is more, and passes the rest over (mm/readahead.c, force_page_cache_ra): this is the
-/// window's default, and smaller than any transfer.
+/// Bytes of a range that is asked for without waiting until it is there. Linux reads of one request no more than the
+/// device's read-ahead window, or its largest transfer where that is more, and passes the rest over (mm/readahead.c,
+/// force_page_cache_ra): this is the window's default, and smaller than any transfer.
 const REQUEST: u64 = 128 << 10;
-/// How many pages of the first run are looked at to know whether it is in the host's memory.
+/// Bytes of a longer range that are read at a time.
+const PIECE: u64 = 1 << 20;
+/// How many pages of the longest range are looked at to know whether it is in the host's memory.
 const SAMPLES: u64 = 4;
 
 /// What was laid together.
@@ -49,21 +52,21 @@ pub struct WorkingSetStats {
     pub extents: usize,
 }
 
-/// Writes the memory of `from` as it is there, but with the `touched` pages in front, and which they are.
+/// Writes the memory of `from` as it is there, but with the `touched` pages in front, and which they are. `touched`: in
+/// the order of their first touch.
 ///
 /// # Errors
 /// The files'.
 pub fn write_laid_out(
     writer: &mut MachineFileWriter,
     from: &MachineFile,
-    touched: &PageSet,
+    touched: &[u64],
 ) -> Result<WorkingSetStats, Error> {
     let stored = Stored::read(from)?;
     let laid = stored.map.lay_first(&stored.map.places_of(touched));
-    let root_pages = from.section(SectionKind::RootImage).map_or(0, |root| root.len / PAGE_SIZE);
-    let mut behind = laid.map.places_of(touched);
-    behind.remove_run(0, laid.front);
-    let (behind, in_root) = (joined(&behind), joined(&stored.map.root_places_of(touched, root_pages)));
+    let behind = laid.map.places_of(touched).from(laid.front_pages()).runs(STAYING, JOIN_PERMILLE, &[]);
+    let in_root = laid.map.root_places_of(touched).runs(STAYING, JOIN_PERMILLE, &[]);
+    let root_pages = in_root.iter().map(|run| run.pages).sum();
     let head = SectionHead::new(SectionKind::MemoryMap, laid.map.version());
     writer.add_bytes(head, &laid.map.encode())?;
     let head = SectionHead::new(SectionKind::MemoryPages, PAGES_VERSION);
@@ -72,23 +75,21 @@ pub fn write_laid_out(
     writer.add_file_ranges(head, from.file(), &ranges)?;
     let head = SectionHead::new(SectionKind::WorkingSet, VERSION);
     let head = SectionHead { flags: SectionFlags::IGNORABLE, ..head };
-    writer.add_bytes(head, &encode(laid.front, &behind, &in_root))?;
-    let root_pages = in_root.iter().map(|run| run.pages).sum();
-    Ok(WorkingSetStats { front_pages: laid.front, root_pages, extents: laid.map.extents.len() })
+    writer.add_bytes(head, &encode(&laid.front, &behind, &in_root))?;
+    Ok(WorkingSetStats { front_pages: laid.front_pages(), root_pages, extents: laid.map.extents.len() })
 }
 
-/// The runs of places that are read ahead where they are.
-fn joined(places: &PageSet) -> Vec<Extent> {
-    let mut runs = plan_extents(places, &[], STAYING, JOIN_PERMILLE);
-    runs.truncate(STAYING);
-    runs
-}
-
-fn encode(front: u64, behind: &[Extent], in_root: &[Extent]) -> Vec<u8> {
-    let front = (front > 0).then_some((0, front));
-    let behind = behind.iter().map(|run| (run.start, run.pages));
-    let root = in_root.iter().map(|run| (run.start | IN_ROOT, run.pages));
-    let words = front.into_iter().chain(behind).chain(root).flat_map(|(place, pages)| [place, pages]);
+/// The runs in the order in which they are needed; what follows each other in the file as one.
+fn encode(front: &[Needed], behind: &[Needed], in_root: &[Needed]) -> Vec<u8> {
+    let root = in_root.iter().map(|run| Needed { place: run.place | IN_ROOT, ..*run });
+    let mut runs: Vec<Needed> = front.iter().chain(behind).copied().chain(root).collect();
+    runs.sort_by_key(|run| run.after);
+    runs.dedup_by(|next, run| {
+        let follows = run.place + run.pages == next.place;
+        run.pages += if follows { next.pages } else { 0 };
+        follows
+    });
+    let words = runs.iter().flat_map(|run| [run.place, run.pages]);
     words.flat_map(u64::to_le_bytes).collect()
 }
 
@@ -139,8 +140,7 @@ impl WorkingSet {
     /// Whether something of it is not in the host's memory, by looking at a few pages without waiting for any.
     pub fn is_cold(&self, file: &File) -> bool {
         let mut byte = [0];
-        // The first is by far the largest.
-        self.ranges.first().is_some_and(|&(start, len)| {
+        self.ranges.iter().max_by_key(|(_, len)| *len).is_some_and(|&(start, len)| {
             let mut places = (0..SAMPLES).map(|n| start + (len - PAGE_SIZE) / (SAMPLES - 1) * n);
             // Where the file system cannot answer without waiting nothing is known, and nothing is done.
             places.any(|place| {
@@ -155,18 +155,27 @@ impl WorkingSet {
         })
     }
 
-    /// Has the host read it all, and waits until it was asked for, not until it is there.
+    /// Has the host read it all, in the order in which it is needed, and waits until most of it is there.
+    ///
+    /// Short ranges are asked for and not waited for. Long ones are read: of a file that is read from one end to the other the host
+    /// keeps its memory in large pieces, which costs it a quarter of the processor time, and reads ahead by itself.
     pub fn read_ahead(&self, file: &File) {
+        let mut buffer = Vec::new();
         for (start, len) in self.requests() {
-            // A hint; a host that does not take it reads what is touched.
-            let _ = rustix::fs::fadvise(file, start, std::num::NonZero::new(len), Advice::WillNeed);
+            // A hint; what a host does not read now it reads when it is touched.
+            if len <= REQUEST {
+                let _ = rustix::fs::fadvise(file, start, std::num::NonZero::new(len), Advice::WillNeed);
+            } else {
+                buffer.resize(PIECE as usize, 0);
+                let _ = file.read_exact_at(&mut buffer[..len as usize], start);
+            }
         }
     }
 
-    /// The ranges, cut to what the host reads at one request.
+    /// The ranges, cut to pieces.
     fn requests(&self) -> impl Iterator<Item = (u64, u64)> {
         self.ranges.iter().flat_map(|&(start, len)| {
-            (0..len).step_by(REQUEST as usize).map(move |at| (start + at, REQUEST.min(len - at)))
+            (0..len).step_by(PIECE as usize).map(move |at| (start + at, PIECE.min(len - at)))
         })
     }
 }
@@ -181,12 +190,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_of_it_is_asked_for_in_pieces_that_the_host_reads_whole() {
-        let set =
-            WorkingSet { ranges: vec![(4096, 4096), (1 << 20, 2 * REQUEST + 8192), (9 << 20, REQUEST)] };
+    fn all_of_it_is_read_in_pieces() {
+        let set = WorkingSet { ranges: vec![(4096, 4096), (1 << 20, 2 * PIECE + 8192), (9 << 20, PIECE)] };
         let asked: Vec<_> = set.requests().collect();
         let second = 1 << 20;
-        let pieces = [(second, REQUEST), (second + REQUEST, REQUEST), (second + 2 * REQUEST, 8192)];
-        assert_eq!(asked, [&[(4096, 4096)][..], &pieces, &[(9 << 20, REQUEST)]].concat());
+        let pieces = [(second, PIECE), (second + PIECE, PIECE), (second + 2 * PIECE, 8192)];
+        assert_eq!(asked, [&[(4096, 4096)][..], &pieces, &[(9 << 20, PIECE)]].concat());
     }
 }
