@@ -32,9 +32,14 @@ const IN_ROOT: u64 = 1 << 63;
 /// them, in thousandths.
 const STAYING: usize = 128;
 const JOIN_PERMILLE: u32 = 500;
-/// Bytes of a range that is asked for without waiting until it is there. Linux reads of one request no more than the
-/// device's read-ahead window, or its largest transfer where that is more, and passes the rest over (mm/readahead.c,
-/// force_page_cache_ra): this is the window's default, and smaller than any transfer.
+/// From so many bytes on a range comes after all shorter ones, whenever it is needed: it delays them by more than they
+/// delay it.
+const LONG: u64 = 4 << 20;
+/// At most so many bytes of shorter ranges are waited for.
+const FIRST: u64 = 16 << 20;
+/// Bytes that are asked for without waiting until they are there, where a range has no more. Linux reads of one request no
+/// more than the device's read-ahead window, or its largest transfer where that is more, and passes the rest over
+/// (mm/readahead.c, force_page_cache_ra): this is the window's default, and smaller than any transfer.
 const REQUEST: u64 = 128 << 10;
 /// Bytes of a longer range that are read at a time.
 const PIECE: u64 = 1 << 20;
@@ -79,13 +84,16 @@ pub fn write_laid_out(
     Ok(WorkingSetStats { front_pages: laid.front_pages(), root_pages, extents: laid.map.extents.len() })
 }
 
-/// The runs in the order in which they are needed; what follows each other in the file as one.
+/// The runs, the long ones last, in the order in which they are needed; what follows each other in the file as one, but not
+/// short ones as a long one.
 fn encode(front: &[Needed], behind: &[Needed], in_root: &[Needed]) -> Vec<u8> {
+    let is_long = |pages: u64| pages * PAGE_SIZE >= LONG;
     let root = in_root.iter().map(|run| Needed { place: run.place | IN_ROOT, ..*run });
     let mut runs: Vec<Needed> = front.iter().chain(behind).copied().chain(root).collect();
-    runs.sort_by_key(|run| run.after);
+    runs.sort_by_key(|run| (is_long(run.pages), run.after));
     runs.dedup_by(|next, run| {
-        let follows = run.place + run.pages == next.place;
+        let alike = is_long(run.pages) == is_long(run.pages + next.pages);
+        let follows = alike && run.place + run.pages == next.place;
         run.pages += if follows { next.pages } else { 0 };
         follows
     });
@@ -155,28 +163,43 @@ impl WorkingSet {
         })
     }
 
-    /// Has the host read it all, in the order in which it is needed, and waits until most of it is there.
-    ///
-    /// Short ranges are asked for and not waited for. Long ones are read: of a file that is read from one end to the other the host
-    /// keeps its memory in large pieces, which costs it a quarter of the processor time, and reads ahead by itself.
-    pub fn read_ahead(&self, file: &File) {
-        let mut buffer = Vec::new();
-        for (start, len) in self.requests() {
-            // A hint; what a host does not read now it reads when it is touched.
-            if len <= REQUEST {
-                let _ = rustix::fs::fadvise(file, start, std::num::NonZero::new(len), Advice::WillNeed);
-            } else {
-                buffer.resize(PIECE as usize, 0);
-                let _ = file.read_exact_at(&mut buffer[..len as usize], start);
-            }
-        }
+    /// Has the host read what the guest needs while it wakes, the short ranges, and waits until it is there. A guest that runs
+    /// meanwhile asks for pages in between, and each of its requests waits for all that was asked for before.
+    pub fn read_first(&self, file: &File) {
+        read(file, self.ranges.get(..self.first()).unwrap_or_default());
     }
 
-    /// The ranges, cut to pieces.
-    fn requests(&self) -> impl Iterator<Item = (u64, u64)> {
-        self.ranges.iter().flat_map(|&(start, len)| {
-            (0..len).step_by(PIECE as usize).map(move |at| (start + at, PIECE.min(len - at)))
-        })
+    /// Has the host read the others, in their order, and waits until most of it is there.
+    pub fn read_rest(&self, file: &File) {
+        read(file, self.ranges.get(self.first()..).unwrap_or_default());
+    }
+
+    /// How many ranges are first.
+    fn first(&self) -> usize {
+        let mut left = FIRST;
+        let fits = |(_, len): &&(u64, u64)| {
+            let fits = *len < LONG && *len <= left;
+            left = left.saturating_sub(*len);
+            fits
+        };
+        self.ranges.iter().take_while(fits).count()
+    }
+}
+
+/// Reads ranges. Of a file that is read from one end to the other the host keeps its memory in large pieces, which costs it a
+/// third of the processor time, and reads ahead by itself. The shortest are asked for and not waited for.
+fn read(file: &File, ranges: &[(u64, u64)]) {
+    let mut buffer = vec![0; PIECE as usize];
+    for &(start, len) in ranges {
+        // Hints; what a host does not read now it reads when it is touched.
+        if len <= REQUEST {
+            let _ = rustix::fs::fadvise(file, start, std::num::NonZero::new(len), Advice::WillNeed);
+            continue;
+        }
+        for at in (0..len).step_by(PIECE as usize) {
+            let piece = PIECE.min(len - at) as usize;
+            let _ = file.read_exact_at(buffer.get_mut(..piece).unwrap_or_default(), start + at);
+        }
     }
 }
 
@@ -190,11 +213,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_of_it_is_read_in_pieces() {
-        let set = WorkingSet { ranges: vec![(4096, 4096), (1 << 20, 2 * PIECE + 8192), (9 << 20, PIECE)] };
-        let asked: Vec<_> = set.requests().collect();
-        let second = 1 << 20;
-        let pieces = [(second, PIECE), (second + PIECE, PIECE), (second + 2 * PIECE, 8192)];
-        assert_eq!(asked, [&[(4096, 4096)][..], &pieces, &[(9 << 20, PIECE)]].concat());
+    fn short_ranges_come_first_and_long_ones_last() {
+        let run = |place, pages, after| Needed { place, pages, after };
+        let long = LONG / PAGE_SIZE;
+        // The second lies behind the first, so the two are one; not with the third, which would make them long.
+        let front = [run(0, 10, 1), run(10, long - 10 - 1, 2), run(long - 1, 5, 3), run(long + 4, long, 0)];
+        let bytes = encode(&front, &[], &[run(7, 1, 2)]);
+        let words: Vec<u64> = bytes.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word)).collect();
+        assert_eq!(words, [0, long - 1, IN_ROOT | 7, 1, long - 1, 5, long + 4, long]);
+
+        let first = |ranges: &[(u64, u64)]| WorkingSet { ranges: ranges.to_vec() }.first();
+        assert_eq!(first(&[(0, LONG - 1), (LONG, 4096), (2 * LONG, LONG), (0, 4096)]), 2);
+        assert_eq!(first(&[(0, LONG - 4096); 9]), 4);
+        assert_eq!(first(&[(0, LONG)]), 0);
     }
 }

@@ -87,7 +87,8 @@ fn touched_pages_lie_together_and_memory_is_what_it_was() {
     }
     assert!(WorkingSet::read(&file).unwrap().is_none());
     // All of it was just read, so it is in the host's memory.
-    set.read_ahead(laid.file());
+    set.read_first(laid.file());
+    set.read_rest(laid.file());
     assert!(!set.is_cold(laid.file()));
 }
 
