@@ -93,6 +93,40 @@ fn touched_pages_lie_together_and_memory_is_what_it_was() {
 }
 
 #[test]
+fn memory_that_is_read_ahead_and_mapped_as_a_whole_is_what_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let memory = memory();
+    let file = write(&memory, &dir.path().join("m"));
+    let touched: Vec<u64> = (40_500..40_600).chain(20_100..20_300).chain([16_383]).collect();
+    let laid = laid_out(&file, &touched, &dir.path().join("laid"));
+    let set = WorkingSet::read(&laid).unwrap().unwrap();
+    let back = GuestMemory::new(SIZE).unwrap();
+    map_memory(&laid, None, &back).unwrap();
+    // Of this file, in its ranges, and of that size at least.
+    let pieces = back.pieces_in(laid.file(), set.ranges(), 100 << 12).unwrap();
+    assert_eq!(pieces, [20_100 << 12..20_300 << 12, 40_500 << 12..40_600 << 12]);
+    assert_eq!(back.pieces_in(laid.file(), set.ranges(), 101 << 12).unwrap(), pieces[..1]);
+    assert!(back.pieces_in(file.file(), set.ranges(), 1).unwrap().is_empty());
+    let (start, len) = set.ranges()[0];
+    let shorter = [(start + 4096, len - 4096)];
+    assert_eq!(back.pieces_in(laid.file(), &shorter, 100 << 12).unwrap(), pieces[..1]);
+    // What is touched and written meanwhile, and mapped already, stays.
+    set.read_first(laid.file());
+    back.expect_reader();
+    back.write_le(20_150 << 12, 7u64).unwrap();
+    memory.write_le(20_150 << 12, 7u64).unwrap();
+    set.read_rest(laid.file());
+    back.reader_is_done();
+    pieces.into_iter().for_each(|piece| back.populate(piece));
+    let (mut a, mut b) = ([0; 4096], [0; 4096]);
+    for page in 0..(SIZE >> 12) as usize {
+        memory.read_page(page, &mut a);
+        back.read_page(page, &mut b);
+        assert!(a == b, "page {page}");
+    }
+}
+
+#[test]
 fn a_working_set_beyond_its_sections_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let file = write(&memory(), &dir.path().join("m"));
