@@ -15,8 +15,7 @@
 
 use std::fs::File;
 use std::io;
-use std::ops::Range;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -124,27 +123,6 @@ impl Later {
         state.reader = false;
         // Where the host refuses, it reads page by page what nobody expected to be touched.
         let _ = map.read_around(0, map.len(), true);
-    }
-
-    /// The pieces, of at least `min` bytes, that lie whole in one of these `ranges` of `file` (place, bytes). Before anybody
-    /// uses the memory.
-    pub(crate) fn pieces_in(
-        &self,
-        file: &File,
-        ranges: &[(u64, u64)],
-        min: usize,
-    ) -> io::Result<Vec<Range<usize>>> {
-        let state = self.lock();
-        let id = |file: &File| file.metadata().map(|of| (of.dev(), of.ino()));
-        let wanted = id(file)?;
-        let files: Vec<bool> =
-            state.files.iter().map(|file| Ok(id(file)? == wanted)).collect::<io::Result<_>>()?;
-        let inside = |piece: &Piece| {
-            let end = piece.file_offset + piece.len as u64;
-            ranges.iter().any(|(start, len)| *start <= piece.file_offset && end <= start + len)
-        };
-        let large = state.pieces.iter().filter(|w| w.piece.len >= min && files.get(w.file) == Some(&true));
-        Ok(large.filter(|w| inside(&w.piece)).map(|w| w.piece.at..w.piece.at + w.piece.len).collect())
     }
 
     /// To be called before anything looks at `[offset, offset + len)`.

@@ -314,28 +314,6 @@ impl GuestMemory {
         self.inner.ram.expect_reader();
     }
 
-    /// Where in RAM pieces of `file` of `min` bytes or more lie that are whole in one of these ranges of it, in bytes (place,
-    /// how many), for [`GuestMemory::populate`]. Before anybody uses the memory.
-    ///
-    /// # Errors
-    /// The host's.
-    pub fn pieces_in(
-        &self,
-        file: &File,
-        ranges: &[(u64, u64)],
-        min: usize,
-    ) -> io::Result<Vec<std::ops::Range<usize>>> {
-        self.inner.ram.pieces_in(file, ranges, min)
-    }
-
-    /// Has the host map a piece for reading, all of it, before its pages are touched one after the other.
-    ///
-    /// # Panics
-    /// When it is no piece of this memory's [`GuestMemory::pieces_in`].
-    pub fn populate(&self, piece: std::ops::Range<usize>) {
-        self.inner.ram.populate(piece);
-    }
-
     /// See [`GuestMemory::expect_reader`].
     pub fn reader_is_done(&self) {
         self.inner.ram.reader_is_done();

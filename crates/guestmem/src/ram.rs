@@ -68,30 +68,6 @@ impl Ram {
         self.later.expect_reader();
     }
 
-    /// See [`Later::pieces_in`].
-    pub(crate) fn pieces_in(
-        &self,
-        file: &File,
-        ranges: &[(u64, u64)],
-        min: usize,
-    ) -> io::Result<Vec<Range<usize>>> {
-        self.later.pieces_in(file, ranges, min)
-    }
-
-    /// Has the host map pages for reading before they are touched. A hint.
-    pub(crate) fn populate(&self, range: Range<usize>) {
-        self.check(range.start, 1);
-        let mut at = range.start;
-        while at < range.end {
-            // The kernel holds up who maps something meanwhile.
-            let len = (range.end - at).min(1 << 20);
-            if self.map.populate(at, len).is_err() {
-                return;
-            }
-            at += len;
-        }
-    }
-
     pub(crate) fn reader_is_done(&self) {
         self.later.reader_is_done(&self.map);
     }

@@ -44,31 +44,24 @@ fn outfit(config: &MachineConfig, parts: &[PartState]) -> Result<Outfit, Error> 
     Ok(outfit)
 }
 
-/// Pieces of memory from so many bytes on that were read ahead are mapped as a whole: the guest's first touch of each
-/// sixteenth page would do it.
-const MAPPED_WHOLE: usize = 1 << 20;
-
 /// Has the host read what a resume of these files, from which `memory` comes, touches first, where it is not in its
 /// memory.
 fn read_ahead<'a>(files: impl Iterator<Item = &'a MachineFile>, memory: &GuestMemory) -> Result<(), Error> {
-    let failed = || host("reading the machine file ahead");
     let mut cold = Vec::new();
     for file in files {
         if let Some(set) = WorkingSet::read(file)?.filter(|set| set.is_cold(file.file())) {
-            let large = memory.pieces_in(file.file(), set.ranges(), MAPPED_WHOLE).map_err(failed())?;
-            cold.push((set, file.file().try_clone().map_err(failed())?, large));
+            cold.push((set, file.file().try_clone().map_err(host("reading the machine file ahead"))?));
         }
     }
     if cold.is_empty() {
         return Ok(());
     }
-    cold.iter().for_each(|(set, file, _)| set.read_first(file));
+    cold.iter().for_each(|(set, file)| set.read_first(file));
     memory.expect_reader();
     let its = memory.clone();
     let reader = move || {
-        cold.iter().for_each(|(set, file, _)| set.read_rest(file));
+        cold.iter().for_each(|(set, file)| set.read_rest(file));
         its.reader_is_done();
-        cold.into_iter().flat_map(|(.., large)| large).for_each(|piece| its.populate(piece));
     };
     if std::thread::Builder::new().name("read-ahead".into()).spawn(reader).is_err() {
         // A host without another thread reads what is touched.

@@ -119,20 +119,6 @@ impl Mapping {
         Ok(())
     }
 
-    /// Maps what lies behind `[at, at + len)` for reading, so that nobody who touches it waits for that; what of a file is
-    /// not in the host's memory is read first. Whole pages.
-    ///
-    /// # Errors
-    /// As [`Mapping::give_back`]; a kernel before 5.14.
-    pub fn populate(&self, at: usize, len: usize) -> io::Result<()> {
-        if !self.holds(at, len) {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        // SAFETY: of the range, which this value owns (checked above), no byte changes.
-        unsafe { mm::madvise(self.base.as_ptr().add(at).cast(), len, mm::Advice::LinuxPopulateRead) }?;
-        Ok(())
-    }
-
     /// Replaces `[at, at + len)` by fresh zeroed memory that is not resident, whatever was mapped there. Whole
     /// pages.
     ///
