@@ -65,12 +65,16 @@ impl Cold {
             forget(&laid)?;
             read.push(read_all(laid.file(), set.ranges())?);
         }
-        row("resumed and read, all in the host's memory", &warm);
+        let warm = row("resumed and read, all in the host's memory", &warm);
         let cold = row("the same, nothing in it, working set read ahead", &cold);
         let without = row("the same, nothing in it, no working set", &without);
         let read = row("its bytes read one after the other, nothing else done", &read);
         let ratio = |time: Duration| time.as_secs_f64() / read.max(Duration::from_nanos(1)).as_secs_f64();
         println!("cold / reading: {:.2} with, {:.2} without", ratio(cold), ratio(without));
+        let [more, more_without] = [cold, without].map(|time| ratio(time.saturating_sub(warm)));
+        println!("what nothing in memory adds / reading: {more:.2} with, {more_without:.2} without");
+        let least = ratio(warm.max(read));
+        println!("cold / the longer of warm and reading: {:.2}", ratio(cold) / least);
         Ok(())
     }
 }

@@ -196,8 +196,8 @@ pub fn plan_extents(
     extents
 }
 
-/// Cuts runs where a barrier lies inside.
-fn split_at_barriers(runs: impl Iterator<Item = (u64, u64)>, barriers: &[u64]) -> Vec<(u64, u64)> {
+/// Cuts runs where a barrier (ascending) lies inside.
+pub(crate) fn split_at_barriers(runs: impl Iterator<Item = (u64, u64)>, barriers: &[u64]) -> Vec<(u64, u64)> {
     let mut split = Vec::new();
     for (mut start, pages) in runs {
         let end = start + pages;
@@ -267,7 +267,7 @@ impl ExtentMap {
         if plain && owned == self.stored_pages() { 1 } else { 2 }
     }
 
-    fn in_pages(&self) -> impl Iterator<Item = &Extent> {
+    pub(crate) fn in_pages(&self) -> impl Iterator<Item = &Extent> {
         self.extents.iter().filter(|extent| extent.source == Source::Pages)
     }
 

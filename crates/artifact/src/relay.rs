@@ -1,17 +1,77 @@
-//! A section of pages laid in another order: some places first, the others after them, all in their old order
-//! otherwise.
+//! A section of pages laid in another order: some places first, in the order in which they are needed, the others
+//! after them as they were.
 //!
 //! Problem: the pages that a resume touches first lie all over the section, and reading them from a disk one by one
 //! takes many times as long as reading as much in one go. Invariants: every place is there once, so the map says of
 //! every page what it said before; extents are only cut where places part.
 
-use crate::extents::{Extent, ExtentMap, PageSet, Source, plan_extents};
+use crate::extents::{Extent, ExtentMap, PageSet, Source, plan_extents, split_at_barriers};
 
 /// At most so many runs of places are moved to the front: each cuts extents, and an extent costs a mapping, in each
 /// copy of a machine too.
 const RUNS: usize = 32;
 /// Other places moved with them to join runs, in thousandths.
 const JOIN_PERMILLE: u32 = 500;
+
+/// Of the touched places of a run the share, counted from the first, that says when the run is needed: with the very
+/// first, one page would bring a run of thousands forward that is read much later.
+const NEEDED_AFTER: usize = 8;
+
+/// Places of a section that were touched.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Touches {
+    /// (Place, how many pages of the memory were touched before), ascending by place, each place once.
+    places: Vec<(u64, usize)>,
+}
+
+impl Touches {
+    /// Takes places in the order of their touches.
+    fn new(mut places: Vec<(u64, usize)>) -> Touches {
+        // Of several touches the first counts.
+        places.sort_unstable();
+        places.dedup_by_key(|(place, _)| *place);
+        Touches { places }
+    }
+
+    /// Without those below a place.
+    pub fn from(mut self, first: u64) -> Touches {
+        self.places.retain(|(place, _)| *place >= first);
+        self
+    }
+
+    /// At most `most` runs of places with all of these in them that fit, and with others, at most `join_permille`
+    /// thousandths, to join them. Of more the longest. In the order in which they are needed; cut where one of `cuts`,
+    /// ascending, lies inside, so that each part comes when it is needed.
+    pub fn runs(&self, most: usize, join_permille: u32, cuts: &[u64]) -> Vec<Needed> {
+        let mut set = PageSet::new(self.places.last().map_or(0, |(place, _)| place + 1));
+        self.places.iter().for_each(|(place, _)| set.insert_run(*place, 1));
+        let mut runs = plan_extents(&set, &[], most, join_permille);
+        runs.sort_unstable_by_key(|run| (std::cmp::Reverse(run.pages), run.start));
+        runs.truncate(most);
+        let parts = split_at_barriers(runs.iter().map(|run| (run.start, run.pages)), cuts);
+        let mut parts: Vec<Needed> = parts.into_iter().filter_map(|part| self.needed(part)).collect();
+        parts.sort_unstable_by_key(|part| (part.after, part.place));
+        parts
+    }
+
+    /// `None`: never.
+    fn needed(&self, (place, pages): (u64, u64)) -> Option<Needed> {
+        let at = |place: u64| self.places.partition_point(|(touched, _)| *touched < place);
+        let inside = self.places.get(at(place)..at(place + pages)).unwrap_or_default();
+        let mut when: Vec<usize> = inside.iter().map(|(_, when)| *when).collect();
+        when.sort_unstable();
+        Some(Needed { place, pages, after: *when.get(when.len() / NEEDED_AFTER)? })
+    }
+}
+
+/// A run of places and when it is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Needed {
+    pub place: u64,
+    pub pages: u64,
+    /// How many pages of the memory are touched before.
+    pub after: usize,
+}
 
 /// A map whose places were laid anew.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,49 +80,55 @@ pub struct Laid {
     pub map: ExtentMap,
     /// What now lies from the section's beginning on: (old place, pages), one after the other.
     pub order: Vec<(u64, u64)>,
+    /// The part at the front, in new places, from 0 on.
+    pub front: Vec<Needed>,
+}
+
+impl Laid {
     /// How many pages the part at the front has.
-    pub front: u64,
+    pub fn front_pages(&self) -> u64 {
+        self.front.iter().map(|run| run.pages).sum()
+    }
 }
 
 impl ExtentMap {
-    /// The places of the section of pages that hold any page of `wanted`.
-    pub fn places_of(&self, wanted: &PageSet) -> PageSet {
-        self.places_in(wanted, Source::Pages, self.stored_pages())
+    /// The places in the section of pages of the `touched` pages, which are in the order of their first touch.
+    pub fn places_of(&self, touched: &[u64]) -> Touches {
+        self.places_in(touched, Source::Pages)
     }
 
-    /// The pages of the root image, of which it has `root_pages`, that hold any page of `wanted`.
-    pub fn root_places_of(&self, wanted: &PageSet, root_pages: u64) -> PageSet {
-        self.places_in(wanted, Source::Root, root_pages)
+    /// The same in the root image.
+    pub fn root_places_of(&self, touched: &[u64]) -> Touches {
+        self.places_in(touched, Source::Root)
     }
 
-    fn places_in(&self, wanted: &PageSet, source: Source, bound: u64) -> PageSet {
-        let mut places = PageSet::new(bound);
-        for (start, pages) in wanted.runs() {
-            let first = self.extents.partition_point(|extent| extent.end() <= start);
-            let inside = self.extents.iter().skip(first).take_while(|extent| extent.start < start + pages);
-            for extent in inside.filter(|extent| extent.source == source) {
-                let from = start.max(extent.start);
-                let to = (start + pages).min(extent.end());
-                places.insert_run(extent.file_page + (from - extent.start), to - from);
-            }
-        }
-        places
+    fn places_in(&self, touched: &[u64], source: Source) -> Touches {
+        let place = |(when, &page): (usize, &u64)| {
+            let extent = self.find(page).filter(|extent| extent.source == source)?;
+            Some((extent.file_page + (page - extent.start), when))
+        };
+        Touches::new(touched.iter().enumerate().filter_map(place).collect())
     }
 
-    /// Lays these places of the section of pages at its front, and with them what joins their runs. Of many runs
-    /// the longest.
-    pub fn lay_first(&self, places: &PageSet) -> Laid {
-        let mut runs: Vec<(u64, u64)> =
-            plan_extents(places, &[], RUNS, JOIN_PERMILLE).iter().map(|run| (run.start, run.pages)).collect();
-        runs.sort_unstable_by_key(|(place, pages)| (std::cmp::Reverse(*pages), *place));
-        runs.truncate(RUNS);
-        let mut moved = PageSet::new(self.stored_pages());
-        runs.iter().for_each(|(place, pages)| moved.insert_run(*place, *pages));
-        let others = moved.words().iter().map(|word| !word).collect();
-        let others = PageSet::from_words(others, moved.bound());
-        let order: Vec<(u64, u64)> = moved.runs().chain(others.runs()).collect();
+    /// Lays these places of the section of pages at its front, in the order in which they are needed, and with them
+    /// what joins their runs. Of many runs the longest.
+    pub fn lay_first(&self, places: &Touches) -> Laid {
+        // A cut where an extent begins makes none more.
+        let mut cuts: Vec<u64> = self.in_pages().map(|extent| extent.file_page).collect();
+        cuts.sort_unstable();
+        let runs = places.runs(RUNS, JOIN_PERMILLE, &cuts);
+        let mut others = PageSet::new(self.stored_pages());
+        others.insert_run(0, self.stored_pages());
+        runs.iter().for_each(|run| others.remove_run(run.place, run.pages));
+        let order: Vec<(u64, u64)> =
+            runs.iter().map(|run| (run.place, run.pages)).chain(others.runs()).collect();
         let map = ExtentMap { bound: self.bound, extents: self.moved(&order) };
-        Laid { map, order, front: moved.count() }
+        let mut end = 0;
+        let laid = |run: Needed| {
+            end += run.pages;
+            Needed { place: end - run.pages, ..run }
+        };
+        Laid { map, order, front: runs.into_iter().map(laid).collect() }
     }
 
     /// The extents with their places as `order` has them.
@@ -96,12 +162,6 @@ impl ExtentMap {
 mod tests {
     use super::*;
 
-    fn set(bound: u64, pages: &[u64]) -> PageSet {
-        let mut set = PageSet::new(bound);
-        assert!(pages.iter().all(|page| set.insert(*page)));
-        set
-    }
-
     /// Where a page's bytes lay before the section was laid anew.
     fn old_place(laid: &Laid, new: u64) -> u64 {
         let mut at = 0;
@@ -125,12 +185,13 @@ mod tests {
             Extent::stored(50, 5, 18),
         ];
         let map = ExtentMap { bound: 64, extents };
-        let wanted = set(64, &[5, 6, 13, 31, 52]);
+        let wanted = [52, 5, 13, 6, 31];
         let places = map.places_of(&wanted);
-        assert_eq!(places.runs().collect::<Vec<_>>(), [(3, 2), (11, 1), (20, 1)]);
-        assert_eq!(map.root_places_of(&wanted, 16).runs().collect::<Vec<_>>(), [(8, 1)]);
+        assert_eq!(places.places, [(3, 1), (4, 3), (11, 4), (20, 0)]);
+        assert_eq!(map.root_places_of(&wanted).places, [(8, 2)]);
         let laid = map.lay_first(&places);
-        assert_eq!(laid.front, 4);
+        assert_eq!(laid.front_pages(), 4);
+        assert_eq!(laid.order, [(20, 1), (3, 2), (11, 1), (0, 3), (5, 6), (12, 8), (21, 2)]);
         for page in 0..64 {
             let (old, new) = (map.find(page), laid.map.find(page));
             assert_eq!(old.is_some(), new.is_some(), "page {page}");
@@ -140,7 +201,8 @@ mod tests {
                 Source::Root => assert_eq!(old, new),
                 Source::Pages => {
                     assert_eq!(old_place(&laid, place), old.file_page + (page - old.start), "page {page}");
-                    assert_eq!(place < laid.front, places.contains(old.file_page + (page - old.start)));
+                    let touched = [3, 4, 11, 20].contains(&(old.file_page + (page - old.start)));
+                    assert_eq!(place < laid.front_pages(), touched);
                 }
             }
         }
@@ -153,7 +215,28 @@ mod tests {
     fn many_runs_do_not_cut_the_map_to_pieces() {
         let map = ExtentMap { bound: 100_000, extents: vec![Extent::stored(0, 100_000, 0)] };
         let every_ninth: Vec<u64> = (0..100_000).step_by(9).collect();
-        let laid = map.lay_first(&set(100_000, &every_ninth));
+        let laid = map.lay_first(&map.places_of(&every_ninth));
         assert!(laid.map.extents.len() <= 2 * RUNS + 1, "{} extents", laid.map.extents.len());
+    }
+
+    #[test]
+    fn what_is_needed_first_lies_first_and_one_page_brings_no_large_run_forward() {
+        let map = ExtentMap { bound: 1000, extents: vec![Extent::stored(0, 1000, 0)] };
+        // One page of the large run, then a small one, then the rest of the large one.
+        let touched: Vec<u64> = [150].into_iter().chain(700..710).chain(100..150).chain(151..200).collect();
+        let laid = map.lay_first(&map.places_of(&touched));
+        assert_eq!(laid.order[..2], [(700, 10), (100, 100)]);
+        let needed = |place, pages, after| Needed { place, pages, after };
+        assert_eq!(laid.front, [needed(0, 10, 2), needed(10, 100, 22)]);
+    }
+
+    #[test]
+    fn a_small_extent_beside_a_large_one_comes_when_it_is_needed() {
+        let map =
+            ExtentMap { bound: 300, extents: vec![Extent::stored(0, 100, 0), Extent::stored(200, 5, 100)] };
+        let touched: Vec<u64> = (200..205).chain(0..100).collect();
+        let laid = map.lay_first(&map.places_of(&touched));
+        assert_eq!(laid.order, [(100, 5), (0, 100)]);
+        assert_eq!(laid.map.extents, [Extent::stored(0, 100, 5), Extent::stored(200, 5, 0)]);
     }
 }

@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use artifact::{CopyCheck, MachineFile, MachineFileWriter, PageSet, SectionKind, WriterOptions};
+use artifact::{CopyCheck, MachineFile, MachineFileWriter, SectionKind, WriterOptions};
 use instance::{FreezeReport, Media, SnapshotTarget, Vmm, VmmOptions, write_laid_out};
 
 use crate::error::Error;
@@ -19,7 +19,8 @@ const WAKING: Duration = Duration::from_secs(10);
 /// A machine that was frozen.
 pub(crate) struct Frozen {
     file: MachineFile,
-    touched: Option<PageSet>,
+    /// In the order of their first touch.
+    touched: Option<Vec<u64>>,
     pub(crate) report: FreezeReport,
 }
 

@@ -70,8 +70,10 @@ struct State {
     /// Ascending by place; a mapped one has length 0.
     pieces: Vec<Waiting>,
     left: usize,
-    /// What is touched is noted when nothing waits any more, too.
-    noting: bool,
+    /// Somebody reads the files in the order in which their pages are needed.
+    reader: bool,
+    /// What is touched is noted, when nothing waits any more, too: pages in the order of their first touch.
+    noted: Option<Vec<usize>>,
 }
 
 impl Later {
@@ -83,7 +85,7 @@ impl Later {
         if self.seen.get().is_none() {
             let _ = self.seen.set(Seen::new(map.len() / PAGE)?);
         }
-        self.lock().noting = true;
+        self.lock().noted.get_or_insert_default();
         self.waiting.store(true, Ordering::Release);
         Ok(())
     }
@@ -102,12 +104,25 @@ impl Later {
         state.pieces.extend(pieces.iter().map(|piece| Waiting { piece: *piece, file: number }));
         state.pieces.sort_unstable_by_key(|waiting| waiting.piece.at);
         state.left += pieces.len();
-        self.waiting.store(state.left > 0 || state.noting, Ordering::Release);
+        self.waiting.store(state.left > 0 || state.noted.is_some(), Ordering::Release);
         Ok(())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// See [`crate::GuestMemory::expect_reader`].
+    pub(crate) fn expect_reader(&self) {
+        self.lock().reader = true;
+    }
+
+    /// See [`crate::GuestMemory::reader_is_done`].
+    pub(crate) fn reader_is_done(&self, map: &Mapping) {
+        let mut state = self.lock();
+        state.reader = false;
+        // Where the host refuses, it reads page by page what nobody expected to be touched.
+        let _ = map.read_around(0, map.len(), true);
     }
 
     /// To be called before anything looks at `[offset, offset + len)`.
@@ -123,14 +138,17 @@ impl Later {
         for page in offset / PAGE..=(offset + len.max(1) - 1) / PAGE {
             let (word, bit) = seen.bit(page);
             if word.load(Ordering::Acquire) & bit == 0 {
-                self.map_page(map, page);
-                word.fetch_or(bit, Ordering::Release);
+                self.map_page(map, page, || word.fetch_or(bit, Ordering::Release) & bit == 0);
             }
         }
     }
 
-    /// The pages that were asked for while pieces waited, or since they are noted.
+    /// The pages that were asked for since they are noted, in the order of their first touch; else, ascending, those
+    /// that were while pieces waited.
     pub(crate) fn touched(&self) -> Vec<usize> {
+        if let Some(noted) = &self.lock().noted {
+            return noted.clone();
+        }
         let Some(seen) = self.seen.get() else { return Vec::new() };
         let words = (0..seen.0.len() / 8).map(|n| (n, seen.bit(n * 64).0.load(Ordering::Acquire)));
         let pages =
@@ -138,14 +156,20 @@ impl Later {
         words.filter(|(_, word)| *word != 0).flat_map(pages).collect()
     }
 
+    /// Maps the piece with this page. `first` says, once it is there, whether nobody asked for the page before.
     #[cold]
-    fn map_page(&self, map: &Mapping, page: usize) {
+    fn map_page(&self, map: &Mapping, page: usize, first: impl FnOnce() -> bool) {
         let mut state = self.lock();
         let after = state.pieces.partition_point(|waiting| waiting.piece.at <= page * PAGE);
         if let Some(at) = after.checked_sub(1)
             && state.pieces.get(at).is_some_and(|w| page * PAGE - w.piece.at < w.piece.len)
         {
             self.map_one(&mut state, map, at);
+        }
+        if first()
+            && let Some(noted) = &mut state.noted
+        {
+            noted.push(page);
         }
     }
 
@@ -163,12 +187,15 @@ impl Later {
         let Some(file) = state.files.get(*file).filter(|_| piece.len > 0) else { return };
         if map.map_file_private(piece.at, piece.len, file, piece.file_offset).is_err() {
             copy(map, file, *piece);
+        } else if state.reader {
+            // Without it more is read than is needed now.
+            let _ = map.read_around(piece.at, piece.len, false);
         }
         piece.len = 0;
         state.left -= 1;
         if state.left == 0 {
-            *state = State { noting: state.noting, ..State::default() };
-            self.waiting.store(state.noting, Ordering::Release);
+            *state = State { noted: state.noted.take(), reader: state.reader, ..State::default() };
+            self.waiting.store(state.noted.is_some(), Ordering::Release);
         }
     }
 }

@@ -298,12 +298,25 @@ impl GuestMemory {
         self.inner.ram.note_touches()
     }
 
-    /// The pages that were touched since [`GuestMemory::note_touches`]; without it, while pieces of a file waited to be
-    /// mapped.
+    /// The pages that were touched since [`GuestMemory::note_touches`], in the order of their first touch; without it,
+    /// while pieces of a file waited to be mapped, ascending.
     pub fn touched(&self) -> Vec<usize> {
         let mut pages = self.inner.ram.touched();
         pages.retain(|page| *page < self.page_count());
         pages
+    }
+
+    /// Until [`GuestMemory::reader_is_done`] somebody has the host read the files that were brought here, in the order in
+    /// which their pages are needed. Who touches a page that is not there yet has the host read this page only meanwhile,
+    /// and not what lies around it as well (up to the whole read-ahead window of the device, MiB of some), for which it
+    /// would wait, and which comes anyway. Before anybody uses the memory.
+    pub fn expect_reader(&self) {
+        self.inner.ram.expect_reader();
+    }
+
+    /// See [`GuestMemory::expect_reader`].
+    pub fn reader_is_done(&self) {
+        self.inner.ram.reader_is_done();
     }
 
     /// Maps what `other`, to which the same pieces were brought, had to map so far.

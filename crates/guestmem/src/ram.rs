@@ -64,12 +64,20 @@ impl Ram {
         self.later.map_rest(&self.map);
     }
 
+    pub(crate) fn expect_reader(&self) {
+        self.later.expect_reader();
+    }
+
+    pub(crate) fn reader_is_done(&self) {
+        self.later.reader_is_done(&self.map);
+    }
+
     /// See [`Later::note_touches`].
     pub(crate) fn note_touches(&self) -> io::Result<()> {
         self.later.note_touches(&self.map)
     }
 
-    /// Pages that were touched while pieces waited, or since they are noted.
+    /// See [`Later::touched`].
     pub(crate) fn touched(&self) -> Vec<usize> {
         self.later.touched()
     }

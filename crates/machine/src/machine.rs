@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use artifact::{MachineFile, PageSet};
+use artifact::MachineFile;
 use bus::lock;
 use disk::{Disk, Overlay};
 use guestmem::GuestMemory;
@@ -284,13 +284,10 @@ impl Machine {
         (self.memory.place(), self.memory.size())
     }
 
-    /// The pages of memory that were touched so far, of a machine whose [`crate::Template`] notes them.
-    pub fn touched(&self) -> PageSet {
-        let mut set = PageSet::new(self.memory.page_count() as u64);
-        for page in self.memory.touched() {
-            set.insert(page as u64);
-        }
-        set
+    /// The pages of memory that were touched so far, of a machine whose [`crate::Template`] notes them, in the order of
+    /// their first touch.
+    pub fn touched(&self) -> Vec<u64> {
+        self.memory.touched().into_iter().map(|page| page as u64).collect()
     }
 
     pub fn engine(&self) -> EngineKind {

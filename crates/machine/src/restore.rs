@@ -44,13 +44,28 @@ fn outfit(config: &MachineConfig, parts: &[PartState]) -> Result<Outfit, Error> 
     Ok(outfit)
 }
 
-/// Has the host read what a resume of these files touches first, where it is not in its memory.
-fn read_ahead<'a>(files: impl Iterator<Item = &'a MachineFile>) -> Result<(), Error> {
+/// Has the host read what a resume of these files, from which `memory` comes, touches first, where it is not in its
+/// memory.
+fn read_ahead<'a>(files: impl Iterator<Item = &'a MachineFile>, memory: &GuestMemory) -> Result<(), Error> {
+    let mut cold = Vec::new();
     for file in files {
-        let Some(set) = WorkingSet::read(file)?.filter(|set| set.is_cold(file.file())) else { continue };
-        let handle = file.file().try_clone().map_err(host("reading the machine file ahead"))?;
-        // Asking for pages takes a while where there are many; a host without another thread reads what is touched.
-        let _ = std::thread::Builder::new().name("read-ahead".into()).spawn(move || set.read_ahead(&handle));
+        if let Some(set) = WorkingSet::read(file)?.filter(|set| set.is_cold(file.file())) {
+            cold.push((set, file.file().try_clone().map_err(host("reading the machine file ahead"))?));
+        }
+    }
+    if cold.is_empty() {
+        return Ok(());
+    }
+    cold.iter().for_each(|(set, file)| set.read_first(file));
+    memory.expect_reader();
+    let its = memory.clone();
+    let reader = move || {
+        cold.iter().for_each(|(set, file)| set.read_rest(file));
+        its.reader_is_done();
+    };
+    if std::thread::Builder::new().name("read-ahead".into()).spawn(reader).is_err() {
+        // A host without another thread reads what is touched.
+        memory.reader_is_done();
     }
     Ok(())
 }
@@ -119,8 +134,9 @@ impl Machine {
         parent: Option<&MachineFile>,
         console: Sink,
     ) -> Result<Self, Error> {
-        read_ahead([parent, Some(file)].into_iter().flatten())?;
         let template = Template::read(file, parent, config.memory)?;
+        // After what was waited for: that would come behind it.
+        read_ahead([parent, Some(file)].into_iter().flatten(), &template.memory)?;
         Self::restore_from(config, template, console)
     }
 

@@ -41,7 +41,7 @@ fn write(memory: &GuestMemory, path: &Path) -> MachineFile {
     MachineFile::open_path(path).unwrap()
 }
 
-fn laid_out(file: &MachineFile, touched: &PageSet, path: &Path) -> MachineFile {
+fn laid_out(file: &MachineFile, touched: &[u64], path: &Path) -> MachineFile {
     let mut writer = MachineFileWriter::create(path).unwrap();
     writer.copy_section(file, &file.sections()[0], CopyCheck::Trust).unwrap();
     write_laid_out(&mut writer, file, touched).unwrap();
@@ -62,12 +62,8 @@ fn touched_pages_lie_together_and_memory_is_what_it_was() {
     for page in &all {
         assert_eq!(reader.read_le::<u64>(page << 12).unwrap(), memory.read_le::<u64>(page << 12).unwrap());
     }
-    let mut touched = PageSet::new(SIZE >> 12);
-    reader.touched().into_iter().for_each(|page| assert!(touched.insert(page as u64)));
-    let mut sorted = all.clone();
-    sorted.sort_unstable();
-    let found: Vec<u64> = touched.runs().flat_map(|(first, pages)| first..first + pages).collect();
-    assert_eq!(found, sorted);
+    let touched: Vec<u64> = reader.touched().into_iter().map(|page| page as u64).collect();
+    assert_eq!(touched, all);
 
     let laid = laid_out(&file, &touched, &dir.path().join("laid"));
     let back = GuestMemory::new(SIZE).unwrap();
@@ -86,15 +82,39 @@ fn touched_pages_lie_together_and_memory_is_what_it_was() {
     assert_eq!(set.ranges(), [(pages(&laid).offset, 301 << 12), (root + (14 << 12), 1 << 12)]);
     let mut front = vec![0; 301 << 12];
     std::os::unix::fs::FileExt::read_exact_at(laid.file(), &mut front, pages(&laid).offset).unwrap();
-    for (page, bytes) in
-        sorted.iter().filter(|page| ![25_010, 39_000].contains(*page)).zip(front.chunks(4096))
-    {
+    for (page, bytes) in all.iter().filter(|page| ![25_010, 39_000].contains(*page)).zip(front.chunks(4096)) {
         assert_eq!(bytes, page.to_le_bytes().repeat(512), "page {page}");
     }
     assert!(WorkingSet::read(&file).unwrap().is_none());
     // All of it was just read, so it is in the host's memory.
-    set.read_ahead(laid.file());
+    set.read_first(laid.file());
+    set.read_rest(laid.file());
     assert!(!set.is_cold(laid.file()));
+}
+
+#[test]
+fn memory_that_is_used_while_it_is_read_ahead_is_what_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let memory = memory();
+    let file = write(&memory, &dir.path().join("m"));
+    let touched: Vec<u64> = (40_500..40_600).chain(20_100..20_300).chain([16_383]).collect();
+    let laid = laid_out(&file, &touched, &dir.path().join("laid"));
+    let set = WorkingSet::read(&laid).unwrap().unwrap();
+    let back = GuestMemory::new(SIZE).unwrap();
+    map_memory(&laid, None, &back).unwrap();
+    // What is touched and written meanwhile stays.
+    set.read_first(laid.file());
+    back.expect_reader();
+    back.write_le(20_150 << 12, 7u64).unwrap();
+    memory.write_le(20_150 << 12, 7u64).unwrap();
+    set.read_rest(laid.file());
+    back.reader_is_done();
+    let (mut a, mut b) = ([0; 4096], [0; 4096]);
+    for page in 0..(SIZE >> 12) as usize {
+        memory.read_page(page, &mut a);
+        back.read_page(page, &mut b);
+        assert!(a == b, "page {page}");
+    }
 }
 
 #[test]

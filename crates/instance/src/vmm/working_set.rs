@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use agent_protocol::RestoreReason;
-use artifact::{MachineFile, PageSet};
+use artifact::MachineFile;
 use machine::EngineChoice;
 
 use super::{Vmm, VmmOptions};
@@ -15,7 +15,7 @@ use crate::media::Media;
 
 impl Media {
     /// The pages that the machine frozen in `from` touches from its resume until it is ready and `then` is done, for at
-    /// most `limit` each. What a guest does not do in that time is not among them.
+    /// most `limit` each, in the order of their first touch. What a guest does not do in that time is not among them.
     ///
     /// # Errors
     /// What stands in the way of bringing it back.
@@ -25,7 +25,7 @@ impl Media {
         options: VmmOptions,
         limit: Duration,
         then: impl FnOnce(&Vmm),
-    ) -> Result<PageSet, Error> {
+    ) -> Result<Vec<u64>, Error> {
         let template = self.template(from)?;
         template.note_touches()?;
         let options = VmmOptions { engine: EngineChoice::Soft, ..options.alone() };

@@ -104,6 +104,21 @@ impl Mapping {
         Ok(())
     }
 
+    /// Whether the host, where a touched page of a mapped file is not in its memory, reads what lies around it, too, as it
+    /// does of itself, or this page only. Whole pages.
+    ///
+    /// # Errors
+    /// As [`Mapping::give_back`].
+    pub fn read_around(&self, at: usize, len: usize, around: bool) -> io::Result<()> {
+        if !self.holds(at, len) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let advice = if around { mm::Advice::Normal } else { mm::Advice::Random };
+        // SAFETY: of the range, which this value owns (checked above), no byte changes.
+        unsafe { mm::madvise(self.base.as_ptr().add(at).cast(), len, advice) }?;
+        Ok(())
+    }
+
     /// Replaces `[at, at + len)` by fresh zeroed memory that is not resident, whatever was mapped there. Whole
     /// pages.
     ///
