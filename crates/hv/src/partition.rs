@@ -103,6 +103,9 @@ pub trait Partition: Send + Sync {
     /// something to do, on a thread that no vCPU waits for; what the guest sees does not depend on it.
     fn foretell(&self, _source: HotSource) {}
 
+    /// Asks now, here: in a process that others are split off from, which then have the answer in common.
+    fn foretold_now(&self) {}
+
     /// Marks in guest memory's dirty table what vCPUs wrote behind its back since the last call
     /// (KVM's dirty log; nothing on soft, where guestmem saw every write).
     fn sync_dirty(&self) -> Result<(), Error>;

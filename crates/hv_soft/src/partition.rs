@@ -125,6 +125,10 @@ impl Partition for SoftPartition {
         self.shared.foretold.foretell(source, &self.memory);
     }
 
+    fn foretold_now(&self) {
+        self.shared.foretold.ask();
+    }
+
     fn sync_dirty(&self) -> Result<(), Error> {
         Ok(())
     }
