@@ -45,7 +45,7 @@ enum What {
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    println!("load before: {}", rows::load());
+    println!("load before: {}", engine::host::load());
     match &args.what {
         What::Chain(chain) => chain.run(&args.smolvm),
         What::Peer(peer) => peer.run(&args.smolvm),

@@ -16,7 +16,7 @@ use engine::contender::peer::Saved;
 use engine::{options, setup};
 
 use crate::lab::Lab;
-use crate::rows::{load, row};
+use crate::rows::row;
 
 #[derive(Args)]
 pub struct Peer {
@@ -59,7 +59,7 @@ impl Peer {
         theirs.root = lab.path("root.erofs");
         setup::extract(&lab.path(FILE), &theirs.root)?;
         let saved = Saved::new(&theirs, 1).context("saving QEMU's machine")?;
-        println!("{version}, TCG; load before: {}", load());
+        println!("{version}, TCG");
         let bytes = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len() >> 10);
         println!(
             "its file: {} KiB; ours: {} KiB, all included",

@@ -16,9 +16,3 @@ pub fn row(what: &str, times: &[Duration]) -> Duration {
     println!("{what:<64} median {:>9.2} ms   p99 {:>9.2} ms", ms(middle), ms(most));
     middle
 }
-
-/// The load average of the last minute: what else is going on.
-pub fn load() -> String {
-    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    text.split(' ').next().unwrap_or("?").to_owned()
-}

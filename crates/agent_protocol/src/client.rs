@@ -6,7 +6,7 @@
 use crate::error::{ErrorKind, Failure, ProtocolError};
 use crate::frame::{self, Frame, FrameKind};
 use crate::reply::{Exit, Pong, Reply, Started};
-use crate::request::{Request, ServiceSpec};
+use crate::request::{ExecSpec, Request, ServiceSpec};
 use serde::Serialize;
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -145,6 +145,24 @@ impl<S: Read + Write> Client<S> {
         match frame.kind {
             FrameKind::Started => Ok(frame.decode()?),
             other => Err(ClientError::Unexpected(other)),
+        }
+    }
+
+    /// Runs a command for what it brings about in passing, to its end; its output is dropped. That it cannot be started is
+    /// an end, too.
+    ///
+    /// # Errors
+    /// As [`Client::next_frame`].
+    pub fn run_through(&mut self, argv: &[&str]) -> Result<(), ClientError> {
+        let argv = argv.iter().map(|word| (*word).to_owned()).collect();
+        self.start(&Request::Exec(ExecSpec { argv, ..ExecSpec::default() }))?;
+        loop {
+            match self.next_frame() {
+                Ok(frame) if frame.kind == FrameKind::Exit => return Ok(()),
+                Ok(_) => {}
+                Err(ClientError::Failed(_)) => return Ok(()),
+                Err(error) => return Err(error),
+            }
         }
     }
 

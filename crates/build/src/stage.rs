@@ -56,21 +56,10 @@ pub(crate) fn shell(
 /// that was the better half of the time of a first command. Twice, since the kernel sorts pages anew when they are
 /// used a second time. A root without a shell has nothing to warm up.
 pub(crate) fn warm_up(vmm: &Vmm) -> Result<(), Error> {
-    (0..2).try_for_each(|_| do_nothing(vmm))
-}
-
-fn do_nothing(vmm: &Vmm) -> Result<(), Error> {
-    let argv = ["/bin/sh", "-c", "exec true"].map(str::to_owned).to_vec();
-    let mut client = Client::new(vmm.connect()?);
-    client.start(&Request::Exec(ExecSpec { argv, ..ExecSpec::default() }))?;
-    loop {
-        match client.next_frame() {
-            Ok(frame) if frame.kind == FrameKind::Exit => return Ok(()),
-            Ok(_) => {}
-            Err(ClientError::Failed(_)) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        }
+    for _ in 0..2 {
+        Client::new(vmm.connect()?).run_through(&["/bin/sh", "-c", "exec true"])?;
     }
+    Ok(())
 }
 
 /// Configures unpacked packages.

@@ -290,6 +290,11 @@ impl Machine {
         self.memory.touched().into_iter().map(|page| page as u64).collect()
     }
 
+    /// Asks now what is known of the code that will run: before processes are split off, which then have it in common.
+    pub fn foretold_now(&self) {
+        self.partition.foretold_now();
+    }
+
     pub fn engine(&self) -> EngineKind {
         self.partition.engine()
     }

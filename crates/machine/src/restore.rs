@@ -163,7 +163,6 @@ impl Machine {
         for (vcpu, state) in machine.vcpus.iter().zip(&state.vcpus) {
             lock(vcpu).restore(state)?;
         }
-        let is_shared = !learnt.is_empty();
         for (vcpu, learnt) in machine.vcpus.iter().zip(learnt) {
             lock(vcpu).learn(learnt);
         }
@@ -171,9 +170,6 @@ impl Machine {
             let (from, memory) = (Arc::clone(&file), machine.memory.clone());
             machine.partition.foretell(Box::new(move || HotBlocks::read(&from, &memory).into_blocks()));
             machine.foretelling = Some(file);
-            if is_shared {
-                machine.partition.foretold_now();
-            }
         }
         machine.parts.restore(&parts)?;
         machine.parts.resume();

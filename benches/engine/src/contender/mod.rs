@@ -1,7 +1,7 @@
 //! The three that do the work, each a child process that answers lines.
 //!
-//! `soft.rs` and `peer.rs` are machines, `native.rs` a chroot; `peer_image.rs` is what QEMU finds in
-//! memory, `qmp.rs` how it is told what to do. Invariant: a child asked for nothing uses no CPU, so that they can wait beside each other.
+//! `soft.rs` and `peer.rs` are machines, `native.rs` a chroot; `peer_image.rs` is what QEMU finds in memory, `qmp.rs` how
+//! it is told what to do. Invariant: a child asked for nothing uses no CPU, so that they can wait beside each other.
 
 pub mod native;
 pub mod peer;
@@ -148,8 +148,7 @@ impl Contender {
     fn ask_line(&mut self, line: &str) -> Result<Sample> {
         let (cpu, count) = (host::cpu_ns(self.child.id()), self.count()?);
         let begun = self.say(line)?;
-        let answers = |line: &str| line.starts_with("done ") || line.starts_with("failed ");
-        let (at, line) = self.wait_for(answers, ANSWER_LIMIT)?;
+        let (at, line) = self.wait_for(is_answer, ANSWER_LIMIT)?;
         let wall_ns = at.duration_since(begun).as_nanos() as u64;
         let cpu_ns = host::cpu_ns(self.child.id()).saturating_sub(cpu);
         let instructions = self.count()?.saturating_sub(count);
@@ -192,6 +191,11 @@ fn lines(from: impl Read + Send + 'static) -> Receiver<(Instant, String)> {
         }
     });
     receive
+}
+
+/// Whether a console line says what came of a request.
+fn is_answer(line: &str) -> bool {
+    line.starts_with("done ") || line.starts_with("failed ")
 }
 
 /// Whether a console line is the first process's.

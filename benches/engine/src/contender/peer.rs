@@ -12,12 +12,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use disk::{Disk, SparseDisk};
-
 use engine_guest::protocol::{CALL, READY};
+use tempfile::TempDir;
 
 use super::peer_image::{self, Image};
 use super::qmp::Qmp;
-use super::{BOOT_LIMIT, Contender, Kind, is_up};
+use super::{BOOT_LIMIT, Contender, Kind, is_answer, is_up};
 use crate::setup::Setup;
 
 /// x86-64-v2 and little else, as `arch::x86_64::cpuid::portable` has it.
@@ -33,10 +33,16 @@ const SOCKET: &str = "qmp";
 
 /// Starts QEMU stopped, lets it go, waits for the guest's first process.
 pub fn start(setup: &Setup, cpus: u32) -> Result<Contender> {
+    let (dir, image) = files(setup, cpus)?;
+    Ok(boot(setup, cpus, dir.path(), &image)?.0)
+}
+
+/// The machine's directory, with what it finds in memory and its second disk.
+fn files(setup: &Setup, cpus: u32) -> Result<(TempDir, Image)> {
     let dir = tempfile::tempdir_in(&setup.work)?;
     let image = peer_image::write(setup, cpus, dir.path())?;
     scratch_disk(&dir.path().join(SCRATCH))?;
-    Ok(boot(setup, cpus, dir.path(), &image)?.0)
+    Ok((dir, image))
 }
 
 fn boot(setup: &Setup, cpus: u32, dir: &Path, image: &Image) -> Result<(Contender, Qmp)> {
@@ -79,7 +85,7 @@ fn machine(setup: &Setup, cpus: u32, dir: &Path, image: &Image) -> Command {
 
 /// A machine of QEMU's that waits for work, written to a file by its migration.
 pub struct Saved {
-    dir: tempfile::TempDir,
+    dir: TempDir,
     image: Image,
     cpus: u32,
 }
@@ -93,9 +99,7 @@ impl Saved {
     /// # Errors
     /// It does not come up, or cannot be written.
     pub fn new(setup: &Setup, cpus: u32) -> Result<Self> {
-        let dir = tempfile::tempdir_in(&setup.work)?;
-        let image = peer_image::write(setup, cpus, dir.path())?;
-        scratch_disk(&dir.path().join(SCRATCH))?;
+        let (dir, image) = files(setup, cpus)?;
         let (machine, mut qmp) = boot(setup, cpus, dir.path(), &image)?;
         machine.wait_for(|line| line == READY, BOOT_LIMIT).context("waiting until it serves")?;
         let this = Self { dir, image, cpus };
@@ -136,14 +140,13 @@ impl Saved {
         machine.say(&format!("{CALL} nothing\n"))?;
         let mut qmp = Qmp::connect(&self.dir.path().join(SOCKET), &mut machine)?;
         let runs = qmp.runs_since()?.duration_since(clock).unwrap_or_default();
-        let (at, _) = machine
-            .wait_for(|line| line.starts_with("done ") || line.starts_with("failed "), MIGRATION_LIMIT)?;
+        let (at, _) = machine.wait_for(is_answer, MIGRATION_LIMIT)?;
         Ok((runs, at.duration_since(begun)))
     }
 }
 
 /// An empty ext4, as the soft machine's.
-fn scratch_disk(path: &std::path::Path) -> Result<()> {
+fn scratch_disk(path: &Path) -> Result<()> {
     let blank = SparseDisk::new(assets::blank_ext4_list()).context("the blank disk")?;
     let file = std::fs::File::create(path)?;
     file.set_len(blank.size())?;

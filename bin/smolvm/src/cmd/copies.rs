@@ -103,7 +103,11 @@ fn prepare(first: &str, count: usize, home: &Home) -> Result<Prepared> {
     .ok();
     let whole = soft && template.as_ref().is_some_and(|template| !template.has_network());
     let origin = if whole {
-        Origin::Machine(Box::new(Vmm::restore(&media, Frozen { file: &file, template }, options)?))
+        let vmm = Vmm::restore(&media, Frozen { file: &file, template }, options)?;
+        if count >= REHEARSED_FOR {
+            vmm.foretold_now();
+        }
+        Origin::Machine(Box::new(vmm))
     } else {
         Origin::File(Box::new(file), template.map(Box::new))
     };

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use agent_protocol::{Client, ClientError, ExecSpec, FrameKind, Request, RestoreReason};
+use agent_protocol::{Client, ClientError, RestoreReason};
 use artifact::MachineFile;
 use host::Rendezvous;
 use machine::Template;
@@ -55,6 +55,11 @@ pub struct Own {
 }
 
 impl Vmm {
+    /// See [`machine::Machine::foretold_now`].
+    pub fn foretold_now(&self) {
+        self.machine.foretold_now();
+    }
+
     /// Makes a machine that [`Vmm::restore`] brought back, before processes were split off, that of one of them.
     pub fn become_own(&mut self, own: Own) {
         self.begun = Instant::now();
@@ -129,15 +134,8 @@ impl Vmm {
         let stream = self.begin_connect()?;
         stream.set_read_timeout(Some(limit)).map_err(ClientError::Io)?;
         let mut client = Client::new(stream);
-        client.start(&Request::Exec(ExecSpec { argv: vec!["true".to_owned()], ..ExecSpec::default() }))?;
-        loop {
-            match client.next_frame() {
-                Ok(frame) if frame.kind != FrameKind::Exit => {}
-                // A root without it shows how a command is not found.
-                Ok(_) | Err(ClientError::Failed(_)) => break,
-                Err(why) => return Err(why.into()),
-            }
-        }
+        // A root without it shows how a command is not found.
+        client.run_through(&["true"])?;
         let _ = client.into_stream().read(&mut [0]).map_err(ClientError::Io)?;
         Ok(())
     }
