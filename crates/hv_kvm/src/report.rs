@@ -127,8 +127,8 @@ fn found_facts(found: &Found, mips: f64) -> Vec<Fact> {
         ),
         Fact {
             name: "system_call",
-            good: found.system_call,
-            value: if found.system_call { "enters ring 0" } else { "stays in ring 3" }.into(),
+            good: found.abilities.system_call,
+            value: if found.abilities.system_call { "enters ring 0" } else { "stays in ring 3" }.into(),
             explanation: "programs in the guest reach its kernel; without it no Linux runs",
         },
         governed(
@@ -158,8 +158,8 @@ fn found_facts(found: &Found, mips: f64) -> Vec<Fact> {
         },
         Fact {
             name: "dirty_log",
-            good: found.dirty_log,
-            value: if found.dirty_log { "tells what was written".into() } else { "misses a write".into() },
+            good: found.abilities.dirty_log,
+            value: if found.abilities.dirty_log { "tells what was written".into() } else { "misses a write".into() },
             explanation: "a snapshot of a running machine holds what it changed",
         },
     ]

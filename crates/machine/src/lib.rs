@@ -5,6 +5,7 @@
 //! Next below: `boot`, `devices`, `hv_*`, `snapshot`. Above: `instance`.
 #![forbid(unsafe_code)]
 
+mod ahead;
 mod builder;
 mod counters;
 mod debug;
@@ -21,6 +22,7 @@ mod selftest;
 mod usage;
 mod vcpu_thread;
 
+pub use ahead::{Ahead, AheadReport};
 pub use builder::VOLUME_SLOTS;
 pub use counters::{EngineFigures, VcpuFigures};
 pub use engine::{EngineChoice, EngineReport, KvmReport, choose, kvm_report, remember_kvm_in};

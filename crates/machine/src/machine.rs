@@ -98,6 +98,8 @@ pub struct Machine {
     pub(crate) template_version: u32,
     /// Where its memory was mapped from; nothing for a booted machine.
     pub(crate) origin: Origin,
+    /// Those files, and the parent of the first, where the engine makes nobody pass guestmem's gate.
+    pub(crate) files: [Option<Arc<MachineFile>>; 2],
     /// How many of the disk's layers are those of the file that it was restored from, or of that
     /// file's parent where it has one.
     pub(crate) disk_below: usize,
@@ -179,6 +181,7 @@ impl Machine {
             cpuid: parts.cpu.cpuid,
             template_version: parts.cpu.template_version,
             origin: Origin::default(),
+            files: [None, None],
             disk_below: 0,
             foretelling: None,
             doorbells: parts.doorbells,
