@@ -340,6 +340,23 @@ impl Machine {
         self.devices.vsock.begin(port).map_err(io::Error::other)
     }
 
+    /// Asks the guest to make do with `keep` bytes of its memory and give up the rest, which goes back to the host; with
+    /// all of its memory: to take all of it back. It does so in its own time, as far as it can, and takes memory back
+    /// before it would end a program for want of it.
+    ///
+    /// # Errors
+    /// [`Error::NoBalloon`].
+    pub fn balloon(&self, keep: u64) -> Result<(), Error> {
+        let balloon = self.devices.balloon.as_ref().ok_or(Error::NoBalloon)?;
+        balloon.want(self.memory.size().saturating_sub(keep));
+        Ok(())
+    }
+
+    /// Bytes that the guest gave up for [`Machine::balloon`], by its word.
+    pub fn ballooned(&self) -> u64 {
+        self.devices.balloon.as_ref().map_or(0, |balloon| balloon.size().min(self.memory.size()))
+    }
+
     /// Gives the machine a new generation (VMGenID) and tells the guest; returns it.
     ///
     /// # Errors
