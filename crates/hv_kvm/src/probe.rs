@@ -170,7 +170,8 @@ impl Bench {
             force_template: true,
             repeatable: false,
         };
-        let abilities = Abilities { host_khz: 1_000_000, time_travels: false, dirty_log: true, system_call: true };
+        let abilities =
+            Abilities { host_khz: 1_000_000, time_travels: false, dirty_log: true, system_call: true };
         let partition = KvmPartition::build(config, abilities)?;
         let vcpu = partition.vcpu(0)?;
         Ok(Self { memory, partition, vcpu })
@@ -330,6 +331,7 @@ fn dirty_log(bench: &mut Bench) -> Result<bool, Error> {
     let ending = bench.run(3, &code)?;
     let written = bench.written()?;
     let page = bench.memory.page_index(tiny::DATA);
-    let seen = page.is_some_and(|page| written.get(page / 64).is_some_and(|word| word >> (page % 64) & 1 != 0));
+    let seen =
+        page.is_some_and(|page| written.get(page / 64).is_some_and(|word| word >> (page % 64) & 1 != 0));
     Ok(ending == Ending::Done && seen)
 }

@@ -53,7 +53,9 @@ pub fn balloon(words: &Balloon, global: &Global, home: &Home) -> Result<u8> {
         tell!("smolvm: it keeps {} of {}", ui::bytes(kept), ui::bytes(now.memory));
     }
     if kept - keep >= PAGE && !global.quiet {
-        tell!("smolvm: warning: the guest needs that much now; it goes on giving up memory when some becomes free");
+        tell!(
+            "smolvm: warning: the guest needs that much now; it goes on giving up memory when some becomes free"
+        );
     }
     Ok(0)
 }

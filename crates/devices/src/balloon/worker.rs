@@ -1,7 +1,7 @@
 //! Gives back what the driver names.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use bus::{RestoreError, lock};
 use guestmem::{GuestMemory, PAGE_SIZE};
