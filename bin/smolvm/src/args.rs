@@ -15,7 +15,7 @@ mod shell;
 pub use data::{Delta, DeltaVerb, Update, Volume, VolumeVerb};
 pub use files::{Doctor, Import, Prune, System, SystemVerb};
 pub use renew::{Outdated, Rebuild};
-pub use resources::{Keep, OnFailure, Rightsize, Stats};
+pub use resources::{Balloon, Keep, OnFailure, Rightsize, Stats};
 pub use shell::Shell;
 
 /// Run a machine from one file: built once, frozen when ready, resumed in milliseconds.
@@ -75,6 +75,8 @@ pub enum Verb {
     Ps(Ps),
     /// Show what machines use: CPU, memory, disk, network
     Stats(Stats),
+    /// Take memory from a running machine, or give it back
+    Balloon(Balloon),
     /// Run a command in a machine, measure it, propose cpus, memory and disk for its Smolfile
     Rightsize(Box<Rightsize>),
     /// Print what the service said

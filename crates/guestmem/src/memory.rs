@@ -232,6 +232,22 @@ impl GuestMemory {
         self.inner.pages.mark_written(page);
     }
 
+    /// [`GuestMemory::mark_dirty`] for each page whose bit is set: bit n % 64 of word n / 64. Bits beyond the memory
+    /// don't count.
+    pub fn mark_dirty_bits(&self, words: &[u64]) {
+        let count = self.page_count();
+        for (at, word) in words.iter().enumerate() {
+            let mut left = *word;
+            while left != 0 {
+                let page = at * 64 + left.trailing_zeros() as usize;
+                left &= left - 1;
+                if page < count && !self.inner.pages.is_quiet(page) {
+                    self.mark_dirty(page);
+                }
+            }
+        }
+    }
+
     /// Forgets all dirt and moves the write epoch.
     pub fn clear_dirty(&self) {
         self.inner.pages.clear_dirty();

@@ -59,6 +59,17 @@ pub struct PartitionConfig {
 /// Reads what ran often in a machine before it was frozen, hottest first; it may take milliseconds.
 pub type HotSource = Box<dyn FnOnce() -> Vec<HotBlock> + Send>;
 
+/// How it becomes known which pages of memory a machine's vCPUs write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writes {
+    /// Each passes guestmem's gate before it happens.
+    Gated,
+    /// The engine keeps a log, to be asked for: [`Partition::take_written`].
+    Logged,
+    /// Not at all: any page may have been written.
+    Unseen,
+}
+
 /// A machine without devices. The IOAPIC is ours on every engine; local APICs are the engine's.
 pub trait Partition: Send + Sync {
     fn engine(&self) -> EngineKind;
@@ -106,7 +117,19 @@ pub trait Partition: Send + Sync {
     /// Asks now, here: in a process that others are split off from, which then have the answer in common.
     fn foretold_now(&self) {}
 
-    /// Marks in guest memory's dirty table what vCPUs wrote behind its back since the last call
-    /// (KVM's dirty log; nothing on soft, where guestmem saw every write).
-    fn sync_dirty(&self) -> Result<(), Error>;
+    /// How writes of its vCPUs become known.
+    fn writes(&self) -> Writes {
+        Writes::Gated
+    }
+
+    /// Adds the pages that vCPUs wrote behind guestmem's back since the last call to `words`: page n is bit n % 64 of
+    /// word n / 64, as in [`GuestMemory::dirty_bits`]. vCPUs may run meanwhile: a page that is written after it was
+    /// reported is reported again.
+    ///
+    /// # Errors
+    /// The engine's.
+    fn take_written(&self, words: &mut [u64]) -> Result<(), Error> {
+        let _ = words;
+        Ok(())
+    }
 }

@@ -5,7 +5,7 @@
 //!
 //! Strategy: memory slots first, then a split interrupt controller (the local APICs are KVM's, the
 //! IOAPIC is ours); `state` translates between KVM's structures and the neutral [`hv::VcpuState`];
-//! `assist` hands an instruction that KVM refuses to `x86cpu`; `probe` runs real guest code to find out
+//! `assist` hands an instruction that KVM refuses to `x86cpu`, `entry` finishes system calls where KVM does not; `probe` runs real guest code to find out
 //! what this host's KVM is worth before anything depends on it.
 //!
 //! Invariants: only `vcpu` enters the guest; only `abi`, `events`, `kick`, `vcpu` and `vm` hold `unsafe`.
@@ -15,6 +15,7 @@
 mod abi;
 mod assist;
 mod convert;
+mod entry;
 mod events;
 mod kick;
 mod probe;

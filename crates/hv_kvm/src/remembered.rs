@@ -83,17 +83,20 @@ mod tests {
 
     fn found(supervisor_mips: f64) -> Found {
         Found {
-            abilities: Abilities { host_khz: 2_450_000, time_travels: true },
+            abilities: Abilities {
+                host_khz: 2_450_000,
+                time_travels: true,
+                dirty_log: true,
+                system_call: true,
+            },
             refusal: None,
             supervisor_mips,
             cpuid_governed: true,
             kernel_cpuid_governed: true,
-            system_call: true,
             xgetbv_governed: true,
             avx_governed: true,
             tsc_reads: [true; 3],
             scaling: true,
-            dirty_log: true,
         }
     }
 

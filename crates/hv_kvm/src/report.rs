@@ -33,7 +33,15 @@ pub struct KvmReport {
     pub tsc_khz: Option<u32>,
 }
 
+/// Facts without which a machine is refused (but for the first two, `--force-template` overrules that).
+const NEEDED: [&str; 7] = ["device", "capabilities", "kernel_cpuid", "system_call", "cpuid", "xgetbv", "avx"];
+
 impl KvmReport {
+    /// What stands in the way of a machine here, each fact by itself.
+    pub fn refusals(&self) -> impl Iterator<Item = &Fact> {
+        self.facts.iter().filter(|fact| !fact.good && NEEDED.contains(&fact.name))
+    }
+
     /// Whether machines from hosts with another TSC rate run here.
     pub fn scales_tsc(&self) -> bool {
         self.facts.iter().any(|fact| fact.name == "tsc_scaling" && fact.good)
@@ -127,9 +135,9 @@ fn found_facts(found: &Found, mips: f64) -> Vec<Fact> {
         ),
         Fact {
             name: "system_call",
-            good: found.system_call,
-            value: if found.system_call { "enters ring 0" } else { "stays in ring 3" }.into(),
-            explanation: "programs in the guest reach its kernel; without it no Linux runs",
+            good: found.abilities.system_call,
+            value: if found.abilities.system_call { "enters ring 0" } else { "stays in ring 3" }.into(),
+            explanation: "programs in the guest reach its kernel; where not, they are taken there, slowly",
         },
         governed(
             "cpuid",
@@ -158,8 +166,12 @@ fn found_facts(found: &Found, mips: f64) -> Vec<Fact> {
         },
         Fact {
             name: "dirty_log",
-            good: found.dirty_log,
-            value: if found.dirty_log { "tells what was written".into() } else { "misses a write".into() },
+            good: found.abilities.dirty_log,
+            value: if found.abilities.dirty_log {
+                "tells what was written".into()
+            } else {
+                "misses a write".into()
+            },
             explanation: "a snapshot of a running machine holds what it changed",
         },
     ]

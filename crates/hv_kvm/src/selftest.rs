@@ -221,7 +221,6 @@ impl Travel {
         let saved = vcpu.save().map_err(text)?;
         let clock = partition.clock().map_err(text)?;
         self.saves.push(begin.elapsed());
-        partition.sync_dirty().map_err(text)?;
         Ok((saved, clock, done))
     }
 }

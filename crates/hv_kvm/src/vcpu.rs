@@ -24,12 +24,15 @@ use x86cpu::Stop;
 
 use crate::abi::host;
 use crate::assist::{Assist, Assisted};
+use crate::entry;
 use crate::kick::{self, KickTarget};
 use crate::state;
 use crate::vm::Shared;
 
 /// Where MMIO data is in `kvm_run`.
 const MMIO_DATA: usize = offset_of!(kvm_run, __bindgen_anon_1) + offset_of!(kvm_run_mmio, data);
+/// After so many exits it is looked again where the guest's handler of page faults is.
+const ENTRY_EXITS: u64 = 64;
 /// #UD.
 const INVALID_OPCODE: u8 = 6;
 
@@ -85,6 +88,10 @@ pub(crate) struct KvmVcpu {
     answering: bool,
     /// An access that came up while settling: the next exit.
     deferred: Option<Stop>,
+    /// Where a debugger wants it to stop.
+    stops: Stops,
+    /// Where it stops for `entry`.
+    fault_handler: Option<u64>,
     exits: u64,
 }
 
@@ -109,6 +116,8 @@ impl KvmVcpu {
             data: [0; 8],
             answering: false,
             deferred: None,
+            stops: Stops::default(),
+            fault_handler: None,
             exits: 0,
         })
     }
@@ -140,6 +149,9 @@ impl KvmVcpu {
 
     /// KVM_RUN once. `None`: nothing for the machine.
     fn enter(&mut self) -> Result<Option<Next>, Error> {
+        if !self.shared.system_call {
+            self.keep_entry()?;
+        }
         self.kick.enter();
         let result = self.fd.run().map(|_| ());
         self.kick.leave();
@@ -163,7 +175,7 @@ impl KvmVcpu {
                 Ok(Some(Next::Eoi(unsafe { run.__bindgen_anon_1.eoi.vector })))
             }
             KVM_EXIT_INTERNAL_ERROR => self.refused(),
-            KVM_EXIT_DEBUG => Ok(Some(Next::Debug)),
+            KVM_EXIT_DEBUG => self.stopped(),
             KVM_EXIT_SHUTDOWN | KVM_EXIT_SYSTEM_EVENT => Ok(Some(Next::Shutdown)),
             KVM_EXIT_INTR => Ok(self.kick.take().then_some(Next::Kicked)),
             KVM_EXIT_IRQ_WINDOW_OPEN => Ok(None),
@@ -243,6 +255,44 @@ impl KvmVcpu {
         self.shared.assists.fetch_add(1, Ordering::Relaxed);
         let assisted = self.assist.begin(&self.shared, state)?;
         self.assisted(assisted)
+    }
+
+    /// Stops at the guest's handler of page faults wherever that is now: a kernel that boots changes it.
+    fn keep_entry(&mut self) -> Result<(), Error> {
+        let known = self.shared.fault_handler.load(Ordering::Relaxed);
+        if known == 0 || self.exits.is_multiple_of(ENTRY_EXITS) {
+            // A vCPU that has no table yet says nothing of the others'.
+            let now = entry::fault_handler(&self.fd, &self.shared.memory)?.unwrap_or(known);
+            self.shared.fault_handler.store(now, Ordering::Relaxed);
+        }
+        let now = Some(self.shared.fault_handler.load(Ordering::Relaxed)).filter(|at| *at != 0);
+        if self.fault_handler != now {
+            self.fault_handler = now;
+            self.watch()?;
+        }
+        Ok(())
+    }
+
+    /// At one of the places where it was to stop, or after a step.
+    fn stopped(&mut self) -> Result<Option<Next>, Error> {
+        // SAFETY: the exit reason names the union's field.
+        let at = unsafe { self.fd.get_kvm_run().__bindgen_anon_1.debug.arch.pc };
+        if self.fault_handler != Some(at) || self.stops.holds(at) {
+            return Ok(Some(Next::Debug));
+        }
+        if entry::enter(&self.fd, &self.shared.memory)? {
+            return Ok(None);
+        }
+        let state = state::save(&self.fd, &self.shared)?;
+        let assisted = self.assist.begin(&self.shared, state)?;
+        self.assisted(assisted)
+    }
+
+    /// Has KVM stop where the debugger wants it to, and for `entry`.
+    fn watch(&mut self) -> Result<(), Error> {
+        let mut stops = self.stops.clone();
+        stops.at.extend(self.fault_handler.filter(|at| !self.stops.at.contains(at)));
+        self.fd.set_guest_debug(&guest_debug(&stops)?).map_err(host("KVM_SET_GUEST_DEBUG"))
     }
 
     fn assisted(&mut self, assisted: Assisted) -> Result<Option<Next>, Error> {
@@ -396,7 +446,8 @@ impl Vcpu for KvmVcpu {
     }
 
     fn stop_at(&mut self, stops: &Stops) -> Result<(), Error> {
-        self.fd.set_guest_debug(&guest_debug(stops)?).map_err(host("KVM_SET_GUEST_DEBUG"))
+        self.stops = stops.clone();
+        self.watch()
     }
 
     fn kicker(&self) -> Arc<dyn Kick> {
@@ -421,7 +472,8 @@ fn guest_debug(stops: &Stops) -> Result<kvm_guest_debug, Error> {
     }
     if stops.at.len() > 4 {
         let what = format!("{} breakpoints", stops.at.len());
-        let advice = "keep four, or run it with --engine soft, which has no limit";
+        let advice = "keep fewer (a processor has four, and one is ours where KVM is a software one), or run it with --engine \
+                      soft, which has no limit";
         return Err(Error::Unsupported { engine: crate::abi::ENGINE, what, advice });
     }
     if !stops.at.is_empty() {

@@ -13,7 +13,7 @@ use ::host::Event;
 use arch::x86_64::cpuid::{for_vcpu, lookup};
 use arch::x86_64::regs::Cr4;
 use guestmem::GuestMemory;
-use hv::{ClockState, CpuidLeaf, EngineKind, Error, Msi, Partition, PartitionConfig, Vcpu};
+use hv::{ClockState, CpuidLeaf, EngineKind, Error, Msi, Partition, PartitionConfig, Vcpu, Writes};
 use kvm_bindings::{
     KVM_CAP_ENFORCE_PV_FEATURE_CPUID, KVM_CAP_EXIT_ON_EMULATION_FAILURE, KVM_CAP_SPLIT_IRQCHIP,
     KVM_CAP_X2APIC_API, KVM_MEM_LOG_DIRTY_PAGES, KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK,
@@ -42,6 +42,10 @@ pub(crate) struct Abilities {
     pub(crate) host_khz: u32,
     /// IA32_TSC can be set.
     pub(crate) time_travels: bool,
+    /// A page that the guest wrote is in the dirty log.
+    pub(crate) dirty_log: bool,
+    /// SYSCALL in ring 3 goes on in ring 0.
+    pub(crate) system_call: bool,
 }
 
 pub(crate) struct Shared {
@@ -51,6 +55,12 @@ pub(crate) struct Shared {
     /// KVM_SET_TSC_KHZ is needed on each vCPU.
     pub(crate) scaled: bool,
     pub(crate) time_travels: bool,
+    /// What vCPUs write is in the dirty log.
+    dirty_log: bool,
+    /// System calls enter the guest's kernel: nothing for `entry` to do.
+    pub(crate) system_call: bool,
+    /// The guest's handler of page faults, the same on all vCPUs; 0 while it is not known. For `entry`.
+    pub(crate) fault_handler: AtomicU64,
     pub(crate) has_xsave: bool,
     /// KVM leaves the pending events alone when it refuses an instruction.
     pub(crate) clean_refusals: bool,
@@ -117,6 +127,9 @@ impl KvmPartition {
             tsc_khz,
             scaled,
             time_travels: abilities.time_travels,
+            dirty_log: abilities.dirty_log,
+            system_call: abilities.system_call,
+            fault_handler: AtomicU64::new(0),
             clean_refusals,
             foreign_cr4: foreign_cr4(&config.cpuid),
             assists: AtomicU64::new(0),
@@ -301,19 +314,19 @@ impl Partition for KvmPartition {
         self.shared.vm.set_clock(&data).map_err(host("KVM_SET_CLOCK"))
     }
 
-    fn sync_dirty(&self) -> Result<(), Error> {
+    fn writes(&self) -> Writes {
+        if self.shared.dirty_log { Writes::Logged } else { Writes::Unseen }
+    }
+
+    fn take_written(&self, words: &mut [u64]) -> Result<(), Error> {
         let memory = &self.shared.memory;
         for (slot, (gpa, size, _)) in (0u32..).zip(memory.regions()) {
             let size = usize::try_from(size).unwrap_or(usize::MAX);
-            let words = self.shared.vm.get_dirty_log(slot, size).map_err(host("KVM_GET_DIRTY_LOG"))?;
-            let Some(first) = memory.page_index(gpa) else { continue };
-            for (at, word) in words.into_iter().enumerate().filter(|(_, word)| *word != 0) {
-                for bit in (0..64).filter(|bit| word >> bit & 1 != 0) {
-                    let page = first + at * 64 + bit;
-                    if page < memory.page_count() {
-                        memory.mark_dirty(page);
-                    }
-                }
+            let log = self.shared.vm.get_dirty_log(slot, size).map_err(host("KVM_GET_DIRTY_LOG"))?;
+            // A region begins at the first page of a word: where there are two, the second begins at 3 GiB.
+            let first = memory.page_index(gpa).unwrap_or(usize::MAX) / 64;
+            for (word, written) in words.iter_mut().skip(first).zip(log) {
+                *word |= written;
             }
         }
         Ok(())

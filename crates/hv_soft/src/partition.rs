@@ -128,8 +128,4 @@ impl Partition for SoftPartition {
     fn foretold_now(&self) {
         self.shared.foretold.ask();
     }
-
-    fn sync_dirty(&self) -> Result<(), Error> {
-        Ok(())
-    }
 }

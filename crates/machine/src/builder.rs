@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use boot::{AcpiConfig, VirtioSlot, layout};
 use bus::{Bus, BusDevice, IrqLine, Saved, lock};
-use devices::balloon::{Balloon, Returned};
+use devices::balloon::Balloon;
 use devices::blk::Blk;
 use devices::console::Console;
 use devices::fs::Fs;
@@ -117,7 +117,7 @@ pub(crate) struct Devices {
     generation: Arc<VmGenId>,
     repeatable: bool,
     pub(crate) net: Option<netstack::Reporter>,
-    pub(crate) returned: Option<Returned>,
+    pub(crate) balloon: Option<Arc<Balloon>>,
     pub(crate) folders: Option<Arc<Fs>>,
 }
 
@@ -302,11 +302,10 @@ impl Board {
         Ok(())
     }
 
-    fn balloon(&mut self) -> Result<Returned, Error> {
+    fn balloon(&mut self) -> Result<Arc<Balloon>, Error> {
         let balloon = Arc::new(Balloon::new());
-        let returned = balloon.returned();
-        self.virtio_at(BALLOON_SLOT, BALLOON, balloon)?;
-        Ok(returned)
+        self.virtio_at(BALLOON_SLOT, BALLOON, balloon.clone())?;
+        Ok(balloon)
     }
 
     /// The device for folders, with or without any.
@@ -361,8 +360,8 @@ impl Board {
         }
         let folders =
             if outfit.folders { Some(self.folders(std::mem::take(&mut config.folders))?) } else { None };
-        let returned = if outfit.balloon { Some(self.balloon()?) } else { None };
-        Ok(Devices { vsock: handle, generation, repeatable: config.repeatable, net, returned, folders })
+        let balloon = if outfit.balloon { Some(self.balloon()?) } else { None };
+        Ok(Devices { vsock: handle, generation, repeatable: config.repeatable, net, balloon, folders })
     }
 }
 

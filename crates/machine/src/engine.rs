@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use hv::{EngineKind, Partition, PartitionConfig};
 use serde::Serialize;
 
-pub use hv_kvm::{KvmReport, remember_in as remember_kvm_in};
+pub use hv_kvm::{KvmReport, remember_in as remember_kvm_in, works_well as kvm_works_well};
 
 use crate::Error;
 

@@ -39,6 +39,11 @@ pub enum Error {
          --cold, or build it anew"
     )]
     NoFolderDevice,
+    #[error(
+        "the machine was frozen by a smolvm without a balloon and cannot be asked for memory; boot its base with --cold, or \
+         build it anew"
+    )]
+    NoBalloon,
     #[error("{what} failed: {source}")]
     Host {
         what: &'static str,

@@ -117,8 +117,13 @@ pub fn verdict(choice: EngineChoice, state: Option<&Examined>, memory: u64) -> V
 fn kvm_obstacles(choice: EngineChoice, state: Option<&Examined>) -> Vec<String> {
     let report = hv_kvm::report();
     let mut obstacles = Vec::new();
-    if choice == EngineChoice::Kvm && !report.recommended {
-        obstacles.push(format!("a KVM that keeps the machine's CPU: {}", report.reason));
+    if choice == EngineChoice::Kvm {
+        let right =
+            |fact: &hv_kvm::Fact| format!("a KVM whose {} is right (here: {})", fact.name, fact.value);
+        obstacles.extend(report.refusals().map(right));
+        if obstacles.is_empty() && report.supervisor_mips.is_none() {
+            obstacles.push(format!("a KVM that works: {}", report.reason));
+        }
     }
     if let (Some(state), Some(khz)) = (state, report.tsc_khz)
         && !hv_kvm::same_rate(state.tsc_khz, khz)

@@ -5,6 +5,7 @@
 //! Next below: `boot`, `devices`, `hv_*`, `snapshot`. Above: `instance`.
 #![forbid(unsafe_code)]
 
+mod ahead;
 mod builder;
 mod counters;
 mod debug;
@@ -21,9 +22,12 @@ mod selftest;
 mod usage;
 mod vcpu_thread;
 
+pub use ahead::{Ahead, AheadReport};
 pub use builder::VOLUME_SLOTS;
 pub use counters::{EngineFigures, VcpuFigures};
-pub use engine::{EngineChoice, EngineReport, KvmReport, choose, kvm_report, remember_kvm_in};
+pub use engine::{
+    EngineChoice, EngineReport, KvmReport, choose, kvm_report, kvm_works_well, remember_kvm_in,
+};
 pub use error::Error;
 pub use examine::{Examined, Verdict, examine, verdict};
 pub use host::memory_bytes as host_memory;

@@ -98,6 +98,8 @@ pub struct Machine {
     pub(crate) template_version: u32,
     /// Where its memory was mapped from; nothing for a booted machine.
     pub(crate) origin: Origin,
+    /// Those files, and the parent of the first, where the engine makes nobody pass guestmem's gate.
+    pub(crate) files: [Option<Arc<MachineFile>>; 2],
     /// How many of the disk's layers are those of the file that it was restored from, or of that
     /// file's parent where it has one.
     pub(crate) disk_below: usize,
@@ -179,6 +181,7 @@ impl Machine {
             cpuid: parts.cpu.cpuid,
             template_version: parts.cpu.template_version,
             origin: Origin::default(),
+            files: [None, None],
             disk_below: 0,
             foretelling: None,
             doorbells: parts.doorbells,
@@ -335,6 +338,23 @@ impl Machine {
     /// The guest's sockets are not up; the host's.
     pub fn begin_connect(&self, port: u32) -> io::Result<UnixStream> {
         self.devices.vsock.begin(port).map_err(io::Error::other)
+    }
+
+    /// Asks the guest to make do with `keep` bytes of its memory and give up the rest, which goes back to the host; with
+    /// all of its memory: to take all of it back. It does so in its own time, as far as it can, and takes memory back
+    /// before it would end a program for want of it.
+    ///
+    /// # Errors
+    /// [`Error::NoBalloon`].
+    pub fn balloon(&self, keep: u64) -> Result<(), Error> {
+        let balloon = self.devices.balloon.as_ref().ok_or(Error::NoBalloon)?;
+        balloon.want(self.memory.size().saturating_sub(keep));
+        Ok(())
+    }
+
+    /// Bytes that the guest gave up for [`Machine::balloon`], by its word.
+    pub fn ballooned(&self) -> u64 {
+        self.devices.balloon.as_ref().map_or(0, |balloon| balloon.size().min(self.memory.size()))
     }
 
     /// Gives the machine a new generation (VMGenID) and tells the guest; returns it.

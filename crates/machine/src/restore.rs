@@ -6,7 +6,7 @@ use std::sync::Arc;
 use artifact::{MachineFile, SectionKind};
 use bus::lock;
 use guestmem::GuestMemory;
-use hv::Learnt;
+use hv::{Learnt, Writes};
 use snapshot::{HotBlocks, MachineState, Origin, PartState, WorkingSet};
 
 use crate::Error;
@@ -77,6 +77,8 @@ pub struct Template {
     parts: Vec<PartState>,
     memory: GuestMemory,
     origin: Origin,
+    /// Where it came from: the file, and the one that it builds on.
+    files: [Option<Arc<MachineFile>>; 2],
     /// Layers of the disk that are the file's, or its parent's.
     disk_below: usize,
     /// Says what ran often; to be read when that is wanted.
@@ -96,8 +98,12 @@ impl Template {
         let origin = snapshot::map_memory(file, parent, &memory)?;
         let parts = read_parts(file)?;
         let disk_below = usize::from(parent.unwrap_or(file).section(SectionKind::DiskDeltaMap).is_some());
-        let foretelling = file.section(SectionKind::HotBlocks).and_then(|_| file.again().ok()).map(Arc::new);
-        Ok(Self { state, parts, memory, origin, disk_below, foretelling, learnt: Vec::new() })
+        let [file, parent] =
+            [Some(file), parent].map(|file| file.map(|file| file.again().map(Arc::new)).transpose());
+        let (file, parent) = (file?, parent?);
+        let foretelling = file.clone().filter(|file| file.section(SectionKind::HotBlocks).is_some());
+        let (files, learnt) = ([file, parent], Vec::new());
+        Ok(Self { state, parts, memory, origin, files, disk_below, foretelling, learnt })
     }
 
     /// From now on what is touched of the memory is noted, for [`Machine::touched`].
@@ -145,7 +151,7 @@ impl Machine {
     /// # Errors
     /// As [`Machine::restore`].
     pub fn restore_from(config: MachineConfig, from: Template, console: Sink) -> Result<Self, Error> {
-        let Template { state, parts, memory, origin, disk_below, foretelling, learnt } = from;
+        let Template { state, parts, memory, origin, files, disk_below, foretelling, learnt } = from;
         if state.vcpus.len() != config.vcpus as usize {
             let what = format!("{} vCPU states for {} vCPUs", state.vcpus.len(), config.vcpus);
             return Err(Error::Mismatch(what));
@@ -159,6 +165,9 @@ impl Machine {
         let outfit = outfit(&config, &parts)?;
         let mut machine = builder::build(config, memory, cpu, outfit, console)?;
         (machine.origin, machine.disk_below) = (origin, disk_below);
+        if machine.partition.writes() != Writes::Gated {
+            machine.files = files;
+        }
         machine.partition.set_clock(&state.clock)?;
         for (vcpu, state) in machine.vcpus.iter().zip(&state.vcpus) {
             lock(vcpu).restore(state)?;

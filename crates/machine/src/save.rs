@@ -1,7 +1,7 @@
 //! Saving: everything of a paused machine into a machine file. Mirrored by `restore.rs`.
 //!
 //! Two steps: [`Machine::still`] takes the instant while the vCPUs stand, [`StillMachine::write`]
-//! writes it, on an engine whose writes are seen ([`Machine::writes_are_seen`]) while they run again.
+//! writes it, while they run again where that does not change it ([`StillMachine::lasts`]).
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -12,10 +12,11 @@ use artifact::{MachineFile, MachineFileWriter, PageSet, SectionHead, SectionKind
 use bus::lock;
 use disk::{DeltaMap, StillDisk};
 use guestmem::GuestMemory;
-use hv::{EngineKind, HotBlock, VcpuState};
+use hv::{HotBlock, VcpuState, Writes};
 use snapshot::{HotBlocks, MachineState, MemoryStats, Pages, PartState, STATE_VERSION, StillMemory};
 
 use crate::Error;
+use crate::ahead::{Ahead, AheadReport};
 use crate::error::host;
 use crate::machine::Machine;
 
@@ -30,6 +31,8 @@ pub struct SaveStats {
     pub memory: MemoryStats,
     /// Bytes of changed disk.
     pub disk_bytes: u64,
+    /// What was copied before the instant, where the engine needs that.
+    pub ahead: Option<AheadReport>,
 }
 
 /// What of the memory and disk is written.
@@ -51,7 +54,12 @@ pub struct StillMachine {
     parent: PageSet,
     above: PageSet,
     disk_below: usize,
+    lasts: bool,
+    ahead: Option<AheadReport>,
 }
+
+/// State of vCPUs and of devices, memory and what was copied of it before, disk.
+type Taken = (Vec<u8>, Vec<u8>, StillMemory, Option<AheadReport>, StillDisk);
 
 /// What ran often, to be put together when nobody waits.
 struct Hot {
@@ -88,42 +96,43 @@ pub fn decode_disk_map(bytes: &[u8]) -> io::Result<DeltaMap> {
 }
 
 impl Machine {
-    /// Whether every write to guest memory passes guestmem's gate: then a [`StillMachine`] may be
-    /// written while the machine runs. (Under KVM a vCPU's writes do not.)
-    pub fn writes_are_seen(&self) -> bool {
-        self.engine() == EngineKind::Soft
-    }
-
-    /// Takes the instant. The machine must be paused, and on an engine whose writes are not seen
-    /// stay so until the instant is written. Old bytes that have to be kept go to nameless files in
-    /// `dir`.
+    /// Takes the instant. The machine must be paused, and stay so until the instant is written unless it
+    /// [`StillMachine::lasts`]. `ahead`: memory that was copied before. Old bytes that have to be kept go to nameless
+    /// files in `dir`.
     ///
     /// # Errors
     /// The engine's, the host's; [`Error::Ended`]; another instant that is being written.
-    pub fn still(&self, dir: &Path) -> Result<StillMachine, Error> {
+    pub fn still(&self, dir: &Path, ahead: Option<Ahead<'_>>) -> Result<StillMachine, Error> {
         if let Some(outcome) = self.outcome() {
             return Err(Error::Ended(outcome.to_string()));
         }
         let (parent, above) = (self.origin.parent.pages(), self.origin.above.pages());
-        let mut origin = parent.clone();
-        origin.unite(&above);
-        self.doorbells.pause();
-        self.parts.pause();
-        let taken = self.take(dir, &origin);
-        self.parts.resume();
-        self.doorbells.resume();
-        let (cpu, parts, memory, disk) = taken?;
+        let (cpu, parts, memory, ahead, disk) = self.standing(|| self.take(dir, ahead))?;
         let ran = self.vcpus.iter().flat_map(|vcpu| lock(vcpu).hot_blocks()).collect();
         let hot = Hot { ran, before: self.foretelling.clone(), memory: self.memory.clone() };
-        Ok(StillMachine { cpu, parts, memory, disk, hot, parent, above, disk_below: self.disk_below })
+        let lasts = ahead.is_some() || self.partition.writes() == Writes::Gated;
+        let disk_below = self.disk_below;
+        Ok(StillMachine { cpu, parts, memory, disk, hot, parent, above, disk_below, lasts, ahead })
     }
 
-    fn take(
-        &self,
-        dir: &Path,
-        origin: &PageSet,
-    ) -> Result<(Vec<u8>, Vec<u8>, StillMemory, StillDisk), Error> {
-        self.partition.sync_dirty()?;
+    /// Calls `act` while devices stand still; the vCPUs do.
+    pub(crate) fn standing<R>(&self, act: impl FnOnce() -> R) -> R {
+        self.doorbells.pause();
+        self.parts.pause();
+        let result = act();
+        self.parts.resume();
+        self.doorbells.resume();
+        result
+    }
+
+    /// The pages that were mapped from files.
+    pub(crate) fn mapped(&self) -> PageSet {
+        let mut pages = self.origin.parent.pages();
+        pages.unite(&self.origin.above.pages());
+        pages
+    }
+
+    fn take(&self, dir: &Path, ahead: Option<Ahead<'_>>) -> Result<Taken, Error> {
         let state = MachineState {
             template_version: self.template_version,
             cpuid: self.cpuid.clone(),
@@ -134,10 +143,22 @@ impl Machine {
             vcpus: self.save_vcpus()?,
         };
         let parts = PartState::encode_all(&self.parts.save()?)?;
-        let memory = StillMemory::new(&self.memory, origin, self.writes_are_seen(), dir)
-            .map_err(host("holding the machine's memory for a snapshot"))?;
+        let held = host("holding the machine's memory for a snapshot");
+        let (memory, ahead) = match ahead {
+            Some(ahead) => {
+                let (memory, report) = ahead.finish(&self.mapped()).map_err(held)?;
+                (memory, Some(report))
+            }
+            None => {
+                let mut written = vec![0; self.memory.page_count().div_ceil(64)];
+                self.partition.take_written(&mut written)?;
+                self.memory.mark_dirty_bits(&written);
+                let known = self.partition.writes() != Writes::Unseen;
+                (StillMemory::new(&self.memory, &self.mapped(), known, dir).map_err(held)?, None)
+            }
+        };
         let disk = StillDisk::new(&self.scratch, dir).map_err(host("holding the disk for a snapshot"))?;
-        Ok((state.encode()?, parts, memory, disk))
+        Ok((state.encode()?, parts, memory, ahead, disk))
     }
 
     /// A digest of vCPUs, clock and memory, of a machine that is paused or has ended.
@@ -169,7 +190,7 @@ impl Machine {
         write_disk(disk, 0, writer)
     }
 
-    /// How much changed so far; on an engine whose writes are not seen as of its last snapshot.
+    /// How much changed so far; on an engine whose writes pass no gate as of its last snapshot.
     pub fn drift(&self) -> Drift {
         let stats = self.scratch.stats();
         let dirty = self.memory.dirty_bits();
@@ -182,6 +203,11 @@ impl Machine {
 }
 
 impl StillMachine {
+    /// Whether the machine may go on before it is written.
+    pub fn lasts(&self) -> bool {
+        self.lasts
+    }
+
     /// Writes state, memory and disk; the instant ends with that. `base`: as in [`snapshot::write_memory`].
     ///
     /// # Errors
@@ -203,7 +229,7 @@ impl StillMachine {
         };
         let memory = snapshot::write_memory(writer, self.memory, pages, base)?;
         let disk_bytes = write_disk(self.disk, below, writer)?;
-        Ok(SaveStats { memory, disk_bytes })
+        Ok(SaveStats { memory, disk_bytes, ahead: self.ahead })
     }
 }
 

@@ -23,6 +23,9 @@ pub struct Usage {
     pub shared: u64,
     /// Bytes that the guest freed and the host got back, in all.
     pub returned: u64,
+    /// Bytes of its memory that the guest gave up because it was asked to ([`Machine::balloon`]).
+    #[serde(default)]
+    pub ballooned: u64,
     /// Bytes of disk that were written or zeroed.
     pub disk: u64,
     /// Of a machine that is limited: what it may use.
@@ -69,7 +72,8 @@ impl Machine {
             touched: drift.dirty_pages * PAGE_SIZE,
             own: process.own,
             shared: process.shared,
-            returned: self.devices.returned.as_ref().map_or(0, |returned| returned.bytes()),
+            returned: self.devices.balloon.as_ref().map_or(0, |balloon| balloon.returned()),
+            ballooned: self.ballooned(),
             disk: drift.disk_bytes,
             limits: host::group_usage().map(Limited::from),
             net: self.network().map(|report| (report.bytes_out, report.bytes_in)),

@@ -4,17 +4,20 @@
 //! [`MachineState::encode`] here → `artifact`. Restoring is the same walk with the same names.
 #![forbid(unsafe_code)]
 
+mod ahead;
 mod error;
 mod hot;
 mod memory;
 mod pieces;
 mod points;
+mod rounds;
 mod shared;
 mod state;
 mod still;
 mod tripwires;
 mod working_set;
 
+pub use ahead::{AheadStats, CopyAhead, Running};
 pub use error::Error;
 pub use hot::{HotBlocks, MOST_HOT};
 pub use memory::{MemoryStats, Origin, Pages, StoredPages, map_memory, stored_pages, write_memory};

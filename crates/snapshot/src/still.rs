@@ -7,7 +7,8 @@
 //! page first passes guestmem's gate, which tells [`Keep`]: the old bytes are copied aside, into
 //! memory up to a limit, then into a file without a name. Reading the instant takes a pending page
 //! from memory, a kept one from where it was put, and everything else is zeros. On an engine whose
-//! writes pass no gate (KVM) the machine stands still until all is read, and nothing is ever kept.
+//! writes pass no gate (KVM) the instant is read from what was copied while the machine ran (`ahead.rs`); or the
+//! machine stands still until all is read, and nothing is ever kept.
 //!
 //! Invariants: a page's bit in `pending` changes under its stripe's lock only, and its bytes are
 //! read from memory under that lock only while the bit is set; so a reader sees the instant's bytes
@@ -24,6 +25,8 @@ use artifact::PageSet;
 use artifact::temp::{TempFile, TempStyle};
 use guestmem::{GuestMemory, PAGE_SIZE, WriteObserver};
 
+use crate::ahead::Copied;
+
 const PAGE: usize = PAGE_SIZE as usize;
 /// Locks; a page's is that of its word of 64 pages.
 const STRIPES: usize = 64;
@@ -32,12 +35,30 @@ const IN_MEMORY: u64 = 8192;
 
 /// Guest memory at one instant.
 pub struct StillMemory {
-    memory: GuestMemory,
-    keep: Arc<Keep>,
+    source: Source,
     /// Pages that may hold anything but zeros.
     wanted: PageSet,
     /// Pages that were written since they were mapped from a file.
     dirty: PageSet,
+}
+
+/// Where the instant is.
+enum Source {
+    Held(Held),
+    /// Copied while the machine ran.
+    Copied(Box<Copied>),
+}
+
+/// In memory, and what is overwritten there is kept.
+struct Held {
+    memory: GuestMemory,
+    keep: Arc<Keep>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.memory.release();
+    }
 }
 
 /// Keeps old bytes.
@@ -139,48 +160,8 @@ impl WriteObserver for Keep {
     }
 }
 
-impl StillMemory {
-    /// The instant is now: vCPUs and devices stand still. `origin`: the pages that were mapped from
-    /// files. `gated`: whether every write passes guestmem's gate, so that the guest may go on
-    /// before everything is read. Old bytes beyond a limit are kept in a nameless file in `dir`.
-    ///
-    /// # Errors
-    /// `ResourceBusy` when an instant of this memory is being read already.
-    pub fn new(memory: &GuestMemory, origin: &PageSet, gated: bool, dir: &Path) -> io::Result<Self> {
-        let count = memory.page_count() as u64;
-        let (dirty, wanted) = if gated {
-            let dirty = PageSet::from_words(memory.dirty_bits(), count);
-            let mut wanted = dirty.clone();
-            wanted.unite(origin);
-            (dirty, wanted)
-        } else {
-            let all = PageSet::from_words(vec![u64::MAX; count.div_ceil(64) as usize], count);
-            (all.clone(), all)
-        };
-        let keep = Arc::new(Keep::new(&wanted, dir));
-        memory.hold(keep.clone()).map_err(|_| io::ErrorKind::ResourceBusy)?;
-        Ok(Self { memory: memory.clone(), keep, wanted, dirty })
-    }
-
-    /// Pages that may hold anything but zeros.
-    pub fn wanted(&self) -> &PageSet {
-        &self.wanted
-    }
-
-    /// Pages written since they were mapped from a file (or since the machine was made); on an
-    /// engine without the gate: all.
-    pub fn dirty(&self) -> &PageSet {
-        &self.dirty
-    }
-
-    /// Whether a page held only zeros.
-    ///
-    /// # Errors
-    /// The host's, when old bytes could not be kept.
-    pub fn is_zero(&self, page: usize) -> io::Result<bool> {
-        if !self.wanted.contains(page as u64) {
-            return Ok(true);
-        }
+impl Held {
+    fn is_zero(&self, page: usize) -> io::Result<bool> {
         let kept = self.keep.stripe(page);
         if bit(&self.keep.pending, page) {
             let zero = self.memory.page_is_zero(page);
@@ -195,28 +176,8 @@ impl StillMemory {
         Ok(bytes.iter().all(|b| *b == 0))
     }
 
-    /// A page's bytes. Each page can be read once: it is not kept any longer than that.
-    ///
-    /// # Errors
-    /// The host's, when old bytes could not be kept.
-    pub fn read_page(&self, page: usize, to: &mut [u8; PAGE]) -> io::Result<()> {
-        self.page(page, to, |keep| keep.clear_pending(page))
-    }
-
-    /// [`StillMemory::read_page`] before that: it can still be read.
-    ///
-    /// # Errors
-    /// The host's, when old bytes could not be kept.
-    pub fn peek_page(&self, page: usize, to: &mut [u8; PAGE]) -> io::Result<()> {
-        self.page(page, to, |_| ())
-    }
-
     /// A page's bytes; `read` is called where they come from memory, before it may be written again.
     fn page(&self, page: usize, to: &mut [u8; PAGE], read: impl FnOnce(&Keep)) -> io::Result<()> {
-        if !self.wanted.contains(page as u64) {
-            to.fill(0);
-            return Ok(());
-        }
         let kept = self.keep.stripe(page);
         if bit(&self.keep.pending, page) {
             self.memory.read_page(page, to);
@@ -240,20 +201,103 @@ impl StillMemory {
             (None, None) => Err(io::Error::other("a page of the snapshot was read twice")),
         }
     }
+}
+
+impl StillMemory {
+    /// The instant is now: vCPUs and devices stand still. `origin`: the pages that were mapped from
+    /// files. `known`: whether memory's dirty pages are all that were written. The guest may go on before everything is
+    /// read where its writes pass guestmem's gate. Old bytes beyond a limit are kept in a nameless file in `dir`.
+    ///
+    /// # Errors
+    /// `ResourceBusy` when an instant of this memory is being read already.
+    pub fn new(memory: &GuestMemory, origin: &PageSet, known: bool, dir: &Path) -> io::Result<Self> {
+        let count = memory.page_count() as u64;
+        let (dirty, wanted) = if known {
+            let dirty = PageSet::from_words(memory.dirty_bits(), count);
+            let mut wanted = dirty.clone();
+            wanted.unite(origin);
+            (dirty, wanted)
+        } else {
+            let all = PageSet::from_words(vec![u64::MAX; count.div_ceil(64) as usize], count);
+            (all.clone(), all)
+        };
+        let keep = Arc::new(Keep::new(&wanted, dir));
+        memory.hold(keep.clone()).map_err(|_| io::ErrorKind::ResourceBusy)?;
+        Ok(Self { source: Source::Held(Held { memory: memory.clone(), keep }), wanted, dirty })
+    }
+
+    /// Of memory that was copied; the guest may go on.
+    pub(crate) fn copied(copied: Copied, dirty: PageSet, origin: &PageSet) -> Self {
+        let mut wanted = dirty.clone();
+        wanted.unite(origin);
+        Self { source: Source::Copied(Box::new(copied)), wanted, dirty }
+    }
+
+    /// Pages that may hold anything but zeros.
+    pub fn wanted(&self) -> &PageSet {
+        &self.wanted
+    }
+
+    /// Pages written since they were mapped from a file (or since the machine was made); on an
+    /// engine that does not know: all.
+    pub fn dirty(&self) -> &PageSet {
+        &self.dirty
+    }
+
+    /// Whether a page held only zeros.
+    ///
+    /// # Errors
+    /// The host's, when old bytes could not be kept.
+    pub fn is_zero(&self, page: usize) -> io::Result<bool> {
+        match &self.source {
+            _ if !self.wanted.contains(page as u64) => Ok(true),
+            Source::Held(held) => held.is_zero(page),
+            Source::Copied(_) => {
+                let mut bytes = [0; PAGE];
+                self.peek_page(page, &mut bytes)?;
+                Ok(bytes.iter().all(|b| *b == 0))
+            }
+        }
+    }
+
+    /// A page's bytes. Each page can be read once: it is not kept any longer than that.
+    ///
+    /// # Errors
+    /// The host's, when old bytes could not be kept.
+    pub fn read_page(&self, page: usize, to: &mut [u8; PAGE]) -> io::Result<()> {
+        self.page(page, to, |keep| keep.clear_pending(page))
+    }
+
+    /// [`StillMemory::read_page`] before that: it can still be read.
+    ///
+    /// # Errors
+    /// The host's, when old bytes could not be kept.
+    pub fn peek_page(&self, page: usize, to: &mut [u8; PAGE]) -> io::Result<()> {
+        self.page(page, to, |_| ())
+    }
+
+    fn page(&self, page: usize, to: &mut [u8; PAGE], read: impl FnOnce(&Keep)) -> io::Result<()> {
+        match &self.source {
+            _ if !self.wanted.contains(page as u64) => to.fill(0),
+            Source::Held(held) => held.page(page, to, read)?,
+            Source::Copied(copied) => copied.page(page, self.dirty.contains(page as u64), to),
+        }
+        Ok(())
+    }
 
     /// How many pages were copied aside so far because the guest wrote them.
     pub fn kept_pages(&self) -> u64 {
-        self.keep.count.load(Ordering::Acquire)
+        match &self.source {
+            Source::Held(held) => held.keep.count.load(Ordering::Acquire),
+            Source::Copied(_) => 0,
+        }
     }
 
     /// Pages that the memory has.
     pub fn page_count(&self) -> usize {
-        self.memory.page_count()
-    }
-}
-
-impl Drop for StillMemory {
-    fn drop(&mut self) {
-        self.memory.release();
+        match &self.source {
+            Source::Held(held) => held.memory.page_count(),
+            Source::Copied(copied) => copied.page_count(),
+        }
     }
 }

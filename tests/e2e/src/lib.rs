@@ -28,6 +28,16 @@ pub fn engines() -> Vec<&'static str> {
     engines
 }
 
+/// Whether machines that were made on soft can go on under this host's KVM with `--force-template`, however poor it is.
+/// Said aloud where not.
+pub fn has_kvm() -> bool {
+    let device = std::fs::File::options().read(true).write(true).open("/dev/kvm");
+    if let Err(error) = &device {
+        eprintln!("skipped: /dev/kvm cannot be opened: {error}");
+    }
+    device.is_ok()
+}
+
 /// The program, built.
 pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
@@ -153,6 +163,17 @@ impl Home {
         let output = self.run(args);
         let (out, err) = (text(&output.stdout), text(&output.stderr));
         assert!(output.status.success(), "smolvm {args:?}: {:?}\n{out}\n{err}", output.status);
+        out
+    }
+
+    /// [`Home::ok`] on another engine than the home's; on kvm whatever this host's KVM shows the guest.
+    pub fn on(&self, engine: &str, args: &[&str]) -> String {
+        let (verb, rest) = args.split_first().expect("a verb");
+        let force: &[&str] = if (engine, *verb) == ("kvm", "run") { &["--force-template"] } else { &[] };
+        let args = [&[*verb], force, rest].concat();
+        let output = self.command(&args).env("SMOLVM_ENGINE", engine).output().expect("running smolvm");
+        let (out, err) = (text(&output.stdout), text(&output.stderr));
+        assert!(output.status.success(), "smolvm {args:?} on {engine}: {:?}\n{out}\n{err}", output.status);
         out
     }
 

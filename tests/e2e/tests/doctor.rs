@@ -36,7 +36,17 @@ fn a_file_that_runs_here_and_what_it_is() {
     let output = home.command(&["doctor", "x.smolmachine"]).env("SMOLVM_ENGINE", "kvm").output().unwrap();
     if output.status.code() != Some(0) {
         assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
-        assert!(text(&output.stdout).contains("missing:\n  - a KVM"), "{}", text(&output.stdout));
+        let said = text(&output.stdout);
+        assert!(said.contains("missing:\n  - a KVM whose "), "{said}");
+        // Each by itself, those that `doctor` without a file shows as wrong.
+        let host: serde_json::Value = serde_json::from_str(&home.ok(&["doctor", "--json"])).unwrap();
+        let facts = host["kvm"]["facts"].as_array().unwrap();
+        for fact in
+            facts.iter().filter(|fact| ["cpuid", "avx", "device"].contains(&fact["name"].as_str().unwrap()))
+        {
+            let named = said.contains(&format!("a KVM whose {} is right", fact["name"].as_str().unwrap()));
+            assert_eq!(named, fact["good"] == false, "{fact}: {said}");
+        }
     }
 }
 
@@ -50,6 +60,11 @@ fn the_engines_of_this_host_agree() {
     if legs.len() < 4 {
         eprintln!("skipped: {}", value["selftest"]["skipped"]);
     }
+    // Whole machines, too, where there is a KVM at all.
+    let machines = value["selftest"]["machines"].as_array().unwrap();
+    assert!(machines.iter().all(|leg| leg["passed"] == true), "{said}");
+    assert_eq!(machines.is_empty(), legs.len() < 4, "{said}");
+    assert_eq!(value["selftest"]["passed"], true, "{said}");
     assert!(legs.len() == 4 || !value["selftest"]["skipped"].as_array().unwrap().is_empty(), "{said}");
 }
 

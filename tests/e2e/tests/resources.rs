@@ -70,6 +70,56 @@ fn what_a_machine_uses_is_shown_and_what_its_guest_frees_comes_back() {
 }
 
 #[test]
+fn a_guest_gives_memory_up_when_it_is_asked_to_and_takes_it_back() {
+    for engine in engines() {
+        let home = Home::new(engine);
+        std::fs::write(home.path("Smolfile"), "name = \"x\"\nmemory = \"256MiB\"\n").unwrap();
+        home.ok(&["build", "-q"]);
+        home.ok(&["run", "-d", "--name", "m", "./x.smolmachine", "--", "sleep", "100000"]);
+        // Memory that the guest has touched and freed, but for a file that stays.
+        let fill = "mkdir -p /mnt/t; mount -t tmpfs -o size=200m t /mnt/t; head -c 30000000 /dev/urandom >/mnt/t/kept; \
+                    sha256sum /mnt/t/kept >/root/sum; cp /mnt/t/kept /root/cached; sync";
+        home.ok(&["exec", "m", "sh", "-c", fill]);
+        let before = stats(&home, "m");
+        assert_eq!(number(&before, "ballooned"), 0);
+        let report: Value = serde_json::from_str(&home.ok(&["balloon", "--json", "m", "128MiB"])).unwrap();
+        assert_eq!((report["kept"].as_u64(), report["memory"].as_u64()), (Some(128 << 20), Some(256 << 20)));
+        let less = stats(&home, "m");
+        assert_eq!(number(&less, "ballooned"), 128 << 20);
+        assert!(number(&less, "returned") >= number(&before, "returned"));
+        assert!(
+            number(&less["guest"], "memory_used") < 100 << 20,
+            "what it gave up is not what it uses: {less}"
+        );
+        assert!(home.ok(&["stats", "--once", "--interval", "10ms"]).contains("128.0 MiB of 256.0 MiB"));
+        assert!(number(&less, "own") <= 128 << 20 | 64 << 20, "{less}");
+        // More than it can give: it says so, gives what it can, and lives.
+        let said = home.run(&["balloon", "m", "32MiB"]);
+        assert!(
+            e2e::text(&said.stderr).contains("the guest needs that much now"),
+            "{}",
+            e2e::text(&said.stderr)
+        );
+        home.ok(&["exec", "m", "sh", "-c", "cd /; sha256sum -c /root/sum"]);
+        home.ok(&["balloon", "-q", "m", "128MiB"]);
+        // It goes with the machine, and back.
+        home.ok(&["snapshot", "-q", "m", "-o", "s.smolmachine"]);
+        home.ok(&["rm", "-f", "m"]);
+        home.ok(&["run", "-d", "--name", "m", "./s.smolmachine"]);
+        assert_eq!(number(&stats(&home, "m"), "ballooned"), 128 << 20);
+        let report: Value = serde_json::from_str(&home.ok(&["balloon", "--json", "m", "all"])).unwrap();
+        assert_eq!(report["kept"].as_u64(), Some(256 << 20));
+        let all = "head -c 120000000 /dev/urandom >/mnt/t/more && cd / && sha256sum -c /root/sum";
+        home.ok(&["exec", "m", "sh", "-c", all]);
+        for wrong in ["1GiB", "1MiB", "128", "some"] {
+            let said = home.fails(&["balloon", "m", wrong], 125);
+            assert!(said.contains("MiB"), "{said}");
+        }
+        home.fails(&["balloon", "nobody", "64MiB"], 125);
+    }
+}
+
+#[test]
 fn what_an_engine_does_is_shown() {
     for engine in engines() {
         let home = Home::new(engine);

@@ -70,7 +70,7 @@ or the file does not run here. A repair deletes nothing that holds data: it sets
 pub struct Doctor {
     /// Can this host run this machine file?
     pub file: Option<PathBuf>,
-    /// Move a computation between this host's engines, in every pairing (with --json: to send in)
+    /// Move a computation and whole machines at work between this host's engines (with --json: to send in)
     #[arg(long, conflicts_with = "file")]
     pub selftest: bool,
     /// Repair what a power failure, a kill or a bad disk left in the store, machines, volumes and cache

@@ -28,6 +28,20 @@ pub struct Stats {
 
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "Examples:
+  smolvm balloon search 256MiB    it keeps 256 MiB, the rest goes back to this host
+  smolvm balloon search all       it takes everything back
+
+The guest gives up what it can: free memory, then page cache. It takes memory back by itself before it would end a
+program for want of it. `smolvm stats` shows what it gave up.")]
+pub struct Balloon {
+    /// The machine
+    pub name: String,
+    /// How much of its memory it keeps, like 256MiB; `all`
+    pub keep: String,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Examples:
   smolvm rightsize search.smolmachine -- /srv/app/selftest
   smolvm rightsize --cpus 4 --memory 2GiB build.smolmachine -- make -j4")]
 pub struct Rightsize {

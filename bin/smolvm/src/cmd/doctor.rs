@@ -2,13 +2,14 @@
 //! file, and what is missing if not; the engines against each other.
 
 mod kept;
+mod matrix;
 
 use std::io::IsTerminal;
 use std::path::Path;
 
 use anyhow::Result;
 use artifact::MachineFile;
-use machine::{EngineChoice, EngineKind, SelfTest, Verdict};
+use machine::{EngineChoice, EngineKind, SelfTest, Skipped, Verdict};
 use serde_json::{Value, json};
 
 use crate::args::{Doctor, Global};
@@ -18,6 +19,7 @@ use crate::ui::say::say;
 use crate::ui::{self, Steps};
 use build::Progress;
 use kept::Fault;
+use matrix::MachineLeg;
 
 /// Exit code when the answer is no.
 const NO: u8 = 1;
@@ -196,13 +198,46 @@ fn say(path: &Path, verdict: &Verdict) {
 }
 
 fn selftest(global: &Global) -> Result<u8> {
-    let test = machine::selftest();
+    let mut test = machine::selftest();
+    let steps = Steps::new(global.quiet || global.json || !std::io::stderr().is_terminal(), global.verbose);
+    let processors = processors(&mut test);
+    let legs = matrix::run(processors, &|what| steps.step(what));
+    steps.finish();
+    let legs = legs?;
+    let passed = test.passed && legs.iter().all(|leg| leg.passed);
     if global.json {
-        ui::json(&json!({ "version": version::versions(), "host": host(), "selftest": test }))?;
+        let mut shown = serde_json::to_value(&test)?;
+        shown["passed"] = passed.into();
+        shown["machines"] = serde_json::to_value(&legs)?;
+        ui::json(&json!({ "version": version::versions(), "host": host(), "selftest": shown }))?;
     } else {
         tell(&test);
+        tell_machines(&legs);
     }
-    Ok(if test.passed { 0 } else { NO })
+    Ok(if passed { 0 } else { NO })
+}
+
+/// Of how many vCPUs whole machines are moved.
+fn processors(test: &mut SelfTest) -> &'static [u32] {
+    if !test.legs.iter().any(|leg| leg.to == EngineKind::Kvm) {
+        return &[];
+    }
+    let Err(why) = machine::kvm_works_well() else { return &[1, 2, 3, 4] };
+    test.skipped.push(Skipped { what: "machines of more than one vCPU, which would take minutes", why });
+    &[1]
+}
+
+fn tell_machines(legs: &[MachineLeg]) {
+    if !legs.is_empty() {
+        say!("machines moved in the midst of work (computations, lines brought to the disk):");
+    }
+    for leg in legs {
+        let how = match leg.passed {
+            true => format!("ok, CPUs stood still for {} µs, up after {} ms", leg.pause_us, leg.resume_ms),
+            false => format!("FAILED: {}", leg.failure),
+        };
+        say!("  {} vCPUs, {} -> {}: {how}", leg.vcpus, leg.from, leg.to);
+    }
 }
 
 fn tell(test: &SelfTest) {

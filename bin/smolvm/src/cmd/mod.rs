@@ -1,6 +1,7 @@
 //! One verb, one file.
 
 mod attach;
+mod balloon;
 mod build;
 mod copies;
 mod cp;
@@ -70,6 +71,7 @@ fn verb(args: Args) -> Result<u8> {
         Verb::Attach(attach) => attach::attach(&attach, &Home::open()?),
         Verb::Ps(ps) => ps::ps(&ps, global, &Home::open()?),
         Verb::Stats(stats) => stats::stats(&stats, global, &Home::open()?),
+        Verb::Balloon(balloon) => balloon::balloon(&balloon, global, &Home::open()?),
         Verb::Rightsize(rightsize) => rightsize::rightsize(&rightsize, global, &Home::open()?),
         Verb::Logs(logs) => logs::logs(&logs, &Home::open()?),
         Verb::Cp(cp) => cp::cp(&cp, &Home::open()?),

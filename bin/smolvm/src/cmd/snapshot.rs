@@ -40,7 +40,20 @@ pub fn snapshot(snapshot: &Snapshot, global: &Global, home: &Home) -> Result<u8>
             ms("sync_us")
         );
     }
+    if !global.quiet && report["ahead"]["gave_up"] == true {
+        tell!("{}", gave_up(&snapshot.name, &report));
+    }
     Ok(0)
+}
+
+/// What to say of a machine under KVM that wrote its memory as fast as it was copied.
+fn gave_up(name: &str, report: &serde_json::Value) -> String {
+    let slowed = report["ahead"]["slowed_percent"].as_u64().unwrap_or(0);
+    format!(
+        "smolvm: warning: `{name}` wrote its memory as fast as it was copied, even with its CPUs stopped for {slowed}% of the \
+         time, so more was copied while it stood still; take snapshots when it writes less, or run it with --engine soft, \
+         where nothing is copied before"
+    )
 }
 
 /// A frozen machine's file: what lies in its directory, and its base.

@@ -127,7 +127,10 @@ fn look(stats: &Stats, home: &Home) -> Result<HashMap<String, Sample>> {
 
 fn row(name: &str, sample: &Sample, earlier: Option<&Sample>) -> Row {
     let cpu_percent = earlier.map_or(0.0, |earlier| sample.cpu_percent(earlier));
-    Row { name: name.to_owned(), cpu_percent, usage: sample.usage, guest: sample.guest }
+    // What the guest gave up counts as used there.
+    let used = |guest: Guest| guest.memory_used.saturating_sub(sample.usage.ballooned);
+    let guest = sample.guest.map(|guest| Guest { memory_used: used(guest), ..guest });
+    Row { name: name.to_owned(), cpu_percent, usage: sample.usage, guest }
 }
 
 /// Whether somebody still reads.
@@ -158,10 +161,14 @@ fn cells(row: &Row) -> Vec<String> {
         None => used,
     };
     let percent = |milli: u32| format!("{}%", f64::from(milli) / 10.0);
+    let memory = match usage.ballooned {
+        0 => ui::bytes(usage.memory),
+        given_up => format!("{} of {}", ui::bytes(usage.memory - given_up), ui::bytes(usage.memory)),
+    };
     vec![
         row.name.clone(),
         of_limit(format!("{:.1}%", row.cpu_percent), limits.and_then(|l| l.cpu_milli).map(percent)),
-        format!("{} / {}", told(row.guest.map(|g| ui::bytes(g.memory_used))), ui::bytes(usage.memory)),
+        format!("{} / {}", told(row.guest.map(|g| ui::bytes(g.memory_used))), memory),
         ui::bytes(usage.touched),
         of_limit(ui::bytes(usage.own), limits.and_then(|l| l.memory).map(ui::bytes)),
         ui::bytes(usage.shared),

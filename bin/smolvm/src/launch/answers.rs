@@ -127,6 +127,10 @@ impl Control {
                 let usage = self.vmm.machine().usage();
                 Ok((serde_json::to_value(usage).unwrap_or_default(), None))
             }
+            Request::Balloon { keep } => {
+                self.vmm.machine().balloon(keep).map_err(instance::Error::from)?;
+                Ok((done, None))
+            }
             Request::Engine => {
                 let figures = self.vmm.machine().engine_figures().map_err(instance::Error::from)?;
                 Ok((serde_json::to_value(figures).unwrap_or_default(), None))

@@ -1,7 +1,8 @@
-//! virtio-balloon (virtio 1.2, 5.5), for free page reporting: memory that the guest freed goes back to the host.
+//! virtio-balloon (virtio 1.2, 5.5): memory that the guest freed, or gives up when it is asked to, goes back to the host.
 //!
-//! The guest names pages that it does not use ([`worker`]); their bytes are given up through guestmem at once. Nothing
-//! is asked of the guest: the balloon's wanted size stays 0. A driver that inflates it all the same is served.
+//! The guest names pages that it does not use ([`worker`]); their bytes are given up through guestmem at once. Unless
+//! somebody steers the balloon ([`Balloon::want`]) nothing is asked of the guest: the wanted size is 0. A driver that
+//! inflates it all the same is served.
 
 mod saved_state;
 #[cfg(test)]
@@ -9,4 +10,4 @@ mod tests;
 mod worker;
 
 pub use saved_state::BalloonState;
-pub use worker::{Balloon, Returned};
+pub use worker::Balloon;

@@ -12,10 +12,9 @@ use super::{Balloon, BalloonState};
 /// Pages that the mock leaves alone.
 const PAGES: u64 = 0x80_0000;
 
-fn driver() -> (Driver<Balloon>, super::Returned) {
-    let balloon = Balloon::new();
-    let returned = balloon.returned();
-    (Driver::started(Arc::new(balloon)), returned)
+fn driver() -> (Driver<Balloon>, Arc<Balloon>) {
+    let balloon = Arc::new(Balloon::new());
+    (Driver::started(balloon.clone()), balloon)
 }
 
 /// Reports one piece of free memory.
@@ -33,10 +32,10 @@ fn byte(memory: &GuestMemory, gpa: u64) -> u8 {
 #[test]
 fn reported_pages_read_as_zeros_wherever_the_driver_looks_for_the_queue() {
     for queue in [2, 4] {
-        let (mut driver, returned) = driver();
+        let (mut driver, balloon) = driver();
         driver.memory.write(PAGES, &[7; 5 * 4096]).unwrap();
         report(&mut driver, queue, PAGES + 4096, 2 * 4096);
-        assert_eq!(returned.bytes(), 2 * 4096);
+        assert_eq!(balloon.returned(), 2 * 4096);
         let seen = [0, 4095, 4096, 3 * 4096 - 1, 3 * 4096].map(|at| byte(&driver.memory, PAGES + at));
         assert_eq!(seen, [7, 7, 0, 0, 7]);
         // They are as good as any afterwards.
@@ -47,24 +46,44 @@ fn reported_pages_read_as_zeros_wherever_the_driver_looks_for_the_queue() {
 
 #[test]
 fn only_whole_pages_of_ram_go() {
-    let (mut driver, returned) = driver();
+    let (mut driver, balloon) = driver();
     driver.memory.write(PAGES, &[7; 3 * 4096]).unwrap();
     report(&mut driver, 2, PAGES + 1, 2 * 4096);
-    assert_eq!(returned.bytes(), 4096);
+    assert_eq!(balloon.returned(), 4096);
     assert_eq!([1, 4096, 8192].map(|at| byte(&driver.memory, PAGES + at)), [7, 0, 7]);
     report(&mut driver, 2, PAGES + 5, 100);
-    assert_eq!(returned.bytes(), 4096);
+    assert_eq!(balloon.returned(), 4096);
 }
 
 #[test]
 fn an_inflated_balloon_gives_its_pages_back() {
-    let (mut driver, returned) = driver();
+    let (mut driver, balloon) = driver();
     driver.memory.write(PAGES, &[7; 2 * 4096]).unwrap();
     let numbers = [(PAGES >> 12) as u32, u32::MAX].map(u32::to_le_bytes).concat();
     driver.request(0, &[&numbers], &[]);
     driver.request(1, &[&numbers], &[]);
-    assert_eq!(returned.bytes(), 4096);
+    assert_eq!(balloon.returned(), 4096);
     assert_eq!([0, 4096].map(|at| byte(&driver.memory, PAGES + at)), [0, 7]);
+    // In any order, the same page twice.
+    driver.memory.write(PAGES, &[7; 5 * 4096]).unwrap();
+    let first = (PAGES >> 12) as u32;
+    let numbers = [first + 4, first + 1, first, first + 1].map(u32::to_le_bytes).concat();
+    driver.request(0, &[&numbers], &[]);
+    assert_eq!([0, 1, 2, 3, 4].map(|at| byte(&driver.memory, PAGES + at * 4096)), [0, 0, 7, 7, 0]);
+}
+
+#[test]
+fn the_guest_is_asked_and_says_what_it_has() {
+    let (driver, balloon) = driver();
+    assert_eq!((driver.config(0, 4), balloon.size()), (vec![0; 4], 0));
+    balloon.want((3 << 20) + 5);
+    assert_eq!(driver.config(0, 4), 768u32.to_le_bytes());
+    assert_eq!(driver.get(0x60) & 2, 2, "its configuration changed");
+    driver.set(0x104, 700);
+    assert_eq!(balloon.size(), 700 << 12);
+    // More than 32 bits of pages cannot be asked for.
+    balloon.want(u64::MAX);
+    assert_eq!(driver.config(0, 4), [0xff; 4]);
 }
 
 #[test]
@@ -73,18 +92,18 @@ fn what_is_held_for_a_snapshot_stays() {
     impl WriteObserver for Snapshot {
         fn before_first_write(&self, _: &GuestMemory, _: usize) {}
     }
-    let (mut driver, returned) = driver();
+    let (mut driver, balloon) = driver();
     driver.memory.write(PAGES, &[7; 4096]).unwrap();
     assert!(driver.memory.hold(Arc::new(Snapshot)).is_ok());
     report(&mut driver, 2, PAGES, 4096);
-    assert_eq!((returned.bytes(), byte(&driver.memory, PAGES)), (0, 7));
+    assert_eq!((balloon.returned(), byte(&driver.memory, PAGES)), (0, 7));
     driver.memory.release();
     report(&mut driver, 2, PAGES, 4096);
-    assert_eq!((returned.bytes(), byte(&driver.memory, PAGES)), (4096, 0));
+    assert_eq!((balloon.returned(), byte(&driver.memory, PAGES)), (4096, 0));
 }
 
 #[test]
-fn nothing_is_asked_of_the_guest_and_its_word_travels() {
+fn what_the_guest_has_in_it_travels() {
     let (driver, _) = driver();
     driver.set(0x104, 12);
     assert_eq!(driver.config(0, 8), [0, 0, 0, 0, 12, 0, 0, 0]);
@@ -92,7 +111,7 @@ fn nothing_is_asked_of_the_guest_and_its_word_travels() {
     let mut other = Driver::in_memory(driver.memory.clone(), Arc::new(Balloon::new()));
     other.transport.restore(&state).unwrap();
     other.adopt(&driver);
-    assert_eq!(other.config(4, 1), [12]);
+    assert_eq!(other.config(0, 8), [12, 0, 0, 0, 12, 0, 0, 0], "and it is asked for no other");
     report(&mut other, 2, PAGES, 4096);
     let newer = virtio::VirtioState { device: BalloonState { version: 2, actual: 0 }, ..state };
     assert!(other.transport.restore(&newer).is_err());

@@ -1,7 +1,7 @@
 //! Gives back what the driver names.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 
 use bus::{RestoreError, lock};
 use guestmem::{GuestMemory, PAGE_SIZE};
@@ -10,6 +10,8 @@ use virtio::{Activation, Chain, VirtioDevice};
 
 use super::saved_state::BalloonState;
 
+/// VIRTIO_BALLOON_F_DEFLATE_ON_OOM (5.5.3): a guest that needs its memory takes it back instead of ending a program.
+const DEFLATE_ON_OOM: u64 = 1 << 2;
 /// VIRTIO_BALLOON_F_PAGE_REPORTING (5.5.3).
 const PAGE_REPORTING: u64 = 1 << 5;
 /// The inflate queue: arrays of page numbers. The next one deflates: nothing to do for pages that come back.
@@ -21,21 +23,12 @@ const QUEUE: u16 = 64;
 /// Page numbers read of one request: Linux sends 256.
 const MAX_NUMBERS: usize = 1024;
 
-/// How much was given back so far; cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub struct Returned(Arc<AtomicU64>);
-
-impl Returned {
-    /// Bytes; a page counts each time.
-    pub fn bytes(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
 /// A virtio balloon.
 #[derive(Default)]
 pub struct Balloon {
-    returned: Returned,
+    returned: AtomicU64,
+    /// Pages that the guest is asked to have in it, and that it says it has.
+    wanted: AtomicU32,
     actual: AtomicU32,
     world: Mutex<Option<Activation>>,
 }
@@ -45,14 +38,28 @@ impl Balloon {
         Self::default()
     }
 
-    /// What it gives back from now on.
-    pub fn returned(&self) -> Returned {
-        self.returned.clone()
+    /// Bytes given back so far; a page counts each time.
+    pub fn returned(&self) -> u64 {
+        self.returned.load(Ordering::Relaxed)
+    }
+
+    /// Asks the guest to have so many bytes in the balloon, in whole pages. It does so in its own time, as far as it can.
+    pub fn want(&self, bytes: u64) {
+        let pages = u32::try_from(bytes / PAGE_SIZE).unwrap_or(u32::MAX);
+        self.wanted.store(pages, Ordering::Relaxed);
+        if let Some(world) = &*lock(&self.world) {
+            world.signal.config_changed();
+        }
+    }
+
+    /// Bytes that are in it, by the guest's word.
+    pub fn size(&self) -> u64 {
+        u64::from(self.actual.load(Ordering::Relaxed)) * PAGE_SIZE
     }
 
     fn give_back(&self, memory: &GuestMemory, gpa: u64, len: u64) {
         let gone = memory.give_back(gpa, len);
-        self.returned.0.fetch_add(gone, Ordering::Relaxed);
+        self.returned.fetch_add(gone, Ordering::Relaxed);
     }
 
     /// A report is a chain of the free pieces themselves (5.5.6.7).
@@ -63,15 +70,19 @@ impl Balloon {
         0
     }
 
-    /// Page numbers, 32 bits each (5.5.6).
+    /// Page numbers, 32 bits each (5.5.6), in any order. Those that follow each other go together: a hole costs the host
+    /// a mapping where a file lies behind.
     fn inflated(&self, memory: &GuestMemory, chain: &Chain) -> u32 {
-        let mut numbers = chain.readable(memory);
+        let mut bytes = chain.readable(memory);
+        let mut numbers = Vec::with_capacity(MAX_NUMBERS);
         let mut number = [0; 4];
-        for _ in 0..MAX_NUMBERS {
-            if numbers.read_exact(&mut number).is_err() {
-                break;
-            }
-            self.give_back(memory, u64::from(u32::from_le_bytes(number)) * PAGE_SIZE, PAGE_SIZE);
+        while numbers.len() < MAX_NUMBERS && bytes.read_exact(&mut number).is_ok() {
+            numbers.push(u32::from_le_bytes(number));
+        }
+        numbers.sort_unstable();
+        for run in numbers.chunk_by(|a, b| a.checked_add(1) == Some(*b)) {
+            let first = run.first().copied().map_or(0, u64::from);
+            self.give_back(memory, first * PAGE_SIZE, run.len() as u64 * PAGE_SIZE);
         }
         0
     }
@@ -85,18 +96,18 @@ impl VirtioDevice for Balloon {
     }
 
     fn features(&self) -> u64 {
-        PAGE_REPORTING
+        DEFLATE_ON_OOM | PAGE_REPORTING
     }
 
     fn queue_sizes(&self) -> &[u16] {
         &[QUEUE; 5]
     }
 
-    /// `num_pages`, always 0, and `actual` (5.5.4).
+    /// `num_pages` and `actual` (5.5.4).
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let mut config = [0; 8];
-        config[4..].copy_from_slice(&self.actual.load(Ordering::Relaxed).to_le_bytes());
-        crate::read_bytes(&config, offset, data);
+        let config = [&self.wanted, &self.actual].map(|pages| pages.load(Ordering::Relaxed).to_le_bytes());
+        let config = config.as_flattened();
+        crate::read_bytes(config, offset, data);
     }
 
     fn write_config(&self, offset: u64, data: &[u8]) {
@@ -132,6 +143,8 @@ impl VirtioDevice for Balloon {
     fn restore(&self, state: &BalloonState) -> Result<(), RestoreError> {
         state.check()?;
         self.actual.store(state.actual, Ordering::Relaxed);
+        // What it has it keeps: it was asked for.
+        self.wanted.store(state.actual, Ordering::Relaxed);
         Ok(())
     }
 }

@@ -43,6 +43,8 @@ pub enum Request {
     Drift,
     /// What it costs this host ([`machine::Usage`]).
     Usage,
+    /// Ask the guest to make do with so many bytes of its memory ([`machine::Machine::balloon`]).
+    Balloon { keep: u64 },
     /// What its engine counted ([`machine::EngineFigures`]).
     Engine,
 }

@@ -1,8 +1,8 @@
 //! Freezing, snapshots, copies: the running machine into a file.
 //!
 //! The order is always the same: the agent brings the guest's tasks to rest, the vCPUs stop, the
-//! instant is taken, and then (where the engine sees every write) vCPUs and tasks go on while it is
-//! written. Way (c) through the house; next: `machine/save.rs`.
+//! instant is taken, and then vCPUs and tasks go on while it is written. Where the engine logs writes (KVM),
+//! memory is copied before: while the tasks run, and again what they wrote until they stood. Way (c) through the house; next: `machine/save.rs`.
 
 use std::io::Read;
 use std::path::Path;
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use agent_protocol::{FreezeSpec, FrozenReport, Reply, Request};
 use artifact::{CopyCheck, MachineFile, MachineFileWriter, SectionHead, SectionKind, WriterOptions};
 use bus::lock;
-use machine::{Content, SaveStats, StillMachine};
+use machine::{Ahead, AheadReport, Content, SaveStats, StillMachine};
 use serde::Serialize;
 use spec::{MachineSpec, SPEC_VERSION};
 
@@ -29,7 +29,7 @@ pub struct FreezeReport {
     pub sync_us: u64,
     /// Until every task stood still, µs, by the guest's clock.
     pub tasks_us: u64,
-    /// vCPUs stopped, µs.
+    /// The longest that the vCPUs were stopped at a time, µs.
     pub pause_us: u64,
     /// Tasks stood still, µs: until they were let go on, by the host's clock. 0 when they were not.
     pub stopped_us: u64,
@@ -43,6 +43,9 @@ pub struct FreezeReport {
     pub kept_pages: u64,
     /// Bytes of changed disk.
     pub disk_bytes: u64,
+    /// What copying memory before the instant took; absent where the engine needs none of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ahead: Option<AheadReport>,
 }
 
 /// What a snapshot file holds beside the running state.
@@ -100,7 +103,7 @@ impl Vmm {
         let _saving = lock(&self.saving);
         let frozen = self.quiesce(target)?;
         let paused = Instant::now();
-        let written = self.still().and_then(|still| {
+        let written = self.still(None).and_then(|still| {
             let begun = Instant::now();
             Ok((self.write(still, writer, target)?, us(begun)))
         });
@@ -141,8 +144,7 @@ impl Vmm {
         Ok(report)
     }
 
-    /// Writes the machine into a file, whole when this returns, and lets it go on: where the engine
-    /// sees every write, as soon as the instant is taken. The file gets its name only if it is still
+    /// Writes the machine into a file, whole when this returns, and lets it go on as soon as the instant is taken. The file gets its name only if it is still
     /// `wanted` then.
     ///
     /// # Errors
@@ -170,10 +172,19 @@ impl Vmm {
             // What memory takes is known, and compared with what is free, once it stands still.
             writer.expect_copies(base_len(&self.base))?;
         }
+        let mut ahead = self.machine.copy_ahead(&self.options.scratch_dir)?;
+        if let Some(ahead) = &mut ahead {
+            ahead.rounds()?;
+        }
         let standing = self.standing.write().unwrap_or_else(PoisonError::into_inner);
         let frozen = self.quiesce(target)?;
         let stopped = Instant::now();
-        let (taken, pause_us) = self.still_and_go(&mut writer, target);
+        // What was written until the tasks stood.
+        let copied = ahead.as_mut().map_or(Ok(()), Ahead::rounds);
+        let (taken, pause_us) = match copied {
+            Ok(()) => self.still_and_go(ahead, &mut writer, target),
+            Err(error) => (Err(error.into()), 0),
+        };
         let thawed = self.thaw();
         let stopped_us = us(stopped);
         drop(standing);
@@ -191,18 +202,21 @@ impl Vmm {
         let begun = Instant::now();
         let len = writer.finish()?.len;
         let write_us = write_us + us(begun);
-        Ok(FreezeReport { pause_us, stopped_us, write_us, ..report(frozen, stats, len) })
+        let report = report(frozen, stats, len);
+        let pause_us = pause_us.max(report.ahead.map_or(0, |ahead| ahead.longest_stop_us));
+        Ok(FreezeReport { pause_us, stopped_us, write_us, ..report })
     }
 
     /// Stops the vCPUs, takes the instant, and lets them run again; how long they stood, µs.
     fn still_and_go(
         &self,
+        ahead: Option<Ahead<'_>>,
         writer: &mut MachineFileWriter,
         target: SnapshotTarget,
     ) -> (Result<Taken, Error>, u64) {
         let paused = Instant::now();
-        let taken = self.still().and_then(|still| {
-            if self.machine.writes_are_seen() {
+        let taken = self.still(ahead).and_then(|still| {
+            if still.lasts() {
                 return Ok(Taken::Still(still));
             }
             let begun = Instant::now();
@@ -212,9 +226,9 @@ impl Vmm {
         (taken, us(paused))
     }
 
-    fn still(&self) -> Result<StillMachine, Error> {
+    fn still(&self, ahead: Option<Ahead<'_>>) -> Result<StillMachine, Error> {
         self.machine.pause()?;
-        Ok(self.machine.still(&self.options.scratch_dir)?)
+        Ok(self.machine.still(&self.options.scratch_dir, ahead)?)
     }
 
     /// Lets a machine go on that was frozen and not ended.
@@ -273,6 +287,7 @@ fn report(frozen: FrozenReport, stats: SaveStats, file_bytes: u64) -> FreezeRepo
         stored_pages: stats.memory.stored_pages,
         kept_pages: stats.memory.kept_pages,
         disk_bytes: stats.disk_bytes,
+        ahead: stats.ahead,
         ..FreezeReport::default()
     }
 }

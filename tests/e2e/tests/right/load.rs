@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use e2e::{Home, engines, rounds};
+use e2e::{Home, engines, has_kvm, rounds};
 
 use crate::common::{assert_calm, kernel_log, number, python, sh};
 
@@ -65,6 +65,40 @@ fn work_goes_on_through_snapshots_freezes_and_moves() {
                 rows = now;
                 assert_calm(&kernel_log(&home, "m"), known, &what);
             }
+        }
+    }
+}
+
+/// From engine to engine, on whatever KVM this host has. The database is checked on soft: what a poor KVM shows to
+/// programs that are started there is the host's CPU, which is not what this is about.
+#[test]
+fn work_goes_on_through_moves_between_engines() {
+    if !has_kvm() {
+        return;
+    }
+    let Some(file) = python() else { return };
+    let processors: &[&str] = if rounds(0, 1) == 0 { &["2"] } else { &["1", "2", "3", "4"] };
+    for cpus in processors {
+        let home = Home::new("soft");
+        let digest = expected();
+        let work = ["--", "python3.11", "/srv/load.py", "work", &digest];
+        let run = ["run", "-d", "--name", "m", "--cold", "--cpus", cpus, file.to_str().unwrap()];
+        home.ok(&[&run[..], &work].concat());
+        let known = kernel_log(&home, "m").len();
+        progress(&home, "before it moves");
+        let mut rows = check(&home, "before it moves");
+        for round in 0..rounds(1, 4) {
+            for engine in ["kvm", "soft"] {
+                let what = format!("{cpus} vCPUs, round {round}, on {engine}");
+                home.ok(&["snapshot", "-q", "m", "-o", "s.smolmachine"]);
+                home.ok(&["rm", "-f", "m"]);
+                home.on(engine, &["run", "-d", "--name", "m", "./s.smolmachine"]);
+                progress(&home, &what);
+                assert_calm(&kernel_log(&home, "m"), known, &what);
+            }
+            let now = check(&home, &format!("{cpus} vCPUs, round {round}"));
+            assert!(now > rows, "{cpus} vCPUs: {now} rows after {rows}");
+            rows = now;
         }
     }
 }
