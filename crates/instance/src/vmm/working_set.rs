@@ -8,6 +8,7 @@ use std::time::Duration;
 use agent_protocol::RestoreReason;
 use artifact::MachineFile;
 use machine::EngineChoice;
+use snapshot::Touched;
 
 use super::{Vmm, VmmOptions};
 use crate::error::Error;
@@ -15,7 +16,7 @@ use crate::media::Media;
 
 impl Media {
     /// The pages that the machine frozen in `from` touches from its resume until it is ready and `then` is done, for at
-    /// most `limit` each, in the order of their first touch. What a guest does not do in that time is not among them.
+    /// most `limit` each. What a guest does not do in that time is not among them.
     ///
     /// # Errors
     /// What stands in the way of bringing it back.
@@ -25,18 +26,21 @@ impl Media {
         options: VmmOptions,
         limit: Duration,
         then: impl FnOnce(&Vmm),
-    ) -> Result<Vec<u64>, Error> {
+    ) -> Result<Touched, Error> {
         let template = self.template(from)?;
         template.note_touches()?;
         let options = VmmOptions { engine: EngineChoice::Soft, ..options.alone() };
         let frozen = super::Frozen { file: from, template: Some(template) };
         let (vmm, waking) = Vmm::wake(self, frozen, RestoreReason::Resume, options, |_| Ok(()))?;
-        if waking.finish_within(limit).is_ok() && vmm.wait_ready().is_ok() {
+        let woke = waking.finish_within(limit).is_ok();
+        // Its tasks have gone on a moment ago: the first pages that they touched are among these.
+        let waking = vmm.machine.touched().len();
+        if woke && vmm.wait_ready().is_ok() {
             then(&vmm);
         }
         vmm.machine.pause()?;
-        let touched = vmm.machine.touched();
+        let pages = vmm.machine.touched();
         vmm.machine.end();
-        Ok(touched)
+        Ok(Touched { pages, waking })
     }
 }
