@@ -51,7 +51,7 @@ const SAMPLES: u64 = 4;
 pub struct Touched {
     /// In the order of their first touch.
     pub pages: Vec<u64>,
-    /// So many of them before the guest's tasks went on.
+    /// So many of them while the guest's tasks stood still.
     pub waking: usize,
 }
 

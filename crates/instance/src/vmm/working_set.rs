@@ -5,12 +5,12 @@
 
 use std::time::Duration;
 
-use agent_protocol::RestoreReason;
+use agent_protocol::{Client, ClientError, RestoreReason};
 use artifact::MachineFile;
 use machine::EngineChoice;
 use snapshot::Touched;
 
-use super::{Vmm, VmmOptions};
+use super::{Vmm, VmmOptions, Waking};
 use crate::error::Error;
 use crate::media::Media;
 
@@ -31,11 +31,18 @@ impl Media {
         template.note_touches()?;
         let options = VmmOptions { engine: EngineChoice::Soft, ..options.alone() };
         let frozen = super::Frozen { file: from, template: Some(template) };
-        let (vmm, waking) = Vmm::wake(self, frozen, RestoreReason::Resume, options, |_| Ok(()))?;
-        let woke = waking.finish_within(limit).is_ok();
-        // Its tasks have gone on a moment ago: the first pages that they touched are among these.
+        let vmm = Vmm::restore(self, frozen, options)?;
+        let generation = vmm.machine.new_generation()?;
+        vmm.machine.resume();
+        // Nobody has told it yet that it was resumed, so its tasks stand still: what it touches is its kernel's and its
+        // agent's, and all of it when the agent has answered.
+        let stream = vmm.begin_connect()?;
+        stream.set_read_timeout(Some(limit)).map_err(ClientError::Io)?;
+        let answered = Client::new(stream).ping().is_ok();
         let waking = vmm.machine.touched().len();
-        if woke && vmm.wait_ready().is_ok() {
+        let client = vmm.send_restored(RestoreReason::Resume, generation)?;
+        let told = Waking { client, begun: vmm.begun, first_instruction_us: 0 };
+        if answered && told.finish_within(limit).is_ok() && vmm.wait_ready().is_ok() {
             then(&vmm);
         }
         vmm.machine.pause()?;
