@@ -1,9 +1,9 @@
-//! PID 1 of a guest; or `serve` on the standard streams; or `micro NAME SIZE`; or `exit`, which does.
+//! PID 1 of a guest; or `serve` on the standard streams; or `micro NAME SIZE`; or `hold MIB HOW`; or `exit`, which does.
 
 use std::io::{stdin, stdout};
 use std::process::ExitCode;
 
-use engine_guest::{boot, micro, serve};
+use engine_guest::{boot, hold, micro, serve};
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -12,8 +12,9 @@ fn main() -> ExitCode {
         _ if std::process::id() == 1 => boot::run(),
         ["exit"] => return ExitCode::SUCCESS,
         ["micro", name, size] => micro::child(name, size),
+        ["hold", mib, how] => hold::hold(mib, how),
         ["serve"] => serve::serve(stdin().lock(), stdout().lock()),
-        _ => Err("usage: engine_guest serve | micro NAME SIZE | exit".into()),
+        _ => Err("usage: engine_guest serve | micro NAME SIZE | hold MIB pages|bytes | exit".into()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

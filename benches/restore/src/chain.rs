@@ -2,9 +2,9 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use artifact::MachineFile;
 use clap::Args;
 
@@ -21,6 +21,8 @@ pub struct Chain {
     runs: usize,
 }
 
+/// Generations between two that are told of, beside the powers of two.
+const TOLD: usize = 1000;
 /// Generations between two looks for what nobody needs: they take up to 64 MiB each.
 const PRUNED: usize = 8;
 const FIRST: &str = "first.smolmachine";
@@ -34,6 +36,7 @@ impl Chain {
         let lab = Lab::new(program)?;
         lab.build("name = \"m\"\nmemory = \"64MiB\"\n", "m.smolmachine")?;
         let mut before = "m.smolmachine".to_owned();
+        let (mut begun, mut since) = (Instant::now(), 0);
         for generation in 1..=self.generations {
             let file =
                 if generation == 1 { FIRST.to_owned() } else { format!("g{}.smolmachine", generation % 2) };
@@ -47,13 +50,17 @@ impl Chain {
                 lab.smolvm(&["prune", "-q"])?;
             }
             lab.smolvm(&["rm", "-f", &name])?;
-            let told = generation == 1 || generation == self.generations || generation.is_power_of_two();
+            let told = generation == self.generations || generation.is_power_of_two() || generation % TOLD == 0;
             if told {
+                let each = begun.elapsed() / (generation - since) as u32;
                 let (bytes, extents) = measure(&lab, &file)?;
                 println!(
-                    "generation {generation:>6}: {:>8} KiB, {extents} extents over the parent",
-                    bytes >> 10
+                    "generation {generation:>6}: {:>8} KiB, {extents} extents over the parent, {:.3} s each of the last {}",
+                    bytes >> 10,
+                    each.as_secs_f64(),
+                    generation - since
                 );
+                (begun, since) = (Instant::now(), generation);
             }
             before = file;
         }
@@ -65,6 +72,7 @@ impl Chain {
         fs::rename(lab.path(&before), lab.path(LAST))?;
         lab.take_in(FIRST)?;
         lab.take_in(LAST)?;
+        println!("the store: {} KiB", bytes_in(&lab.path("home/store/objects"))? >> 10);
         let (mut first, mut last) = (Vec::new(), Vec::new());
         for _ in 0..self.runs {
             first.push(lab.timed(&["run", FIRST, "--", "/bin/true"])?);
@@ -76,8 +84,29 @@ impl Chain {
             "last / first: {:.2}",
             last.as_secs_f64() / first.max(Duration::from_nanos(1)).as_secs_f64()
         );
+        for (what, file) in [("first", FIRST), ("last", LAST)] {
+            let (descriptors, mappings) = held(&lab, file)?;
+            println!("{what} generation, when it has run a command: {descriptors} descriptors, {mappings} mappings");
+        }
         Ok(())
     }
+}
+
+/// Open descriptors and mappings of the process of a machine that has run a command.
+fn held(lab: &Lab, file: &str) -> Result<(usize, usize)> {
+    lab.smolvm(&["run", "-d", "-q", "--name", "held", file])?;
+    lab.smolvm(&["exec", "held", "/bin/true"])?;
+    let rows: Vec<serde_json::Value> = serde_json::from_str(&lab.smolvm(&["ps", "--json"])?)?;
+    let pid = rows.first().and_then(|row| row["pid"].as_u64()).context("no process")?;
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd"))?.count();
+    let mappings = fs::read_to_string(format!("/proc/{pid}/maps"))?.lines().count();
+    lab.smolvm(&["rm", "-f", "held"])?;
+    Ok((descriptors, mappings))
+}
+
+/// Bytes of the files in a directory.
+fn bytes_in(dir: &Path) -> Result<u64> {
+    fs::read_dir(dir)?.map(|entry| Ok(entry?.metadata()?.len())).sum()
 }
 
 /// A file's length, and the pieces that its memory lies in.

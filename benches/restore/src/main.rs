@@ -2,6 +2,7 @@
 //!
 //! - `chain`: the resume of the first generation of incremental snapshots and of the last of thousands.
 //! - `cold`: a resume with nothing of the file in the host's memory, with the working set laid together and without.
+//! - `density`: the memory that idle machines of one file take, beside QEMU's.
 //! - `peer`: resumes beside QEMU's of a machine like it, and of any other program's that a flag names.
 //! - `size`: a file's bytes beside the pages that it cannot do without.
 //!
@@ -12,6 +13,7 @@
 
 mod chain;
 mod cold;
+mod density;
 mod lab;
 mod peer;
 mod rows;
@@ -37,6 +39,8 @@ enum What {
     Chain(chain::Chain),
     /// With nothing in the host's memory
     Cold(cold::Cold),
+    /// Memory of idle machines, beside QEMU's
+    Density(density::Density),
     /// Beside QEMU and others
     Peer(peer::Peer),
     /// Bytes of a file beside unique non-zero pages
@@ -48,6 +52,7 @@ fn main() -> Result<()> {
     println!("load before: {}", engine::host::load());
     match &args.what {
         What::Chain(chain) => chain.run(&args.smolvm),
+        What::Density(density) => density.run(&args.smolvm),
         What::Peer(peer) => peer.run(&args.smolvm),
         What::Cold(cold) => cold.run(&args.smolvm),
         What::Size(size) => size.run(&args.smolvm),

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use engine::contender::peer::Saved;
+use engine::setup::Setup;
 use engine::{options, setup};
 
 use crate::lab::Lab;
@@ -36,6 +37,16 @@ fn named(text: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), command.to_owned()))
 }
 
+/// A machine of QEMU's like ours, saved: of the same kernel, and of the root of our `file`.
+pub fn theirs(lab: &Lab, program: &Path, file: &Path, memory: u64) -> Result<(Setup, Saved)> {
+    let (smolvm, work) = (Some(program.to_owned()), Some(lab.path("peer")));
+    let mut setup = setup::setup_program(&options::Place { smolvm, work, kernel: None, memory })?;
+    setup.root = lab.path("root.erofs");
+    setup::extract(file, &setup.root)?;
+    let saved = Saved::new(&setup, 1).context("saving QEMU's machine")?;
+    Ok((setup, saved))
+}
+
 const FILE: &str = "m.smolmachine";
 
 /// CLOCK_MONOTONIC.
@@ -49,16 +60,7 @@ impl Peer {
         let version = setup::qemu()?;
         let lab = Lab::new(program)?;
         lab.build(&format!("name = \"m\"\nmemory = \"{}MiB\"\n", self.memory), FILE)?;
-        let place = options::Place {
-            smolvm: Some(program.to_owned()),
-            work: Some(lab.path("peer")),
-            kernel: None,
-            memory: self.memory,
-        };
-        let mut theirs = setup::setup_program(&place)?;
-        theirs.root = lab.path("root.erofs");
-        setup::extract(&lab.path(FILE), &theirs.root)?;
-        let saved = Saved::new(&theirs, 1).context("saving QEMU's machine")?;
+        let (theirs, saved) = theirs(&lab, program, &lab.path(FILE), self.memory)?;
         println!("{version}, TCG");
         let bytes = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len() >> 10);
         println!(

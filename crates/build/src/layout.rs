@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use artifact::{CopyCheck, MachineFile, MachineFileWriter, SectionKind, WriterOptions};
-use instance::{FreezeReport, Media, SnapshotTarget, Vmm, VmmOptions, write_laid_out};
+use instance::{FreezeReport, Media, SnapshotTarget, Touched, Vmm, VmmOptions, write_laid_out};
 
 use crate::error::Error;
 use crate::progress::Progress;
@@ -19,8 +19,7 @@ const WAKING: Duration = Duration::from_secs(10);
 /// A machine that was frozen.
 pub(crate) struct Frozen {
     file: MachineFile,
-    /// In the order of their first touch.
-    touched: Option<Vec<u64>>,
+    touched: Option<Touched>,
     pub(crate) report: FreezeReport,
 }
 

@@ -2,6 +2,7 @@
 //! mapped.
 
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
 
 use artifact::{MachineFile, SectionKind};
 use bus::lock;
@@ -45,8 +46,11 @@ fn outfit(config: &MachineConfig, parts: &[PartState]) -> Result<Outfit, Error> 
 }
 
 /// Has the host read what a resume of these files, from which `memory` comes, touches first, where it is not in its
-/// memory.
-fn read_ahead<'a>(files: impl Iterator<Item = &'a MachineFile>, memory: &GuestMemory) -> Result<(), Error> {
+/// memory. The receiver: of the end of what the guest is not to run without, where there is any.
+fn read_ahead<'a>(
+    files: impl Iterator<Item = &'a MachineFile>,
+    memory: &GuestMemory,
+) -> Result<Option<Receiver<()>>, Error> {
     let mut cold = Vec::new();
     for file in files {
         if let Some(set) = WorkingSet::read(file)?.filter(|set| set.is_cold(file.file())) {
@@ -54,12 +58,15 @@ fn read_ahead<'a>(files: impl Iterator<Item = &'a MachineFile>, memory: &GuestMe
         }
     }
     if cold.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
-    cold.iter().for_each(|(set, file)| set.read_first(file));
     memory.expect_reader();
+    let (first, is_there) = channel();
     let its = memory.clone();
     let reader = move || {
+        cold.iter().for_each(|(set, file)| set.read_first(file));
+        // Nobody waits any more where the resume failed.
+        let _ = first.send(());
         cold.iter().for_each(|(set, file)| set.read_rest(file));
         its.reader_is_done();
     };
@@ -67,7 +74,7 @@ fn read_ahead<'a>(files: impl Iterator<Item = &'a MachineFile>, memory: &GuestMe
         // A host without another thread reads what is touched.
         memory.reader_is_done();
     }
-    Ok(())
+    Ok(Some(is_there))
 }
 
 /// A frozen machine as far as all machines that are brought back from it are equal: to be made once where many are
@@ -142,8 +149,13 @@ impl Machine {
     ) -> Result<Self, Error> {
         let template = Template::read(file, parent, config.memory)?;
         // After what was waited for: that would come behind it.
-        read_ahead([parent, Some(file)].into_iter().flatten(), &template.memory)?;
-        Self::restore_from(config, template, console)
+        let first = read_ahead([parent, Some(file)].into_iter().flatten(), &template.memory)?;
+        let machine = Self::restore_from(config, template, console)?;
+        if let Some(first) = first {
+            // It cannot come where there was no thread.
+            let _ = first.recv();
+        }
+        Ok(machine)
     }
 
     /// The same from a template, which is used up.

@@ -24,4 +24,4 @@ pub use memory::{MemoryStats, Origin, Pages, StoredPages, map_memory, stored_pag
 pub use points::{Point, SnapshotInfo, UNNAMED, find, points, select};
 pub use state::{MachineState, PartState, STATE_VERSION};
 pub use still::StillMemory;
-pub use working_set::{WorkingSet, WorkingSetStats, write_laid_out};
+pub use working_set::{Touched, WorkingSet, WorkingSetStats, write_laid_out};

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use artifact::{CopyCheck, MachineFile, MachineFileWriter, PageSet, SectionHead, SectionKind};
 use guestmem::GuestMemory;
-use snapshot::{Error, Pages, StillMemory, WorkingSet, map_memory, write_laid_out, write_memory};
+use snapshot::{Error, Pages, StillMemory, Touched, WorkingSet, map_memory, write_laid_out, write_memory};
 
 const SIZE: u64 = 160 << 20;
 
@@ -41,10 +41,11 @@ fn write(memory: &GuestMemory, path: &Path) -> MachineFile {
     MachineFile::open_path(path).unwrap()
 }
 
-fn laid_out(file: &MachineFile, touched: &[u64], path: &Path) -> MachineFile {
+fn laid_out(file: &MachineFile, pages: &[u64], waking: usize, path: &Path) -> MachineFile {
+    let touched = Touched { pages: pages.to_vec(), waking };
     let mut writer = MachineFileWriter::create(path).unwrap();
     writer.copy_section(file, &file.sections()[0], CopyCheck::Trust).unwrap();
-    write_laid_out(&mut writer, file, touched).unwrap();
+    write_laid_out(&mut writer, file, &touched).unwrap();
     writer.finish().unwrap();
     MachineFile::open_path(path).unwrap()
 }
@@ -65,7 +66,7 @@ fn touched_pages_lie_together_and_memory_is_what_it_was() {
     let touched: Vec<u64> = reader.touched().into_iter().map(|page| page as u64).collect();
     assert_eq!(touched, all);
 
-    let laid = laid_out(&file, &touched, &dir.path().join("laid"));
+    let laid = laid_out(&file, &touched, touched.len(), &dir.path().join("laid"));
     let back = GuestMemory::new(SIZE).unwrap();
     map_memory(&laid, None, &back).unwrap();
     let (mut a, mut b) = ([0; 4096], [0; 4096]);
@@ -76,10 +77,11 @@ fn touched_pages_lie_together_and_memory_is_what_it_was() {
     }
     let pages = |file: &MachineFile| file.require(SectionKind::MemoryPages, 0).unwrap().clone();
     assert_eq!(pages(&laid).len, pages(&file).len);
-    // 301 pages at the front, and one of the root image that stays there.
+    // One of the root image, which stays there, and 301 at the front; the first is needed while the machine wakes, and
+    // after that no more of it.
     let set = WorkingSet::read(&laid).unwrap().unwrap();
-    let root = laid.sections()[0].offset;
-    assert_eq!(set.ranges(), [(pages(&laid).offset, 301 << 12), (root + (14 << 12), 1 << 12)]);
+    let (front, root) = (pages(&laid).offset, laid.sections()[0].offset + (14 << 12));
+    assert_eq!(set.ranges(), [(root, 1 << 12), (front, 301 << 12), (root, 1 << 12)]);
     let mut front = vec![0; 301 << 12];
     std::os::unix::fs::FileExt::read_exact_at(laid.file(), &mut front, pages(&laid).offset).unwrap();
     for (page, bytes) in all.iter().filter(|page| ![25_010, 39_000].contains(*page)).zip(front.chunks(4096)) {
@@ -98,7 +100,7 @@ fn memory_that_is_used_while_it_is_read_ahead_is_what_it_was() {
     let memory = memory();
     let file = write(&memory, &dir.path().join("m"));
     let touched: Vec<u64> = (40_500..40_600).chain(20_100..20_300).chain([16_383]).collect();
-    let laid = laid_out(&file, &touched, &dir.path().join("laid"));
+    let laid = laid_out(&file, &touched, 100, &dir.path().join("laid"));
     let set = WorkingSet::read(&laid).unwrap().unwrap();
     let back = GuestMemory::new(SIZE).unwrap();
     map_memory(&laid, None, &back).unwrap();
@@ -122,26 +124,30 @@ fn a_working_set_beyond_its_sections_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let file = write(&memory(), &dir.path().join("m"));
     let stored = file.require(SectionKind::MemoryPages, 0).unwrap().len >> 12;
-    let with = |runs: &[(u64, u64)], more: &[u8]| {
+    let with = |first: u64, runs: &[(u64, u64)], more: &[u8]| {
         let path = dir.path().join("w");
         let mut writer = MachineFileWriter::create(&path).unwrap();
         for section in file.sections() {
             writer.copy_section(&file, section, CopyCheck::Trust).unwrap();
         }
-        let words = runs.iter().flat_map(|(place, pages)| [*place, *pages]);
+        let words = [first].into_iter().chain(runs.iter().flat_map(|(place, pages)| [*place, *pages]));
         let bytes: Vec<u8> = words.flat_map(u64::to_le_bytes).chain(more.iter().copied()).collect();
-        writer.add_bytes(SectionHead::new(SectionKind::WorkingSet, 1), &bytes).unwrap();
+        writer.add_bytes(SectionHead::new(SectionKind::WorkingSet, 2), &bytes).unwrap();
         writer.finish().unwrap();
         WorkingSet::read(&MachineFile::open_path(&path).unwrap())
     };
     let root = 1 << 63;
-    assert_eq!(with(&[(0, stored), (root | 90, 10)], &[]).unwrap().unwrap().ranges().len(), 2);
+    assert_eq!(with(1, &[(0, stored), (root | 90, 10)], &[]).unwrap().unwrap().ranges().len(), 2);
+    // Pages may be there twice, but not more of them than the file has.
+    assert_eq!(with(2, &[(0, stored), (0, 60), (root | 90, 10), (5, 30)], &[]).unwrap().unwrap().ranges().len(), 4);
+    assert!(matches!(with(2, &[(0, stored), (0, 60), (root | 90, 10), (5, 31)], &[]), Err(Error::Malformed { .. })));
     for bad in
         [(0, stored + 1), (stored, 1), (3, 0), (u64::MAX >> 1, 2), (root | 90, 11), (root | 1, u64::MAX)]
     {
-        assert!(matches!(with(&[(0, 1), bad], &[]), Err(Error::Malformed { .. })), "{bad:?}");
+        assert!(matches!(with(0, &[(0, 1), bad], &[]), Err(Error::Malformed { .. })), "{bad:?}");
     }
-    assert!(matches!(with(&[(0, 1)], &[1]), Err(Error::Malformed { .. })));
+    assert!(matches!(with(0, &[(0, 1)], &[1]), Err(Error::Malformed { .. })));
+    assert!(matches!(with(2, &[(0, 1)], &[]), Err(Error::Malformed { .. })));
     // More runs than anybody writes.
-    assert!(matches!(with(&vec![(0, 1); 513], &[]), Err(Error::File(_))));
+    assert!(matches!(with(0, &vec![(0, 1); 1025], &[]), Err(Error::File(_))));
 }

@@ -71,6 +71,29 @@ fn a_service_in_the_foreground_is_followed_to_its_end() {
 }
 
 #[test]
+fn what_a_service_says_at_once_is_shown() {
+    let home = Home::new("soft");
+    let service = "echo early; read -r old </run/smolvm/generation; : >/run/there; \
+                   while read -r new </run/smolvm/generation; [ $new = $old ]; do :; done; echo awake; exit 3";
+    let definition = format!(
+        "name = \"x\"\nmemory = \"64MiB\"\n[run]\ncommand = \"{service}\"\n\
+         [ready]\nexec = [\"test\", \"-e\", \"/run/there\"]\n"
+    );
+    fs::write(home.path("Smolfile"), definition).unwrap();
+    home.ok(&["build", "-q"]);
+    // Of a resume what came after it, and not what came before the freeze.
+    let output = home.run(&["run", "x.smolmachine"]);
+    assert_eq!((text(&output.stdout).as_str(), output.status.code()), ("awake\n", Some(3)));
+    // Of a start all.
+    let args = ["run", "--cold", "--name", "m", "x.smolmachine"];
+    let mut child = home.command(&args).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "early");
+    home.ok(&["kill", "m"]);
+    child.wait().unwrap();
+}
+
+#[test]
 fn the_detach_keys_leave_a_session_running_and_attach_joins_it() {
     let home = Home::new("soft");
     home.ok(&["run", "-d", "--name", "m"]);

@@ -105,6 +105,11 @@ impl Contender {
         Ok(Self { kind, child, to, from: lines(from), boot_ns: 0, log })
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The first line that fits, and when it came.
     fn wait_for(&self, fits: impl Fn(&str) -> bool, limit: Duration) -> Result<(Instant, String)> {
         let end = Instant::now() + limit;

@@ -131,17 +131,39 @@ impl Saved {
     /// # Errors
     /// It does not come up.
     pub fn resume(&self, setup: &Setup) -> Result<(Duration, Duration)> {
-        let mut command = machine(setup, self.cpus, self.dir.path(), &self.image);
-        command.arg("-incoming").arg(format!("exec:cat {}", self.file().display()));
-        let _ = std::fs::remove_file(self.dir.path().join(SOCKET));
         let (begun, clock) = (Instant::now(), SystemTime::now());
-        let mut machine = Contender::spawn(Kind::Tcg, setup, &mut command)?;
-        // It waits in the pipe, and then in the guest's serial port. (The guest knows no such function and says so.)
-        machine.say(&format!("{CALL} nothing\n"))?;
+        let mut machine = self.bring(setup, self.dir.path())?;
         let mut qmp = Qmp::connect(&self.dir.path().join(SOCKET), &mut machine)?;
         let runs = qmp.runs_since()?.duration_since(clock).unwrap_or_default();
         let (at, _) = machine.wait_for(is_answer, MIGRATION_LIMIT)?;
         Ok((runs, at.duration_since(begun)))
+    }
+
+    /// One of several such machines at once, each of a `number` of its own, whose guest has answered a line. It stays
+    /// until it is dropped.
+    ///
+    /// # Errors
+    /// It does not come up; no room for its second disk.
+    pub fn another(&self, setup: &Setup, number: usize) -> Result<Contender> {
+        let dir = self.dir.path().join(number.to_string());
+        std::fs::create_dir_all(&dir)?;
+        let mut copy = Command::new("cp");
+        crate::host::run(copy.arg("--sparse=always").arg(self.dir.path().join(SCRATCH)).arg(dir.join(SCRATCH)))?;
+        let machine = self.bring(setup, &dir)?;
+        machine.wait_for(is_answer, MIGRATION_LIMIT)?;
+        Ok(machine)
+    }
+
+    /// Starts a process that reads the machine, with its second disk and its socket in `dir`, and says a line to its
+    /// guest.
+    fn bring(&self, setup: &Setup, dir: &Path) -> Result<Contender> {
+        let mut command = machine(setup, self.cpus, dir, &self.image);
+        command.arg("-incoming").arg(format!("exec:cat {}", self.file().display()));
+        let _ = std::fs::remove_file(dir.join(SOCKET));
+        let mut machine = Contender::spawn(Kind::Tcg, setup, &mut command)?;
+        // It waits in the pipe, and then in the guest's serial port. (The guest knows no such function and says so.)
+        machine.say(&format!("{CALL} nothing\n"))?;
+        Ok(machine)
     }
 }
 

@@ -272,12 +272,11 @@ fn record(
         let (k, v) = l.split_once('=').unwrap_or((l, ""));
         (k.to_owned(), v.to_owned())
     });
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     instance.write_record(&Record {
         name: instance.name().to_owned(),
         file: pin.id().to_string(),
         source,
-        created_ms: now.as_millis() as u64,
+        created_ms: now().as_millis() as u64,
         phase: Phase::Running,
         pid: std::process::id(),
         engine: plan.engine.clone(),
@@ -315,6 +314,8 @@ fn foreground(
         run.timeout.as_deref().map(str::parse::<spec::Duration>).transpose().map_err(anyhow::Error::msg)?;
     let late = Arc::new(AtomicBool::new(false));
     let command = command(&media.spec, plan, run)?;
+    // What its service says from the resume on is shown, of one that was started anew all.
+    let since = (plan.mode == Mode::Resume).then(now);
     let started = launch::start(instance, media, plan, bound, launch::Group::default(), command, record)?;
     let ending = Arc::new(launch::Ending::default());
     let vmm = started.vmm.clone();
@@ -327,7 +328,7 @@ fn foreground(
     if let Some(limit) = limit {
         end_after(vmm.clone(), limit.0, late.clone());
     }
-    let code = match join(&mut running) {
+    let code = match join(&mut running, since) {
         Ok(code) => code,
         // A stream that broke ends just before its machine does.
         Err(e) => match vmm.machine().wait(Some(END_AFTER_STREAM)) {
@@ -405,8 +406,8 @@ fn command(spec: &MachineSpec, plan: &Plan, run: &Run) -> Result<Option<Target>>
 }
 
 /// Joins the command, or the service's output where there is none.
-fn join(running: &mut Running) -> Result<u8> {
-    let Some(mut session) = running.session()? else { return follow(&running.vmm) };
+fn join(running: &mut Running, since: Option<Duration>) -> Result<u8> {
+    let Some(mut session) = running.session()? else { return follow(&running.vmm, since) };
     trace::point("command_runs");
     session.take_signals();
     let _others = interrupt::leave_to_others();
@@ -435,11 +436,17 @@ fn stop_on_signal(vmm: Arc<Vmm>) -> Result<Arc<OnceLock<u8>>> {
     Ok(first)
 }
 
-/// Follows the service's output until it ends; Ctrl-C stops the machine.
-fn follow(vmm: &Arc<Vmm>) -> Result<u8> {
+/// The date, since 1970.
+fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// Follows the service's output, all or from a date on, until it ends; Ctrl-C stops the machine.
+fn follow(vmm: &Arc<Vmm>, since: Option<Duration>) -> Result<u8> {
     let signal = stop_on_signal(vmm.clone())?;
     let _others = interrupt::leave_to_others();
-    let spec = LogsSpec { follow: true, tail: Some(0), since_ns: None };
+    // The guest's clock was set right before its processes went on, and is no earlier.
+    let spec = LogsSpec { follow: true, tail: None, since_ns: since.map(|since| since.as_nanos() as u64) };
     let followed = instance::logs::read(vmm.connect()?, spec, |record| {
         use std::io::Write;
         let _ = match record.stream {

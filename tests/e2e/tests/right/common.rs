@@ -53,11 +53,31 @@ fn build() -> Option<PathBuf> {
     );
     fs::write(home.path("Smolfile"), definition).unwrap();
     home.ok(&["build", "-q", "-o", "python.smolmachine"]);
+    Some(keep(&home.path("python.smolmachine"), &dir))
+}
+
+/// A machine file with Node, as the program itself installs it, and nothing running. Built once by whoever asks first.
+pub fn node() -> &'static Path {
+    static FILE: OnceLock<PathBuf> = OnceLock::new();
+    FILE.get_or_init(|| {
+        let home = Home::new("soft");
+        let guest = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/right/guest");
+        let definition = format!(
+            "name = \"node\"\nmemory = \"512MiB\"\n[root]\npackages = [\"nodejs\"]\nfiles = {{ \"{}\" = \"/srv\" }}\n",
+            guest.display()
+        );
+        fs::write(home.path("Smolfile"), definition).unwrap();
+        home.ok(&["build", "-q", "-o", "node.smolmachine"]);
+        keep(&home.path("node.smolmachine"), &Path::new(env!("CARGO_TARGET_TMPDIR")).join("node"))
+    })
+}
+
+/// Moves a file to a directory that outlives the home that it was made in.
+fn keep(made: &Path, dir: &Path) -> PathBuf {
+    fs::create_dir_all(dir).unwrap();
     let file = dir.join(format!("{}.smolmachine", std::process::id()));
-    fs::rename(home.path("python.smolmachine"), &file)
-        .or_else(|_| fs::copy(home.path("python.smolmachine"), &file).map(drop))
-        .unwrap();
-    Some(file)
+    fs::rename(made, &file).or_else(|_| fs::copy(made, &file).map(drop)).unwrap();
+    file
 }
 
 /// Runs a shell line in a machine; what it says.

@@ -1,28 +1,32 @@
 //! Copies of one machine draw different random numbers.
 //!
-//! The guest's part is `guest/draw.py`; docs/scenarios/randomness.md says what a service has to do.
+//! The guest's part is `guest/draw.py`, and `guest/draw.js` for Node; docs/scenarios/randomness.md says what a service has to do.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 
 use e2e::{Home, engines, rounds, text};
 
-use crate::common::{begin, python, sh};
+use crate::common::{begin, node, python, sh};
 
 /// Copies that run at once.
 const AT_ONCE: u64 = 30;
 
-/// Machines as `draw.py` needs them.
-fn drawing(home: &Home, modes: &[&str], hooks: &[&str]) -> Option<()> {
-    let file = python()?.to_str().unwrap();
+/// Who draws.
+const PYTHON: &str = "python3.11 /srv/draw.py";
+const NODE: &str = "node /srv/draw.js";
+
+/// A machine `m` of a file in which `draw` draws in each of these modes.
+fn drawing(home: &Home, file: &Path, draw: &str, modes: &[&str], hooks: &[&str]) {
+    let file = file.to_str().unwrap();
     let hooks = hooks.iter().flat_map(|hook| ["--hooks", hook]);
     let args: Vec<&str> = ["run", "-d", "--name", "m"].into_iter().chain(hooks).chain([file]).collect();
     home.ok(&args);
     sh(home, "m", ": >/etc/machine-id");
     for mode in modes {
-        begin(home, "m", &format!("exec python3.11 /srv/draw.py {mode}"));
+        begin(home, "m", &format!("exec {draw} {mode}"));
         sh(home, "m", &format!("until [ -e /tmp/{mode}.ready ]; do sleep 0.05; done"));
     }
-    Some(())
 }
 
 /// What a copy drew, by source.
@@ -59,7 +63,8 @@ impl Tally {
 fn what_copies_draw_from_the_kernel_is_never_equal() {
     for engine in engines() {
         let home = Home::new(engine);
-        let Some(()) = drawing(&home, &["kernel"], &[]) else { return };
+        let Some(file) = python() else { return };
+        drawing(&home, file, PYTHON, &["kernel"], &[]);
         let (all, mut tally) = (rounds(AT_ONCE, 1000), Tally::default());
         for first in (0..all).step_by(AT_ONCE as usize) {
             let count = AT_ONCE.min(all - first);
@@ -110,7 +115,8 @@ fn what_copies_draw_from_the_kernel_is_never_equal() {
 fn machines_of_one_file_draw_different_numbers_from_the_kernel() {
     for engine in engines() {
         let home = Home::new(engine);
-        let Some(()) = drawing(&home, &["kernel"], &[]) else { return };
+        let Some(file) = python() else { return };
+        drawing(&home, file, PYTHON, &["kernel"], &[]);
         home.ok(&["snapshot", "-q", "m", "-o", "s.smolmachine"]);
         home.ok(&["rm", "-f", "m"]);
         let (all, mut tally) = (rounds(4, 100), Tally::default());
@@ -132,36 +138,53 @@ fn machines_of_one_file_draw_different_numbers_from_the_kernel() {
     }
 }
 
+/// Copies of a machine with generators that were seeded before: nobody has the same numbers who uses the hook or the
+/// generation file, and without them all have.
+fn seeded(engine: &'static str, file: &Path, draw: &str, hook: &str, sources: &[&str], all: u64) {
+    let home = Home::new(engine);
+    let modes = ["none", "file", "hook"];
+    drawing(&home, file, draw, &modes, &[&format!("after_restore={hook}")]);
+    let mut tallies: Vec<Tally> = modes.iter().map(|_| Tally::default()).collect();
+    for first in (0..all).step_by(AT_ONCE as usize) {
+        let count = AT_ONCE.min(all - first).max(2);
+        let forked = home.run(&["fork", "m", "--count", &count.to_string(), "--name", "c"]);
+        // A hook that fails is told, and the copy goes on.
+        let said = text(&forked.stderr);
+        assert!(forked.status.success() && !said.contains("hook"), "{said}");
+        for number in 1..=count {
+            let name = format!("c-{number}");
+            for (mode, tally) in modes.iter().zip(&mut tallies) {
+                drawn(&home, &name, &[mode]).into_iter().for_each(|pair| tally.add(pair));
+            }
+            home.ok(&["rm", "-f", &name]);
+        }
+    }
+    for source in sources {
+        assert!(tallies[0].equal(source) > 0, "{engine}: {source} differs by itself: this test tests nothing");
+        assert_eq!(tallies[1].equal(source), 0, "{engine}: {source} with the generation file");
+        assert_eq!(tallies[2].equal(source), 0, "{engine}: {source} with the hook");
+        assert!(tallies.iter().all(|tally| tally.values(source) >= all), "{engine}: {source}");
+    }
+}
+
 #[test]
 fn generators_in_a_process_differ_where_the_hook_or_the_generation_file_is_used_and_only_there() {
     for engine in engines() {
-        let home = Home::new(engine);
-        let hook = "after_restore=kill -USR1 $(cat /tmp/hook.ready)";
-        let modes = ["none", "file", "hook"];
-        let Some(()) = drawing(&home, &modes, &[hook]) else { return };
-        let all = rounds(AT_ONCE, 1000);
-        let mut tallies: Vec<Tally> = modes.iter().map(|_| Tally::default()).collect();
-        for first in (0..all).step_by(AT_ONCE as usize) {
-            let count = AT_ONCE.min(all - first).max(2);
-            let forked = home.run(&["fork", "m", "--count", &count.to_string(), "--name", "c"]);
-            // A hook that fails is told, and the copy goes on.
-            let said = text(&forked.stderr);
-            assert!(forked.status.success() && !said.contains("hook"), "{said}");
-            for number in 1..=count {
-                let name = format!("c-{number}");
-                for (mode, tally) in modes.iter().zip(&mut tallies) {
-                    drawn(&home, &name, &[mode]).into_iter().for_each(|pair| tally.add(pair));
-                }
-                home.ok(&["rm", "-f", &name]);
-            }
-        }
-        for source in ["python-random", "openssl"] {
-            assert!(
-                tallies[0].equal(source) > 0,
-                "{engine}: {source} differs by itself: this test tests nothing"
-            );
-            assert_eq!(tallies[1].equal(source), 0, "{engine}: {source} with the generation file");
-            assert_eq!(tallies[2].equal(source), 0, "{engine}: {source} with the hook");
-        }
+        let Some(file) = python() else { return };
+        let hook = "kill -USR1 $(cat /tmp/hook.ready)";
+        seeded(engine, file, PYTHON, hook, &["python-random", "openssl"], rounds(AT_ONCE, 1000));
+    }
+}
+
+#[test]
+fn a_node_worker_that_is_started_anew_draws_other_numbers() {
+    if rounds(0, 1) == 0 {
+        eprintln!("skipped: downloads, minutes; the long setting (cargo xtask ci --long) runs it");
+        return;
+    }
+    for engine in engines() {
+        // It is dead before anything goes on; the process that started it starts another one.
+        let hook = "kill -KILL $(cat /tmp/hook.ready)";
+        seeded(engine, node(), NODE, hook, &["node-bytes", "node-uuid", "node-values"], 1000);
     }
 }
