@@ -13,10 +13,11 @@ use host::Rendezvous;
 use instance::forward::{self, Bound, Publish};
 use instance::session::{self, Asked, Session, Target};
 use instance::{
-    Door, Frozen, Instance, Media, Neighbours, Own, StartReport, Template, Vmm, VmmOptions, Waking,
+    Door, Frozen, Instance, Main, Media, Neighbours, Own, StartReport, Template, Vmm, VmmOptions, Waking,
 };
 use machine::{EngineChoice, Watch};
 use serde::{Deserialize, Serialize};
+use spec::MachineSpec;
 use store::{Dirs, Pin, Store};
 
 use crate::args::EngineArgs;
@@ -87,6 +88,9 @@ pub struct Plan {
     /// Who looks at a repeatable run.
     #[serde(skip)]
     pub watch: Option<Watch>,
+    /// How long it may run, in ms, before its own process ends it.
+    #[serde(default)]
+    pub timeout_ms: Option<u64>,
     /// What to do when the service ends.
     #[serde(default)]
     pub restart: Policy,
@@ -110,6 +114,16 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// That the machine is there for its command, which runs in this session.
+    pub fn main(&self, session: u64) -> Main {
+        Main { session, in_place: self.no_service }
+    }
+
+    /// Whether the command is what the machine is there for: there is no service, or it was left out.
+    pub fn command_in_place(&self, machine: &MachineSpec) -> bool {
+        self.command.is_some() && (self.no_service || machine.service.is_none())
+    }
+
     /// As the file says, with nothing published and no command.
     pub fn new(mode: Mode, engine: &EngineArgs) -> Self {
         Self {
@@ -130,6 +144,7 @@ impl Plan {
             no_service: false,
             repeatable: false,
             watch: None,
+            timeout_ms: None,
             restart: Policy::No,
             health: None,
             hooks: spec::Hooks::default(),
@@ -290,6 +305,11 @@ pub fn bind_ports(ports: &[Publish]) -> Result<Vec<Bound>> {
 /// Where bound ports are reached: (address, guest port).
 pub fn published(bound: &[Bound]) -> Vec<(String, u16)> {
     bound.iter().map(|port| (port.address().to_string(), port.guest())).collect()
+}
+
+/// Where published UDP ports are reached: (address, guest port).
+pub fn published_udp(plan: &Plan) -> Vec<(String, u16)> {
+    plan.net.udp.iter().map(|port| (port.host.to_string(), port.guest)).collect()
 }
 
 /// Says which ports were chosen where the user left it open.

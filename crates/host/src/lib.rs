@@ -10,7 +10,7 @@ pub use sys::cgroup::{Group, GroupUsage, Limits, can_limit, enter, group_usage, 
 pub use sys::code_memory::CodeMemory;
 pub use sys::entropy::fill_random;
 pub use sys::event::Event;
-pub use sys::heap::share_one_heap;
+pub use sys::heap::{give_back_heap, share_one_heap};
 pub use sys::mapping::Mapping;
 pub use sys::poller::{Interest, Poller, Ready};
 pub use sys::process::{Side, alone_within, split};

@@ -138,6 +138,24 @@ fn an_archive_cut_anywhere_is_an_error() {
 }
 
 #[test]
+fn a_root_that_expands_without_end_is_refused() {
+    // 1.1 GiB of zeros as the data of a directory: nothing is kept of them.
+    let size = (1 << 30) + (100 << 20);
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(tar::EntryType::Directory);
+    header.set_path("d").unwrap();
+    header.set_size(size);
+    header.set_cksum();
+    let plain = || header.as_bytes().chain(std::io::repeat(0).take(size + 1024));
+    let packed = zstd::encode_all(plain(), 1).unwrap();
+    let mut tree = Tree::new(Limits::default());
+    let error = add_tar(&mut tree, &spool(), &packed[..]).unwrap_err().to_string();
+    assert!(error.contains("decompression bomb") && error.contains("decompress it first"), "{error}");
+    // As it says: what was sent whole is no bomb.
+    add_tar(&mut Tree::new(Limits::default()), &spool(), plain()).unwrap();
+}
+
+#[test]
 fn sizes_that_lie_are_found() {
     let huge = one("a", b"", |header| header.set_size(u64::MAX / 2));
     assert!(matches!(unpacked(&huge), Err(ArchiveError::Spool { .. })));

@@ -27,7 +27,7 @@ pub enum Error {
     NotRunning { name: String, state: &'static str },
     #[error("instance `{name}` is running; `smolvm stop {name}` first")]
     Running { name: String },
-    #[error("port {address} on the host is taken ({source}); choose another with -p HOST:GUEST")]
+    #[error("port {address} on the host {} ({source}); choose another with -p HOST:GUEST", why_no_port(source))]
     PortTaken {
         address: String,
         #[source]
@@ -51,6 +51,14 @@ pub enum Error {
     File(#[from] artifact::Error),
     #[error(transparent)]
     Store(#[from] store::Error),
+}
+
+fn why_no_port(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => "is not for this user: ports below 1024 are root's, mostly",
+        io::ErrorKind::AddrNotAvailable => "cannot be had: this host has no such address",
+        _ => "is taken",
+    }
 }
 
 /// [`Error::Io`] in one call.

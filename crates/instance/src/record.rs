@@ -92,6 +92,15 @@ pub struct Record {
     /// What its health check found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<Health>,
+    /// The session of its command among what was frozen, once it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<u64>,
+    /// It was not started since it was moved to another machine file: nothing is saved, and nothing was lost.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fresh: bool,
+    /// Published UDP ports: (host address, guest port).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub udp_ports: Vec<(String, u16)>,
 }
 
 /// How a service is, by a check of its user's.

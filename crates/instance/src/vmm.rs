@@ -19,6 +19,7 @@ use spec::{Hooks, MachineSpec, ReadyCheck};
 
 use crate::error::Error;
 use crate::folders::{self, SharedFolder};
+use crate::logs::{self, Saving};
 use crate::media::{self, Media};
 use crate::net::NetOptions;
 use crate::volumes::{self, VolumeMount};
@@ -114,6 +115,23 @@ pub struct Vmm {
     info: Option<SnapshotInfo>,
     /// Held for writing while the guest's tasks stand still for a snapshot.
     standing: RwLock<()>,
+    /// What the machine is there for.
+    main: Mutex<Main>,
+}
+
+/// Which of the guest's processes a machine is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Main {
+    /// Its session; [`SERVICE_SESSION`] is the service.
+    pub session: u64,
+    /// It stands in the service's place: what the service is told before a stop, it is told.
+    pub in_place: bool,
+}
+
+impl Default for Main {
+    fn default() -> Self {
+        Self { session: SERVICE_SESSION, in_place: true }
+    }
 }
 
 /// A machine that was brought back and runs, whose agent has not answered yet.
@@ -333,7 +351,18 @@ impl Vmm {
             begun: Instant::now(),
             saving: Mutex::default(),
             standing: RwLock::default(),
+            main: Mutex::default(),
         }
+    }
+
+    /// Which of its processes it is there for.
+    pub fn main(&self) -> Main {
+        *self.main.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that it is there for another process than its service.
+    pub fn set_main(&self, main: Main) {
+        *self.main.lock().unwrap_or_else(PoisonError::into_inner) = main;
     }
 
     pub fn machine(&self) -> &Arc<Machine> {
@@ -491,6 +520,15 @@ impl Vmm {
         Ok(Some(self.agent()?.service(ServiceSpec { exec, log_limit: 0 })?))
     }
 
+    /// Starts a command in the place of the service, which the machine has none of or which was left out: its output
+    /// is kept for `logs`, and whoever means the service means it.
+    ///
+    /// # Errors
+    /// The agent's: no such program, no such user.
+    pub fn start_command(&self, exec: ExecSpec) -> Result<Started, Error> {
+        Ok(self.agent()?.service(ServiceSpec { exec, log_limit: 0 })?)
+    }
+
     /// Waits in the guest until the service is ready.
     ///
     /// # Errors
@@ -512,18 +550,22 @@ impl Vmm {
         }
     }
 
-    /// Gives the service its own stop signal, where it has one, and time to heed it.
+    /// Gives the service, or the command in its place, its own stop signal, where it has one, and time to heed it.
     fn ask_service(&self, grace_ms: u32) {
-        let signal = self.spec.service.as_ref().and_then(|service| service.stop_signal);
+        let main = self.main();
+        let session = if main.in_place { main.session } else { SERVICE_SESSION };
+        let own = self.spec.service.as_ref().and_then(|service| service.stop_signal);
+        // A command in an image that has none of its own is ended as the image says, too.
+        let signal = own.or_else(|| self.spec.image.as_ref().and_then(|image| image.stop_signal));
         let Some(signal) = signal.filter(|signal| *signal != TERM) else { return };
-        let kill = Request::Kill { session: SERVICE_SESSION, signal: SignalSpec { signal, group: false } };
+        let kill = Request::Kill { session, signal: SignalSpec { signal, group: false } };
         // A service that ended already, or does not end: TERM and KILL come next in any case.
         let _ = self.agent().and_then(|mut agent| {
             agent.call(&kill)?;
             let stream = self.connect()?;
             let grace = Duration::from_millis(u64::from(grace_ms.max(1)));
             stream.set_read_timeout(Some(grace)).map_err(agent_protocol::ClientError::Io)?;
-            Client::new(stream).wait(SERVICE_SESSION)?;
+            Client::new(stream).wait(session)?;
             Ok(())
         });
     }
@@ -546,6 +588,8 @@ impl Vmm {
     /// # Errors
     /// The file's. A guest that does not end within its grace is ended.
     pub fn stop(&self, grace_ms: u32, save: Option<&Path>) -> Result<(), Error> {
+        // What it says until it is off is kept, too.
+        let logs = save.and_then(|path| Saving::begin(self, &path.with_file_name(logs::SAVED)));
         self.ask_service(grace_ms);
         let asked = self.agent().and_then(|mut agent| {
             agent.start(&Request::Shutdown { power: Power::Off, grace_ms })?;
@@ -554,6 +598,9 @@ impl Vmm {
         let limit = Duration::from_millis(u64::from(grace_ms) + 15_000);
         if asked.is_err() || self.machine.wait(Some(limit)).is_none() {
             self.machine.end();
+        }
+        if let Some(logs) = logs {
+            logs.finish();
         }
         let Some(path) = save else { return Ok(()) };
         // Who asked, and who saw the service end of it, may both be here.

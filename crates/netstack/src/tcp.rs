@@ -42,6 +42,10 @@ const SOON: Duration = Duration::from_millis(1);
 /// that guest, host and we each work without waiting for the others (docs/adr/0176).
 const BUFFERS: [(usize, usize); 4] = [(8, 2 << 20), (32, 512 << 10), (160, 128 << 10), (MAX_TCP, 32 << 10)];
 
+/// Connections at a time from which on their buffers are given back to the host when the last one has ended: less is not
+/// worth the look at the heap.
+const MANY: usize = 64;
+
 /// Bytes of the guest that are passed on before its round ends.
 const PIECE: usize = 256 << 10;
 /// Bytes of the guest from which on an acknowledgement is not held: less than a full segment of any MTU, so that a guest
@@ -109,6 +113,8 @@ pub struct Connections {
     last: Option<(Ends, Token)>,
     /// Flows that took segments in this round; each once, so no longer than the table.
     unserved: Vec<Token>,
+    /// There were [`MANY`] at a time since there was none.
+    many: bool,
 }
 
 impl Connections {
@@ -118,6 +124,7 @@ impl Connections {
             index: HashMap::new(),
             last: None,
             unserved: Vec::new(),
+            many: false,
         }
     }
 
@@ -230,6 +237,7 @@ impl Connections {
             return Err(Reason::NoRoom);
         };
         self.index.insert((guest, remote), token);
+        self.many |= self.flows.len() >= MANY;
         if let Some(flow) = self.flows.get_mut(token) {
             core.deadlines.arm(&mut flow.armed, Some(now + CONNECT), token);
         }
@@ -244,6 +252,9 @@ impl Connections {
             self.last = None;
             core.blocked.remove(&token);
             core.held.remove(&token);
+            if self.flows.len() == 0 && std::mem::take(&mut self.many) {
+                host::give_back_heap();
+            }
         }
     }
 

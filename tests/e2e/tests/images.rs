@@ -139,6 +139,14 @@ fn an_images_stop_signal_is_what_ends_it_and_its_ports_are_published() {
     home.ok(&["stop", "m"]);
     home.ok(&["start", "m"]);
     assert_eq!(home.ok(&["exec", "m", "/bin/busybox", "cat", "/ended"]), "ended by USR1\n");
+    // With words of one's own behind the entrypoint, too; and they run again after a start.
+    home.ok(&["run", "-d", "--name", "n", "oci:img:1", "a-word"]);
+    home.ok(&["exec", "n", "/bin/busybox", "sh", "-c", "until test -e /trapped; do :; done"]);
+    home.ok(&["stop", "n"]);
+    home.ok(&["start", "n"]);
+    assert_eq!(home.ok(&["exec", "n", "/bin/busybox", "cat", "/ended"]), "ended by USR1\n");
+    let command = "until /bin/busybox ps | /bin/busybox grep -q '[a]-word'; do :; done";
+    home.ok(&["exec", "n", "/bin/busybox", "sh", "-c", command]);
 }
 
 /// A root of busybox for other tools to make an image of.

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::process::Stdio;
 
-use e2e::{Home, engines, text};
+use e2e::{Home, engines, text, wait_until};
 
 #[test]
 fn the_built_in_machine_answers_and_passes_exit_codes_on() {
@@ -170,4 +170,68 @@ fn the_exit_code_of_a_machine_says_how_it_ended() {
     assert_eq!(waited(&home, "off"), ("0\n".into(), Some(0)));
     run("over", &["sh", "-c", "reboot -f; sleep 1000"]);
     assert_eq!(waited(&home, "over"), ("1\n".into(), Some(1)));
+}
+
+/// What it said is asked for most often when it has ended.
+#[test]
+fn what_a_command_in_the_background_said_is_kept() {
+    for engine in engines() {
+        let home = Home::new(engine);
+        let script = "echo first; echo wrong >&2; until test -e /end; do sleep 0.05; done; echo last; exit 3";
+        home.ok(&["run", "-d", "--name", "m", "--", "sh", "-c", script]);
+        wait_until("the first line", || home.ok(&["logs", "m"]) == "first\n");
+        // Who joins takes nothing of it away, and the machine still ends with its command.
+        let mut joined = home.spawn(&["attach", "m"]);
+        home.ok(&["exec", "m", "touch", "/end"]);
+        assert_eq!(waited(&home, "m"), ("3\n".into(), Some(3)));
+        joined.wait().unwrap();
+        assert!(home.ok(&["ps", "-a"]).contains("stopped (3)"));
+        let said = home.run(&["logs", "m"]);
+        assert_eq!((text(&said.stdout), text(&said.stderr)), ("first\nlast\n".into(), "wrong\n".into()));
+        assert_eq!(home.ok(&["logs", "--tail", "1", "m"]), "last\n");
+        // Stopped by name: with what it said to that.
+        let script = "trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.05; done";
+        home.ok(&["run", "-d", "--name", "n", "--", "sh", "-c", script]);
+        wait_until("the first line", || home.ok(&["logs", "n"]) == "up\n");
+        home.ok(&["stop", "n"]);
+        assert_eq!(home.ok(&["logs", "n"]), "up\nbye\n");
+        // The next run's are its own.
+        home.ok(&["start", "n"]);
+        wait_until("the first line", || home.ok(&["logs", "n"]) == "up\n");
+    }
+}
+
+#[test]
+fn a_command_that_was_frozen_ends_its_machine_when_it_ends() {
+    for engine in engines() {
+        let home = Home::new(engine);
+        let wait = "until test -e /end; do sleep 0.05; done; echo end; exit 7";
+        home.ok(&["run", "-d", "--name", "alone", "--", "sh", "-c", wait]);
+        std::fs::write(
+            home.path("Smolfile"),
+            "memory = \"64MiB\"\n[run]\ncommand = \"echo up; exec sleep 99999\"\n[ready]\nlog = \"up\"\n",
+        )
+        .unwrap();
+        home.ok(&["build", "-q", "-o", "x.smolmachine"]);
+        home.ok(&["run", "-d", "--name", "beside", "./x.smolmachine", "--", "sh", "-c", wait]);
+        for name in ["alone", "beside"] {
+            home.ok(&["freeze", name]);
+            home.ok(&["start", name]);
+            home.ok(&["exec", name, "touch", "/end"]);
+            assert_eq!(waited(&home, name), ("7\n".into(), Some(7)), "{name}");
+            assert!(home.ok(&["ps", "-a"]).contains("stopped (7)"));
+        }
+    }
+}
+
+#[test]
+fn a_machine_in_the_background_ends_when_its_time_is_over() {
+    let home = Home::new("soft");
+    let script = "trap '' TERM; echo up; while :; do sleep 0.05; done";
+    let flags = ["run", "-d", "--name", "m", "--timeout", "500ms", "--restart", "always", "--"];
+    home.ok(&[&flags[..], &["sh", "-c", script]].concat());
+    assert_eq!(waited(&home, "m"), ("124\n".into(), Some(124)));
+    assert!(home.ok(&["ps", "-a"]).contains("stopped (124)"));
+    assert_eq!(home.ok(&["logs", "m"]), "up\n");
+    home.fails(&["run", "-d", "--timeout", "soon", "--", "true"], 125);
 }

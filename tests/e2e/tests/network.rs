@@ -67,6 +67,27 @@ fn a_machine_reaches_what_it_may_before_and_after_a_freeze() {
 }
 
 #[test]
+fn published_udp_ports_are_shown_and_carry_datagrams() {
+    let home = Home::new("soft");
+    let free = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    let port = free.local_addr().expect("an address").port();
+    drop(free);
+    let publish = format!("{port}:5353/udp");
+    home.ok(&["run", "-d", "--name", "n", "--net", "-p", &publish, "--", "sleep", "1000"]);
+    assert!(home.ok(&["ps"]).contains(&format!("127.0.0.1:{port}->5353/udp")));
+    // Nobody listens there, which the guest's kernel counts (the second number: NoPorts).
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    let count = "grep '^Udp: [0-9]' /proc/net/snmp | cut -d ' ' -f 3";
+    e2e::wait_until("a datagram in the guest", || {
+        let _ = socket.send_to(b"?", ("127.0.0.1", port));
+        home.ok(&["exec", "n", "sh", "-c", count]) != "0\n"
+    });
+    // A port that this user may not have, and one that is no address of this host.
+    let said = home.fails(&["run", "-p", "192.0.2.1:8000:80", "--", "true"], 125);
+    assert!(said.contains("no such address"), "{said}");
+}
+
+#[test]
 fn a_machine_without_network_has_no_device() {
     for engine in engines() {
         let home = Home::new(engine);

@@ -226,5 +226,13 @@ fn health_is_looked_after() {
     wait_until("unhealthy", || home.ok(&["ps"]).contains("running (unhealthy)"));
     home.ok(&["exec", "m", "touch", "/root/well"]);
     wait_until("healthy", || home.ok(&["ps"]).contains("running (healthy)"));
+    // One that is not well is killed, and its policy starts it again.
+    let kills = [&["--restart", "always", "--health-on-failure", "kill"], &flags[..]].concat();
+    let work = "touch /root/well; exec sleep 1000";
+    home.ok(&[&["run", "-d", "--name", "n"], &kills[..], &["--", "sh", "-c", work]].concat());
+    wait_until("healthy", || home.ok(&["ps"]).matches("running (healthy)").count() == 2);
+    home.ok(&["exec", "n", "rm", "/root/well"]);
+    wait_until("it was started again", || home.ok(&["inspect", "n", "--json"]).contains("\"restarts\": 1"));
+    wait_until("healthy", || home.ok(&["ps"]).matches("running (healthy)").count() == 2);
     home.fails(&["run", "--health-cmd", "true", "--", "true"], 125);
 }

@@ -44,6 +44,7 @@ fn the_next_version_comes_as_a_delta_and_finds_the_data() {
     // One that is stopped starts as the new one.
     home.ok(&["stop", "app"]);
     home.ok(&["update", "app", "--to", &format!("./{old}")]);
+    assert!(home.ok(&["ps", "-a"]).contains("stopped"));
     home.ok(&["start", "app"]);
     assert_eq!(home.ok(&look), "1\nkept\nnone\n");
 }

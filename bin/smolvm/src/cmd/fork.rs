@@ -126,6 +126,7 @@ impl Copies<'_> {
                 kept: true,
                 // Published ports are the source's.
                 ports: Vec::new(),
+                udp_ports: Vec::new(),
                 exit_code: None,
                 forked_from: Some(self.record.name.clone()),
                 ..self.record.clone()

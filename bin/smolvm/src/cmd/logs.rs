@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use agent_protocol::{Client, FrameKind, LogRecord, LogStream, LogsSpec, Request};
 use anyhow::{Context, Result, bail};
+use instance::logs::SAVED;
 use instance::{Instance, Phase};
 
 use crate::args::Logs;
@@ -21,6 +22,15 @@ pub fn logs(logs: &Logs, home: &Home) -> Result<u8> {
         None => None,
     };
     let spec = LogsSpec { follow: logs.follow, tail: logs.tail, since_ns };
+    let instance = Instance::open(&home.dirs, &logs.name)?;
+    if instance.phase() != Phase::Running {
+        let path = instance.path(SAVED);
+        match instance::logs::read_saved(&path, spec, |record| print(&record, logs.timestamps).is_ok()) {
+            // Nothing was kept: the answer below says what to do.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            other => return other.map(|()| 0).with_context(|| format!("reading {}", path.display())),
+        }
+    }
     instance::logs::read(agent(&logs.name, home)?, spec, |record| print(&record, logs.timestamps).is_ok())?;
     Ok(0)
 }

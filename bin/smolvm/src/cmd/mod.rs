@@ -42,6 +42,8 @@ use anyhow::{Context, Result};
 use crate::args::{Args, Global, Verb};
 use crate::launch::Home;
 
+/// Exit code when `--timeout` ended it, as timeout(1) has it.
+const TIMED_OUT: u8 = 124;
 /// What [`crate::interrupt`] could not do.
 const WATCHING: &str = "watching for signals";
 

@@ -26,6 +26,10 @@ pub fn ps(ps: &Ps, global: &Global, home: &Home) -> Result<u8> {
             continue;
         }
         match instance.record() {
+            // Of a new version that was not started yet nothing is dead.
+            Ok(record) if record.fresh && state == Phase::Dead => {
+                rows.push(Row { state: Phase::Stopped, record });
+            }
             Ok(record) => rows.push(Row { state, record }),
             Err(e) if ps.all => tell!("smolvm: {e}"),
             Err(_) => {}
@@ -47,7 +51,9 @@ pub fn ps(ps: &Ps, global: &Global, home: &Home) -> Result<u8> {
 
 fn cells(row: &Row, now_ms: u64) -> Vec<String> {
     let record = &row.record;
-    let ports: Vec<String> = record.ports.iter().map(|(host, guest)| format!("{host}->{guest}")).collect();
+    let tcp = record.ports.iter().map(|(host, guest)| format!("{host}->{guest}"));
+    let udp = record.udp_ports.iter().map(|(host, guest)| format!("{host}->{guest}/udp"));
+    let ports: Vec<String> = tcp.chain(udp).collect();
     let state = match (row.state, record.exit_code) {
         (Phase::Running, _) if record.health.is_some() => {
             format!("{} ({})", row.state.word(), record.health.map_or("", Health::word))

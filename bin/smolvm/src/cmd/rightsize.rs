@@ -18,8 +18,8 @@ use crate::launch::Home;
 use crate::ui;
 use crate::ui::say::say;
 
-/// Time between two looks.
-const EVERY: Duration = Duration::from_millis(250);
+/// Time between two looks, at least and at most.
+const EVERY: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(250)];
 /// CPU use is looked at over no less: shorter bursts need no CPU of their own.
 const WINDOW: Duration = Duration::from_secs(1);
 /// How long a service is watched when no command is given.
@@ -145,7 +145,7 @@ fn watch(instance: &Instance, told: &Receiver<()>) -> Result<Measured> {
     let first = sample(instance)?;
     let mut meter = Meter::new(first);
     loop {
-        let over = told.recv_timeout(EVERY) != Err(RecvTimeoutError::Timeout);
+        let over = told.recv_timeout(pause(meter.begun.elapsed())) != Err(RecvTimeoutError::Timeout);
         match sample(instance) {
             Ok(sample) => meter.add(sample),
             // It ended with its command.
@@ -156,6 +156,12 @@ fn watch(instance: &Instance, told: &Receiver<()>) -> Result<Measured> {
             return Ok(meter.measured());
         }
     }
+}
+
+/// How long to wait for the next look: a fiftieth of the time so far. What a short run takes for a moment is seen as well
+/// as what a long one takes for longer.
+fn pause(elapsed: Duration) -> Duration {
+    (elapsed / 50).clamp(EVERY[0], EVERY[1])
 }
 
 struct Meter {
@@ -266,6 +272,12 @@ mod tests {
         assert!(proposal.cpus_why.contains("1.4 of 4"), "{}", proposal.cpus_why);
         let idle = propose(&seen(2, 0, 10 * MIB));
         assert_eq!((idle.cpus, idle.memory), (1, 128 * MIB));
+    }
+
+    #[test]
+    fn short_runs_are_looked_at_more_often() {
+        let ms = |ms| pause(Duration::from_millis(ms)).as_millis();
+        assert_eq!([ms(0), ms(400), ms(1000), ms(5000), ms(1_000_000)], [10, 10, 20, 100, 250]);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use store::{Pin, Store};
 
 use crate::args::{Global, Run};
 use crate::cmd::lockstep::Reference;
-use crate::cmd::{WATCHING, lockstep, silent, vmm};
+use crate::cmd::{TIMED_OUT, WATCHING, lockstep, silent, vmm};
 use crate::interrupt::{self, Undo};
 use crate::launch::keeper;
 use crate::launch::{self, Defaults, Exec, Home, Limits, Mode, Plan, Running};
@@ -32,8 +32,6 @@ use crate::volumes;
 
 /// How long a machine may take to end after its agent went.
 const END_AFTER_STREAM: Duration = Duration::from_secs(2);
-/// Exit code when `--timeout` ended it, as timeout(1) has it.
-const TIMED_OUT: u8 = 124;
 
 pub fn run(run: &Run, global: &Global) -> Result<u8> {
     let home = Home::open()?;
@@ -174,6 +172,9 @@ fn plan(run: &Run, argv: &[String], what: &What, pin: &Pin, store: &Store) -> Re
     plan.gdb = run.keep.gdb;
     plan.limits = Limits::of(&run.keep);
     (plan.restart, plan.health) = keeper::resolve(&run.keep, run.detach)?;
+    let timeout = run.timeout.as_deref().map(str::parse::<spec::Duration>);
+    let timeout = timeout.transpose().map_err(anyhow::Error::msg)?;
+    plan.timeout_ms = timeout.map(|limit| u64::try_from(limit.0.as_millis()).unwrap_or(u64::MAX));
     plan.ports = ports(run, pin, store)?;
     // An image's command stands in its service's place, as with docker: behind the entrypoint.
     let image = match cold && *what != What::BuiltIn {
@@ -289,6 +290,9 @@ fn record(
         networks: plan.networks.clone(),
         restarts: 0,
         health: None,
+        session: None,
+        fresh: false,
+        udp_ports: launch::published_udp(plan),
     })?;
     vmm::write_plan(instance, plan)
 }
@@ -310,8 +314,6 @@ fn foreground(
     after: After,
     record: impl FnOnce() -> Result<()>,
 ) -> Result<u8> {
-    let limit =
-        run.timeout.as_deref().map(str::parse::<spec::Duration>).transpose().map_err(anyhow::Error::msg)?;
     let late = Arc::new(AtomicBool::new(false));
     let command = command(&media.spec, plan, run)?;
     // What its service says from the resume on is shown, of one that was started anew all.
@@ -325,10 +327,10 @@ fn foreground(
     let mut running = started.up()?;
     running.notes.iter().for_each(|note| tell!("smolvm: {note}"));
     let _server = listening.serve(Arc::new(control))?;
-    if let Some(limit) = limit {
-        end_after(vmm.clone(), limit.0, late.clone());
+    if let Some(limit) = plan.timeout_ms {
+        end_after(vmm.clone(), Duration::from_millis(limit), late.clone());
     }
-    let code = match join(&mut running, since) {
+    let code = match join(&mut running, plan, since) {
         Ok(code) => code,
         // A stream that broke ends just before its machine does.
         Err(e) => match vmm.machine().wait(Some(END_AFTER_STREAM)) {
@@ -406,8 +408,9 @@ fn command(spec: &MachineSpec, plan: &Plan, run: &Run) -> Result<Option<Target>>
 }
 
 /// Joins the command, or the service's output where there is none.
-fn join(running: &mut Running, since: Option<Duration>) -> Result<u8> {
+fn join(running: &mut Running, plan: &Plan, since: Option<Duration>) -> Result<u8> {
     let Some(mut session) = running.session()? else { return follow(&running.vmm, since) };
+    running.vmm.set_main(plan.main(session.started.session));
     trace::point("command_runs");
     session.take_signals();
     let _others = interrupt::leave_to_others();

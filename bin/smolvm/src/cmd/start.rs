@@ -23,10 +23,6 @@ pub fn start(names: &Names, global: &Global, home: &Home) -> Result<u8> {
             Phase::Dead => plan.mode,
         };
         plan.lost = instance.phase() == Phase::Dead;
-        if plan.mode == Mode::Frozen {
-            // The command of the first run is among the frozen processes.
-            plan.command = None;
-        }
         vmm::replace_plan(&instance, &plan)?;
         code = vmm::detach(Arc::new(instance), global, None)?.max(code);
     }

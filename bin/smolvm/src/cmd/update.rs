@@ -71,7 +71,15 @@ fn point(instance: &Instance, pin: &Pin, source: &str, plan: &Plan, home: &Home)
     home.store.add_reference(pin, &instance.path(""))?;
     vmm::replace_plan(instance, plan)?;
     let (file, source) = (pin.id().to_string(), source.to_owned());
-    let new = Record { file, source, kept: true, exit_code: None, phase: Phase::Dead, ..instance.record()? };
+    let new = Record {
+        file,
+        source,
+        kept: true,
+        exit_code: None,
+        phase: Phase::Dead,
+        fresh: true,
+        ..instance.record()?
+    };
     Ok(instance.put_record(&new, Lasting::Durable)?)
 }
 

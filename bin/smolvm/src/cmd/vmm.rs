@@ -8,28 +8,30 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent_protocol::SERVICE_SESSION;
 use anyhow::{Context, Result, anyhow};
 use host::Rendezvous;
 use instance::control;
 use instance::forward::Publish;
+use instance::logs::SAVED;
 use instance::session::{self, Session, Target};
-use instance::{Instance, Lasting, Media, PLAN, Phase, Record, Vmm};
+use instance::{Instance, Lasting, Main, Media, PLAN, Phase, Record, Vmm};
 use machine::Outcome;
 use rustix::event::{PollFd, PollFlags};
 use serde::{Deserialize, Serialize};
 use spec::MachineSpec;
 
 use crate::args::Global;
-use crate::cmd::update;
+use crate::cmd::{TIMED_OUT, update};
 use crate::interrupt::{self, Undo};
 use crate::launch::keeper::{self, Backoff};
-use crate::launch::{self, Control, Defaults, Ending, Group, Home, Plan, Prepared};
+use crate::launch::{self, Control, Defaults, Ending, Group, Home, Mode, Plan, Prepared};
 use crate::trace;
 use crate::ui::say::{say, tell};
 
 /// How long a machine that failed stays down before it is started again.
 const BEFORE_AGAIN: Duration = Duration::from_secs(1);
+/// How long its processes have to end when its time is over.
+const TIMEOUT_GRACE_MS: u32 = 2_000;
 
 /// What a child says on its standard output: who it is, and how it went.
 #[derive(Debug, Serialize, Deserialize)]
@@ -284,7 +286,14 @@ fn up(instance: &Arc<Instance>, home: &Home, copy: Option<Copy>) -> Result<Up> {
     trace::point("file");
     let bound = launch::bind_ports(&plan.ports)?;
     let ports = launch::published(&bound);
-    let command = command(&plan, &media.spec);
+    // The command of a frozen machine is among its processes.
+    let frozen = plan.mode == Mode::Frozen;
+    if plan.mode == Mode::Stopped {
+        // What it said before is not what it says now.
+        let _ = fs::remove_file(instance.path(SAVED));
+    }
+    let in_place = plan.command_in_place(&media.spec);
+    let command = if frozen || in_place { None } else { command(&plan, &media.spec) };
     let records = || {
         if is_copy {
             own_log(instance)?;
@@ -292,7 +301,7 @@ fn up(instance: &Arc<Instance>, home: &Home, copy: Option<Copy>) -> Result<Up> {
         let (pid, mut kept) = (std::process::id(), false);
         instance.update(|r| {
             (r.phase, r.pid, r.exit_code, r.health) = (Phase::Running, pid, None, None);
-            r.ports = ports.clone();
+            (r.ports, r.fresh) = (ports.clone(), false);
             kept = r.kept;
         })?;
         let owner = instance.path("");
@@ -319,7 +328,14 @@ fn up(instance: &Arc<Instance>, home: &Home, copy: Option<Copy>) -> Result<Up> {
         }
     };
     let server = listening.serve(Arc::new(control))?;
+    if in_place && !frozen {
+        start_in_place(&running.vmm, &plan)?;
+    }
     let session = running.session()?;
+    let kept = if frozen { instance.record()?.session } else { None };
+    if let Some(id) = session.as_ref().map(|session| session.started.session).or(kept) {
+        running.vmm.set_main(plan.main(id));
+    }
     update::commit(instance, home)?;
     Ok(Up { running, server, session, ending, plan })
 }
@@ -346,6 +362,9 @@ fn live(instance: &Arc<Instance>, up: Up, home: &Home) -> Result<u8> {
     let (vmm, policy, _door, limited) = (running.vmm, plan.restart, running.door, running.limited);
     if let Some(check) = plan.health.clone() {
         keeper::look_after(vmm.clone(), instance.clone(), check)?;
+    }
+    if let Some(limit) = plan.timeout_ms {
+        end_after(vmm.clone(), instance.clone(), ending.clone(), Duration::from_millis(limit))?;
     }
     let service =
         Service { vmm: vmm.clone(), instance: instance.clone(), ending: ending.clone(), plan, session };
@@ -376,6 +395,26 @@ fn live(instance: &Arc<Instance>, up: Up, home: &Home) -> Result<u8> {
     Ok(0)
 }
 
+/// Ends a machine that still runs after `limit` as `stop` does, with the exit code for it.
+fn end_after(vmm: Arc<Vmm>, instance: Arc<Instance>, ending: Arc<Ending>, limit: Duration) -> Result<()> {
+    let body = move || {
+        if vmm.machine().wait(Some(limit)).is_some() {
+            return;
+        }
+        ending.begin(TIMED_OUT);
+        tell!("smolvm: ended after {} s (--timeout)", limit.as_secs_f64());
+        // A disk that could not be saved is told of in its log, and the time is over all the same.
+        if let Err(e) = vmm.stop(TIMEOUT_GRACE_MS, Some(&instance.saved())) {
+            tell!("smolvm: {e}");
+        }
+        let _ = instance.update(|r| r.exit_code = Some(TIMED_OUT));
+        vmm.machine().end();
+        ending.done();
+    };
+    std::thread::Builder::new().name("timeout".into()).spawn(body)?;
+    Ok(())
+}
+
 /// This program once more in this process's place, for the same instance; returns only when that fails.
 fn again(name: &str, home: &Home) -> anyhow::Error {
     // Who started it heard long ago that it is up.
@@ -398,6 +437,7 @@ impl Service {
     fn watch(mut self) {
         let mut backoff = Backoff::new();
         while let Some(code) = self.ended() {
+            let code = self.ending.code(code);
             let _ = self.instance.update(|r| r.exit_code = Some(code));
             let restarts = self.instance.record().map_or(u32::MAX, |r| r.restarts);
             let wanted = self.plan.restart.wants(code, restarts);
@@ -421,17 +461,28 @@ impl Service {
     fn ended(&mut self) -> Option<u8> {
         match self.session.take() {
             Some(session) => session.join().ok().map(|ending| ending.code()),
-            None if self.vmm.spec().service.is_some() && self.plan.command.is_none() => {
+            // There is nothing that it could be there for.
+            None if self.vmm.spec().service.is_none() && self.plan.command.is_none() => None,
+            None => {
+                let main = self.vmm.main().session;
                 let client = agent_protocol::Client::new(self.vmm.connect().ok()?);
-                client.wait(SERVICE_SESSION).ok().map(|exit| exit.code())
+                client.wait(main).ok().map(|exit| exit.code())
             }
-            None => None,
         }
     }
 
     fn start(&mut self) -> Result<()> {
         match command(&self.plan, self.vmm.spec()) {
-            Some(target) => self.session = Some(session::start(self.vmm.connect()?, &target)?),
+            Some(_) if self.plan.command_in_place(self.vmm.spec()) => {
+                // Of a machine that somebody froze in the foreground it was another session.
+                self.vmm.set_main(Main::default());
+                start_in_place(&self.vmm, &self.plan)?;
+            }
+            Some(target) => {
+                let session = session::start(self.vmm.connect()?, &target)?;
+                self.vmm.set_main(self.plan.main(session.started.session));
+                self.session = Some(session);
+            }
             None => drop(self.vmm.start_service(&self.plan.env, self.plan.workdir.as_deref())?),
         }
         Ok(())
@@ -443,6 +494,14 @@ fn command(plan: &Plan, machine: &MachineSpec) -> Option<Target> {
     let mut spec = plan.command.as_ref()?.spec(&Defaults::of(machine));
     spec.keep = true;
     Some(Target::Exec(spec))
+}
+
+/// Starts the plan's command in the service's place.
+fn start_in_place(vmm: &Vmm, plan: &Plan) -> Result<()> {
+    if let Some(Target::Exec(spec)) = command(plan, vmm.spec()) {
+        vmm.start_command(spec)?;
+    }
+    Ok(())
 }
 
 /// Says that the copy is whole and waits until it may run: until its standard input ends. Nothing is read: of many that

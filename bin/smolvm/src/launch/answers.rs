@@ -1,8 +1,9 @@
 //! What a machine's process answers to the other processes of its user.
 
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 
+use agent_protocol::SERVICE_SESSION;
 use instance::control::{Asker, Handler, Request};
 use instance::{Instance, Phase, SnapshotTarget, Vmm};
 
@@ -14,6 +15,8 @@ use crate::volumes;
 pub struct Ending {
     open: Mutex<usize>,
     changed: Condvar,
+    /// Its time was over: the exit code is this.
+    code: OnceLock<u8>,
 }
 
 impl Ending {
@@ -21,6 +24,23 @@ impl Ending {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         *open = open.saturating_add_signed(n);
         self.changed.notify_all();
+    }
+
+    /// The machine ends by itself, with this exit code whatever its processes have; [`Ending::done`] comes later.
+    pub fn begin(&self, code: u8) {
+        // The first that says so.
+        let _ = self.code.set(code);
+        self.add(1);
+    }
+
+    /// What was begun is over.
+    pub fn done(&self) {
+        self.add(-1);
+    }
+
+    /// The exit code of a process that ended with `code`.
+    pub fn code(&self, code: u8) -> u8 {
+        self.code.get().copied().unwrap_or(code)
     }
 
     /// Whether somebody asked for the machine's end.
@@ -100,6 +120,9 @@ impl Control {
                 let report =
                     self.vmm.freeze_to(&self.instance.saved(), SnapshotTarget::StateOnly, &|| true)?;
                 volumes::remember(&self.instance, self.vmm.volumes())?;
+                // Who starts it again goes on with what it is there for.
+                let main = self.vmm.main().session;
+                self.instance.update(|r| r.session = (main != SERVICE_SESSION).then_some(main))?;
                 note_saved(&self.instance, Phase::Frozen)?;
                 Ok((serde_json::to_value(report).unwrap_or_default(), None))
             }

@@ -10,7 +10,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use agent_protocol::{Client, ErrorKind, ExecSpec, Probe, ReadySpec, Request, SERVICE_SESSION, SignalSpec};
+use agent_protocol::{Client, ErrorKind, ExecSpec, Probe, ReadySpec, Request, SignalSpec};
 use anyhow::{Result, bail};
 use instance::{Health, Instance, Vmm};
 use serde::{Deserialize, Serialize};
@@ -191,7 +191,7 @@ fn kill_service(vmm: &Vmm) {
     let signal = SignalSpec { signal: KILL, group: true };
     // A service that ended meanwhile is what was wanted.
     if let Ok(stream) = vmm.connect() {
-        let _ = Client::new(stream).call(&Request::Kill { session: SERVICE_SESSION, signal });
+        let _ = Client::new(stream).call(&Request::Kill { session: vmm.main().session, signal });
     }
 }
 

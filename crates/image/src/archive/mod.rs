@@ -5,12 +5,15 @@
 
 mod apply;
 mod ar;
+mod bomb;
 mod decompress;
 mod header;
 mod tar;
 
 pub use apply::{Applied, Unpacker, apply_tar};
 pub(crate) use ar::Ar;
+pub use bomb::decompress_bounded;
+pub(crate) use bomb::{EXPANDED, RATIO};
 pub use decompress::decompress;
 pub use tar::{Entry, EntryKind, TarReader};
 

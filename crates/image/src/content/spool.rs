@@ -36,7 +36,7 @@ pub enum SpoolError {
     Write { len: u64, source: io::Error },
     /// More than the caller allowed.
     #[error(
-        "the files together are larger than the limit of {limit} bytes; raise the limit if the source is to be trusted"
+        "the files together are larger than the limit of {limit} bytes; leave out what need not be in the root (a folder or volume can be mounted with -v)"
     )]
     Limit { limit: u64 },
 }

@@ -18,7 +18,7 @@ use super::origin::registry::{Registry, RegistryOptions};
 use super::origin::{Origin, read_document};
 use super::{MAX_DOCUMENT, OciError, Problem, document_problem};
 use crate::ArchiveError;
-use crate::archive::decompress;
+use crate::archive::{EXPANDED, RATIO, decompress};
 use crate::content::Spool;
 use crate::lock::ImageLock;
 use crate::tree::{Item, Meta, OnSymlink, Tree};
@@ -29,10 +29,6 @@ const DEPTH: usize = 4;
 const TRANSFERS: usize = 4;
 /// Tries of one blob's transfer.
 const TRIES: usize = 3;
-/// A layer may expand to so many bytes whatever its size, and above that to so many times its
-/// size: honest ones reach 20, gzip's limit is 1032.
-const EXPANDED: u64 = 1 << 30;
-const RATIO: u64 = 100;
 /// Where things are kept and how registries are asked.
 #[derive(Clone, Debug)]
 pub struct OciOptions {

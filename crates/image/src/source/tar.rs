@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use crate::archive::{Applied, ArchiveError, Unpacker, apply_tar, decompress};
+use crate::archive::{Applied, ArchiveError, Unpacker, apply_tar, decompress_bounded};
 use crate::content::Spool;
 use crate::tree::{OnSymlink, Tree};
 
@@ -11,10 +11,10 @@ use crate::tree::{OnSymlink, Tree};
 /// has a symbolic link to a directory leaves the link, as dpkg does.
 ///
 /// # Errors
-/// [`ArchiveError`]: not a tar, damaged, cut short, or too large for the tree's or the spool's
+/// [`ArchiveError`]: not a tar, damaged, cut short, a decompression bomb, or too large for the tree's or the spool's
 /// limits.
 pub fn add_tar(tree: &mut Tree, spool: &Spool, archive: impl Read + Send) -> Result<Applied, ArchiveError> {
-    let plain = decompress(archive)?;
+    let plain = decompress_bounded(archive)?;
     let mut into = Unpacker { tree, spool, on_symlink: OnSymlink::Keep };
     apply_tar(plain, &mut into)
 }

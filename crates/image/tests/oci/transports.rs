@@ -66,7 +66,7 @@ fn docker_archives_by_name_also_compressed_and_with_links() {
     let (one, two) = (layer("one"), layer("two"));
     let manifest = json!([
         { "Config": "one.json", "RepoTags": ["one:latest"], "Layers": ["1/layer.tar"] },
-        { "Config": "two.json", "RepoTags": ["two:7"], "Layers": ["2/layer.tar"] },
+        { "Config": "two.json", "RepoTags": ["two:7", "docker.io/team/three:1"], "Layers": ["2/layer.tar"] },
     ]);
     let archive = Layer::new()
         .add(tar::EntryType::Regular, "real/layer.tar", &one, "")
@@ -79,7 +79,9 @@ fn docker_archives_by_name_also_compressed_and_with_links() {
     std::fs::write(world.path("plain.tar"), &archive).unwrap();
     std::fs::write(world.path("packed.tar.zst"), zstd::encode_all(&archive[..], 1).unwrap()).unwrap();
     for file in ["plain.tar", "packed.tar.zst"] {
-        for (name, word) in [("one", "one"), ("one:latest", "one"), ("two:7", "two")] {
+        let long = ("docker.io/library/one", "one");
+        let names = [("one", "one"), ("one:latest", "one"), long, ("two:7", "two"), ("team/three:1", "two")];
+        for (name, word) in names {
             let image = world.open(&format!("docker-archive:{file}:{name}")).unwrap();
             assert_eq!(text(&world.unpack(&image).unwrap().0, "word"), word);
         }

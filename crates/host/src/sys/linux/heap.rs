@@ -1,6 +1,6 @@
 //! The process's heap.
 
-#![allow(unsafe_code)] // mallopt.
+#![allow(unsafe_code)] // mallopt, malloc_trim.
 
 /// All threads share one heap from now on, instead of having one each (mallopt(3), `M_ARENA_MAX`).
 ///
@@ -10,4 +10,11 @@
 pub fn share_one_heap() {
     // SAFETY: sets a tunable of the allocator; no memory is involved.
     unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+}
+
+/// Gives the pages of the heap that nothing uses back to the host (malloc_trim(3)), which the C library does by itself
+/// only at the heap's end. It looks at the whole heap: to be called after something large, not often.
+pub fn give_back_heap() {
+    // SAFETY: touches nothing but the allocator's free memory, under its own locks.
+    unsafe { libc::malloc_trim(0) };
 }

@@ -15,6 +15,7 @@ use serde::Deserialize;
 
 use super::super::checked::{Checked, digest_of};
 use super::super::document::shown;
+use super::super::reference::Reference;
 use super::super::{MAX_DOCUMENT, MAX_LAYERS, Problem, document_problem, failed};
 use super::{Origin, open_regular, read_document};
 use crate::archive::{ArchiveError, EntryKind, TarReader, decompress};
@@ -129,9 +130,11 @@ fn descriptor(media_type: MediaType, digest: &str, size: u64) -> Result<Descript
 fn chosen<'a>(all: &'a [Saved], name: Option<&str>) -> Result<&'a Saved, Problem> {
     let tags = |saved: &'a Saved| saved.repo_tags.iter().flatten();
     let found = match name {
-        // `name` means `name:latest`, as everywhere.
+        // docker writes `app:1` where skopeo writes `docker.io/library/app:1`, and `app` means `app:latest`.
         Some(name) => {
-            all.iter().find(|s| tags(s).any(|tag| tag == name || tag.strip_suffix(":latest") == Some(name)))
+            let wanted = Reference::parse(name).ok();
+            let same = |tag: &str| tag == name || wanted.is_some() && Reference::parse(tag).ok() == wanted;
+            all.iter().find(|saved| tags(saved).any(|tag| same(tag)))
         }
         None => all.first().filter(|_| all.len() == 1),
     };
