@@ -63,10 +63,10 @@ fn a_machine_goes_from_soft_to_kvm_and_back_with_one_to_four_processors() {
         sh(&home, &format!("{EVERYWHERE} >/dev/null 2>&1 &"));
         for other in 1..cpus {
             let work = format!(
-                "n=0; while :; do i=0; s=0; while [ $i -lt 2000 ]; do i=$((i+1)); s=$(((s*31+i)%1000003)); done; \
-                 [ $s = {sum} ] || echo $s >/tmp/torn; n=$((n+1)); echo $n >/tmp/n{other}; done"
+                ": >/tmp/n{other}; (while :; do i=0; s=0; while [ $i -lt 2000 ]; do i=$((i+1)); s=$(((s*31+i)%1000003)); done; \
+                 [ $s = {sum} ] || echo $s >/tmp/torn; echo >>/tmp/n{other}; done) >/dev/null 2>&1 &"
             );
-            sh(&home, &format!("({work}) >/dev/null 2>&1 &"));
+            sh(&home, &work);
         }
         sh(&home, "(i=0; while :; do i=$((i+1)); echo $i >>/root/log; sync; done) >/dev/null 2>&1 &");
         sh(&home, "until [ -s /tmp/pass ] && [ -s /root/log ]; do sleep 0.02; done");
@@ -84,7 +84,7 @@ fn a_machine_goes_from_soft_to_kvm_and_back_with_one_to_four_processors() {
             for other in 1..cpus {
                 let count = format!("/tmp/n{other}");
                 let more = format!(
-                    "n=$(cat {count}); until [ \"$(cat {count})\" -gt $n ]; do sleep 0.2; done; ! [ -e /tmp/torn ]"
+                    "n=$(wc -l <{count}); until [ $(wc -l <{count}) -gt $n ]; do sleep 0.2; done; ! [ -e /tmp/torn ]"
                 );
                 sh(&home, &more);
             }
