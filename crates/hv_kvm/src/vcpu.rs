@@ -31,8 +31,6 @@ use crate::vm::Shared;
 
 /// Where MMIO data is in `kvm_run`.
 const MMIO_DATA: usize = offset_of!(kvm_run, __bindgen_anon_1) + offset_of!(kvm_run_mmio, data);
-/// After so many exits it is looked again where the guest's handler of page faults is.
-const ENTRY_EXITS: u64 = 64;
 /// #UD.
 const INVALID_OPCODE: u8 = 6;
 
@@ -149,9 +147,6 @@ impl KvmVcpu {
 
     /// KVM_RUN once. `None`: nothing for the machine.
     fn enter(&mut self) -> Result<Option<Next>, Error> {
-        if !self.shared.system_call {
-            self.keep_entry()?;
-        }
         self.kick.enter();
         let result = self.fd.run().map(|_| ());
         self.kick.leave();
@@ -255,22 +250,6 @@ impl KvmVcpu {
         self.shared.assists.fetch_add(1, Ordering::Relaxed);
         let assisted = self.assist.begin(&self.shared, state)?;
         self.assisted(assisted)
-    }
-
-    /// Stops at the guest's handler of page faults wherever that is now: a kernel that boots changes it.
-    fn keep_entry(&mut self) -> Result<(), Error> {
-        let known = self.shared.fault_handler.load(Ordering::Relaxed);
-        if known == 0 || self.exits.is_multiple_of(ENTRY_EXITS) {
-            // A vCPU that has no table yet says nothing of the others'.
-            let now = entry::fault_handler(&self.fd, &self.shared.memory)?.unwrap_or(known);
-            self.shared.fault_handler.store(now, Ordering::Relaxed);
-        }
-        let now = Some(self.shared.fault_handler.load(Ordering::Relaxed)).filter(|at| *at != 0);
-        if self.fault_handler != now {
-            self.fault_handler = now;
-            self.watch()?;
-        }
-        Ok(())
     }
 
     /// At one of the places where it was to stop, or after a step.
@@ -442,7 +421,12 @@ impl Vcpu for KvmVcpu {
         self.complete()?;
         self.assist.forget();
         (self.answering, self.deferred) = (false, None);
-        state::restore(&self.fd, &self.shared, self.id, state)
+        state::restore(&self.fd, &self.shared, self.id, state)?;
+        if !self.shared.system_call {
+            self.fault_handler = entry::fault_handler(&self.fd, &self.shared.memory)?;
+            self.watch()?;
+        }
+        Ok(())
     }
 
     fn stop_at(&mut self, stops: &Stops) -> Result<(), Error> {

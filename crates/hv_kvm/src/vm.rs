@@ -59,8 +59,6 @@ pub(crate) struct Shared {
     dirty_log: bool,
     /// System calls enter the guest's kernel: nothing for `entry` to do.
     pub(crate) system_call: bool,
-    /// The guest's handler of page faults, the same on all vCPUs; 0 while it is not known. For `entry`.
-    pub(crate) fault_handler: AtomicU64,
     pub(crate) has_xsave: bool,
     /// KVM leaves the pending events alone when it refuses an instruction.
     pub(crate) clean_refusals: bool,
@@ -129,7 +127,6 @@ impl KvmPartition {
             time_travels: abilities.time_travels,
             dirty_log: abilities.dirty_log,
             system_call: abilities.system_call,
-            fault_handler: AtomicU64::new(0),
             clean_refusals,
             foreign_cr4: foreign_cr4(&config.cpuid),
             assists: AtomicU64::new(0),

@@ -92,7 +92,6 @@ fn a_guest_gives_memory_up_when_it_is_asked_to_and_takes_it_back() {
             "what it gave up is not what it uses: {less}"
         );
         assert!(home.ok(&["stats", "--once", "--interval", "10ms"]).contains("128.0 MiB of 256.0 MiB"));
-        assert!(number(&less, "own") <= 128 << 20 | 64 << 20, "{less}");
         // More than it can give: it says so, gives what it can, and lives.
         let said = home.run(&["balloon", "m", "32MiB"]);
         assert!(
@@ -100,6 +99,9 @@ fn a_guest_gives_memory_up_when_it_is_asked_to_and_takes_it_back() {
             "{}",
             e2e::text(&said.stderr)
         );
+        // Its copy of the file was page cache.
+        let least = stats(&home, "m");
+        assert!(number(&least, "own") + (10 << 20) < number(&before, "own"), "{before}\n{least}");
         home.ok(&["exec", "m", "sh", "-c", "cd /; sha256sum -c /root/sum"]);
         home.ok(&["balloon", "-q", "m", "128MiB"]);
         // It goes with the machine, and back.

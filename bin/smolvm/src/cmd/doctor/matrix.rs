@@ -73,8 +73,8 @@ fn work(vcpus: u32) -> String {
     let mut script = String::new();
     for number in 0..vcpus {
         script.push_str(&format!(
-            "(n=0; while :; do i=0; s=0; while [ $i -lt 2000 ]; do i=$((i+1)); s=$(((s*31+i)%1000003)); done; \
-             [ $s = {sum} ] || echo loop {number}: $s >/tmp/wrong; n=$((n+1)); echo $n >/tmp/n{number}; done) \
+            ": >/tmp/n{number}; (while :; do i=0; s=0; while [ $i -lt 2000 ]; do i=$((i+1)); s=$(((s*31+i)%1000003)); done; \
+             [ $s = {sum} ] || echo loop {number}: $s >/tmp/wrong; echo >>/tmp/n{number}; done) \
              >/dev/null 2>&1 & "
         ));
     }
@@ -83,14 +83,13 @@ fn work(vcpus: u32) -> String {
 
 /// Waits until all of it went on, and checks the lines.
 fn check(vcpus: u32) -> String {
-    let mut script = String::from("set -e; lines() { wc -l </root/log; }; l=$(lines); ");
+    let mut script = String::from("set -e; lines() { wc -l <$1; }; l=$(lines /root/log); ");
     for n in 0..vcpus {
-        script.push_str(&format!(
-            "a=$(cat /tmp/n{n}); until [ \"$(cat /tmp/n{n})\" -gt \"$a\" ]; do sleep 0.1; done; "
-        ));
+        let more = format!("a=$(lines /tmp/n{n}); until [ $(lines /tmp/n{n}) -gt $a ]; do sleep 0.1; done; ");
+        script.push_str(&more);
     }
     script
-        + "until [ $(lines) -gt $l ]; do sleep 0.1; done; if [ -e /tmp/wrong ]; then cat /tmp/wrong >&2; exit 1; fi; \
+        + "until [ $(lines /root/log) -gt $l ]; do sleep 0.1; done; if [ -e /tmp/wrong ]; then cat /tmp/wrong >&2; exit 1; fi; \
            head -n $l /root/log >/tmp/log; seq 1 $l | cmp - /tmp/log"
 }
 
