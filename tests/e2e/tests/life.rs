@@ -172,6 +172,17 @@ fn the_exit_code_of_a_machine_says_how_it_ended() {
     assert_eq!(waited(&home, "over"), ("1\n".into(), Some(1)));
 }
 
+#[test]
+fn a_command_beside_others_goes_on_by_itself() {
+    let home = Home::new("soft");
+    home.ok(&["run", "-d", "--name", "m"]);
+    let script = "until test -e /end; do sleep 0.05; done; echo $WHO >/root/done";
+    assert_eq!(home.ok(&["exec", "-d", "-e", "WHO=me", "m", "sh", "-c", script]), "");
+    home.ok(&["exec", "m", "touch", "/end"]);
+    wait_until("it is done", || home.run(&["exec", "m", "cat", "/root/done"]).stdout == b"me\n");
+    home.fails(&["exec", "-d", "m", "/no/such"], 127);
+}
+
 /// What it said is asked for most often when it has ended.
 #[test]
 fn what_a_command_in_the_background_said_is_kept() {
