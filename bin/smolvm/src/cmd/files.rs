@@ -93,10 +93,8 @@ fn names(image: &Image, home: &Home) -> String {
     if image.kind != ImageKind::Oci {
         return own;
     }
-    let spec = MachineFile::open_path(&home.store.object_path(&image.id))
-        .map_err(instance::Error::from)
-        .and_then(|file| instance::read_spec(&file));
-    match spec {
+    let spec = home.store.look(&image.id).map_err(instance::Error::from);
+    match spec.and_then(|file| instance::read_spec(&file)) {
         Ok(spec) => format!("{own} ({})", spec.name),
         // A file of another version: `verify` and `doctor` say more.
         Err(_) => own,
@@ -106,7 +104,9 @@ fn names(image: &Image, home: &Home) -> String {
 /// What can be resumed from it; the last is the default.
 fn snapshots(image: &Image, home: &Home) -> Vec<String> {
     let points = match image.kind {
-        ImageKind::Snapshot => MachineFile::open_path(&home.store.object_path(&image.id))
+        ImageKind::Snapshot => home
+            .store
+            .look(&image.id)
             .map(|file| instance::points(&file).unwrap_or_default())
             .unwrap_or_default(),
         _ => Vec::new(),
