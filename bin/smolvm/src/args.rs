@@ -20,7 +20,7 @@ pub use shell::Shell;
 
 /// Run a machine from one file: built once, frozen when ready, resumed in milliseconds.
 #[derive(Debug, Parser)]
-#[command(name = "smolvm", version, max_term_width = 100, disable_help_subcommand = true, after_help = EXAMPLES)]
+#[command(name = "smolvm", version, max_term_width = 100, after_help = EXAMPLES)]
 pub struct Args {
     #[command(subcommand)]
     pub verb: Verb,
@@ -79,7 +79,7 @@ pub enum Verb {
     Balloon(Balloon),
     /// Run a command in a machine, measure it, propose cpus, memory and disk for its Smolfile
     Rightsize(Box<Rightsize>),
-    /// Print what the service said
+    /// Print what the service, or the command in its place, said
     Logs(Logs),
     /// Copy files between host and machine
     Cp(Cp),
@@ -344,10 +344,14 @@ pub struct Run {
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "Examples:
   smolvm exec search ls /srv
-  smolvm exec -it search sh")]
+  smolvm exec -it search sh
+  smolvm exec -d search sh -c 'tail -f /var/log/app >/tmp/seen'")]
 pub struct Exec {
     #[command(flatten)]
     pub process: Process,
+    /// Let it run in the background: print nothing, wait for nothing. `attach` joins it
+    #[arg(short, long)]
+    pub detach: bool,
     /// The machine
     pub name: String,
     /// The command and its arguments

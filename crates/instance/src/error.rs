@@ -27,7 +27,10 @@ pub enum Error {
     NotRunning { name: String, state: &'static str },
     #[error("instance `{name}` is running; `smolvm stop {name}` first")]
     Running { name: String },
-    #[error("port {address} on the host {} ({source}); choose another with -p HOST:GUEST", why_no_port(source))]
+    #[error(
+        "port {address} on the host {} ({source}); choose another with -p HOST:GUEST",
+        why_no_port(source)
+    )]
     PortTaken {
         address: String,
         #[source]

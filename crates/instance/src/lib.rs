@@ -36,5 +36,7 @@ pub use net::NetOptions;
 pub use record::{Health, Instance, Lasting, PLAN, Phase, Record, hold_needed, list, new_name, remove_dead};
 pub use sizes::{FileSizes, sizes};
 pub use snapshot::{Point, SnapshotInfo, Touched, UNNAMED, WorkingSet, find, points, write_laid_out};
-pub use vmm::{FreezeReport, Frozen, Main, Own, SnapshotTarget, StartReport, Vmm, VmmOptions, Waking, copy_base};
+pub use vmm::{
+    FreezeReport, Frozen, Main, Own, SnapshotTarget, StartReport, Vmm, VmmOptions, Waking, copy_base,
+};
 pub use volumes::VolumeMount;

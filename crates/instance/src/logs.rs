@@ -53,7 +53,8 @@ pub(crate) struct Saving {
 impl Saving {
     /// Begins, from the oldest that the guest keeps. `None`: the guest does not answer, or the host has no room.
     pub(crate) fn begin(vmm: &Vmm, path: &Path) -> Option<Self> {
-        let stream = vmm.connect().ok()?;
+        // Without waiting: a guest that hangs is ended all the same, and is not to take longer for this.
+        let stream = vmm.begin_connect().ok()?;
         let (from, mut to) = (stream.try_clone().ok()?, BufWriter::new(File::create(path).ok()?));
         let mut room = MOST;
         let body = move || {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs::{File, TryLockError};
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::SystemTime;
 
 use artifact::{Digest, MachineFile, SectionKind};
@@ -75,14 +76,8 @@ impl Store {
 
     pub(crate) fn image(&self, id: Digest, tags: Vec<Tag>) -> Result<Image> {
         let path = self.object_path(&id);
-        let fail = |error: std::io::Error| match error.kind() {
-            std::io::ErrorKind::NotFound => Error::Gone { id },
-            _ => Error::io(&path, "look at it", error),
-        };
-        // To look is not to use: without this the file system may count it as an access.
-        let flags = OFlags::RDONLY | OFlags::NOATIME | OFlags::CLOEXEC;
-        let file = rustix::fs::open(&path, flags, Mode::empty()).map_err(|errno| fail(errno.into()))?;
-        let file = File::from(file);
+        let fail = |error| not_looked_at(&path, id, error);
+        let file = open_to_look(&path).map_err(fail)?;
         let meta = file.metadata().map_err(fail)?;
         let (created, last_used) = (meta.modified().map_err(fail)?, meta.accessed().map_err(fail)?);
         // The lock ends with `file`, a moment from now.
@@ -102,5 +97,28 @@ impl Store {
         let names = tags.into_iter().map(|tag| tag.name).collect();
         let (len, on_disk) = (meta.len(), meta.blocks().saturating_mul(512));
         Ok(Image { id, names, kind, len, on_disk, created, last_used, in_use, parent, root })
+    }
+
+    /// An object's sections, to be shown: it does not count as used for that, and may be removed meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::Gone`]; the host's; a damaged file.
+    pub fn look(&self, id: &Digest) -> Result<MachineFile> {
+        let path = self.object_path(id);
+        let file = open_to_look(&path).map_err(|error| not_looked_at(&path, *id, error))?;
+        Ok(MachineFile::open(file, &path)?)
+    }
+}
+
+/// To look is not to use: without this the file system may count it as an access.
+fn open_to_look(path: &Path) -> std::io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NOATIME | OFlags::CLOEXEC;
+    Ok(File::from(rustix::fs::open(path, flags, Mode::empty())?))
+}
+
+fn not_looked_at(path: &Path, id: Digest, error: std::io::Error) -> Error {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => Error::Gone { id },
+        _ => Error::io(path, "look at it", error),
     }
 }

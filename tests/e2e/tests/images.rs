@@ -19,7 +19,9 @@ fn an_image_runs_as_its_configuration_says() {
             "a b 0 / me\n"
         );
         assert!(home.fails(&["run", "oci:img:2"], 125).contains("there are 1"));
-        assert_eq!(home.ok(&["images"]).matches(" oci ").count(), 1, "one base, however often it runs");
+        let listed = home.ok(&["images"]);
+        assert_eq!(listed.matches(" oci ").count(), 1, "one base, however often it runs");
+        assert!(listed.contains(" (img) "), "{listed}");
     }
 }
 

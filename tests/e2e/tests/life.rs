@@ -172,6 +172,17 @@ fn the_exit_code_of_a_machine_says_how_it_ended() {
     assert_eq!(waited(&home, "over"), ("1\n".into(), Some(1)));
 }
 
+#[test]
+fn a_command_beside_others_goes_on_by_itself() {
+    let home = Home::new("soft");
+    home.ok(&["run", "-d", "--name", "m"]);
+    let script = "until test -e /end; do sleep 0.05; done; echo $WHO >/root/done";
+    assert_eq!(home.ok(&["exec", "-d", "-e", "WHO=me", "m", "sh", "-c", script]), "");
+    home.ok(&["exec", "m", "touch", "/end"]);
+    wait_until("it is done", || home.run(&["exec", "m", "cat", "/root/done"]).stdout == b"me\n");
+    home.fails(&["exec", "-d", "m", "/no/such"], 127);
+}
+
 /// What it said is asked for most often when it has ended.
 #[test]
 fn what_a_command_in_the_background_said_is_kept() {
@@ -214,13 +225,16 @@ fn a_command_that_was_frozen_ends_its_machine_when_it_ends() {
         .unwrap();
         home.ok(&["build", "-q", "-o", "x.smolmachine"]);
         home.ok(&["run", "-d", "--name", "beside", "./x.smolmachine", "--", "sh", "-c", wait]);
-        for name in ["alone", "beside"] {
+        // A snapshot's own command is none of a definition's service; another one runs beside it.
+        home.ok(&["snapshot", "-q", "alone", "-o", "both.smolmachine"]);
+        home.ok(&["run", "-d", "--name", "both", "./both.smolmachine", "--", "sh", "-c", wait]);
+        for name in ["alone", "beside", "both"] {
             home.ok(&["freeze", name]);
             home.ok(&["start", name]);
             home.ok(&["exec", name, "touch", "/end"]);
             assert_eq!(waited(&home, name), ("7\n".into(), Some(7)), "{name}");
-            assert!(home.ok(&["ps", "-a"]).contains("stopped (7)"));
         }
+        assert_eq!(home.ok(&["ps", "-a"]).matches("stopped (7)").count(), 3);
     }
 }
 

@@ -1,9 +1,10 @@
 //! `cargo xtask tidy`: the house rules that no compiler holds. Each rule is a function over the sources.
 //!
 //! Next: `source.rs` (the files, and their code without comments and strings), then one file a rule:
-//! `sizes.rs`, `unsafety.rs`, `layers.rs`, `devices.rs`.
+//! `sizes.rs`, `unsafety.rs`, `layers.rs`, `devices.rs`, `faults.rs`.
 
 mod devices;
+mod faults;
 mod layers;
 mod lexer;
 mod sizes;
@@ -44,6 +45,7 @@ pub fn check(paths: &Paths) -> Result<()> {
     }
     devices::check(&sources, &mut findings);
     layers::check_order(&paths.root, &mut findings)?;
+    faults::check(&paths.root, &sources, &mut findings)?;
     findings.sort_by(|one, other| one.place.cmp(&other.place));
     for finding in &findings {
         eprintln!("{finding}");

@@ -22,9 +22,12 @@ pub fn parse(words: &[OsString]) -> Option<Args> {
     let own = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<String>>();
     let verb = match (*verb, words) {
         ("run", words) => Verb::Run(Box::new(run(own(words), engine()?))),
-        ("exec", [name, command @ ..]) => {
-            Verb::Exec(Exec { process: Process::default(), name: (*name).to_owned(), command: own(command) })
-        }
+        ("exec", [name, command @ ..]) => Verb::Exec(Exec {
+            process: Process::default(),
+            detach: false,
+            name: (*name).to_owned(),
+            command: own(command),
+        }),
         ("__vmm", [name]) => Verb::Vmm(VmmArgs { name: (*name).to_owned() }),
         ("__copies", names) if names.iter().all(|name| !name.starts_with('-')) => {
             Verb::Copies { names: own(names) }

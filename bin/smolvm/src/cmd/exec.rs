@@ -65,8 +65,13 @@ pub fn exec(exec: &Exec, home: &Home) -> Result<u8> {
     let mut spec = command.spec(&defaults);
     spec.tty = exec.process.tty.then(Target::window);
     // Left with the detach keys, it goes on; a terminal that closes is carried as SIGHUP.
-    spec.keep = exec.process.tty;
+    spec.keep = exec.process.tty || exec.detach;
     spec.stdin = exec.process.interactive;
+    if exec.detach {
+        // It runs when this returns, and goes on without its connection.
+        session::start(stream, &Target::Exec(spec))?;
+        return Ok(0);
+    }
     carry(&exec.name, stream, &Target::Exec(spec), home)
 }
 

@@ -73,7 +73,7 @@ pub fn images(global: &Global, home: &Home) -> Result<u8> {
     }
     let cells = |image: &Image| {
         vec![
-            if image.names.is_empty() { "-".into() } else { image.names.join(", ") },
+            names(image, home),
             image.id.short(),
             format!("{:?}", image.kind).to_lowercase(),
             ui::bytes(image.len),
@@ -87,10 +87,26 @@ pub fn images(global: &Global, home: &Home) -> Result<u8> {
     Ok(0)
 }
 
+/// Its names; of a container image, which is named by its digest, also what it is called.
+fn names(image: &Image, home: &Home) -> String {
+    let own = if image.names.is_empty() { "-".into() } else { image.names.join(", ") };
+    if image.kind != ImageKind::Oci {
+        return own;
+    }
+    let spec = home.store.look(&image.id).map_err(instance::Error::from);
+    match spec.and_then(|file| instance::read_spec(&file)) {
+        Ok(spec) => format!("{own} ({})", spec.name),
+        // A file of another version: `verify` and `doctor` say more.
+        Err(_) => own,
+    }
+}
+
 /// What can be resumed from it; the last is the default.
 fn snapshots(image: &Image, home: &Home) -> Vec<String> {
     let points = match image.kind {
-        ImageKind::Snapshot => MachineFile::open_path(&home.store.object_path(&image.id))
+        ImageKind::Snapshot => home
+            .store
+            .look(&image.id)
             .map(|file| instance::points(&file).unwrap_or_default())
             .unwrap_or_default(),
         _ => Vec::new(),

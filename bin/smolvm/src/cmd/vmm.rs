@@ -8,6 +8,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use agent_protocol::ErrorKind;
 use anyhow::{Context, Result, anyhow};
 use host::Rendezvous;
 use instance::control;
@@ -328,10 +329,8 @@ fn up(instance: &Arc<Instance>, home: &Home, copy: Option<Copy>) -> Result<Up> {
         }
     };
     let server = listening.serve(Arc::new(control))?;
-    if in_place && !frozen {
-        start_in_place(&running.vmm, &plan)?;
-    }
-    let session = running.session()?;
+    let session =
+        if in_place && !frozen { start_command(&running.vmm, &plan)? } else { running.session()? };
     let kept = if frozen { instance.record()?.session } else { None };
     if let Some(id) = session.as_ref().map(|session| session.started.session).or(kept) {
         running.vmm.set_main(plan.main(id));
@@ -459,30 +458,23 @@ impl Service {
 
     /// Its exit code; nothing when the machine ended first.
     fn ended(&mut self) -> Option<u8> {
-        match self.session.take() {
-            Some(session) => session.join().ok().map(|ending| ending.code()),
-            // There is nothing that it could be there for.
-            None if self.vmm.spec().service.is_none() && self.plan.command.is_none() => None,
-            None => {
-                let main = self.vmm.main().session;
-                let client = agent_protocol::Client::new(self.vmm.connect().ok()?);
-                client.wait(main).ok().map(|exit| exit.code())
-            }
+        // Whoever joined it since (`attach`) has its streams; its end is told to everybody.
+        if let Some(session) = self.session.take()
+            && let Ok(ending) = session.join()
+        {
+            return Some(ending.code());
         }
+        if self.vmm.spec().service.is_none() && self.plan.command.is_none() {
+            // There is nothing that it could be there for.
+            return None;
+        }
+        let client = agent_protocol::Client::new(self.vmm.connect().ok()?);
+        client.wait(self.vmm.main().session).ok().map(|exit| exit.code())
     }
 
     fn start(&mut self) -> Result<()> {
-        match command(&self.plan, self.vmm.spec()) {
-            Some(_) if self.plan.command_in_place(self.vmm.spec()) => {
-                // Of a machine that somebody froze in the foreground it was another session.
-                self.vmm.set_main(Main::default());
-                start_in_place(&self.vmm, &self.plan)?;
-            }
-            Some(target) => {
-                let session = session::start(self.vmm.connect()?, &target)?;
-                self.vmm.set_main(self.plan.main(session.started.session));
-                self.session = Some(session);
-            }
+        match &self.plan.command {
+            Some(_) => self.session = start_command(&self.vmm, &self.plan)?,
             None => drop(self.vmm.start_service(&self.plan.env, self.plan.workdir.as_deref())?),
         }
         Ok(())
@@ -496,12 +488,25 @@ fn command(plan: &Plan, machine: &MachineSpec) -> Option<Target> {
     Some(Target::Exec(spec))
 }
 
-/// Starts the plan's command in the service's place.
-fn start_in_place(vmm: &Vmm, plan: &Plan) -> Result<()> {
-    if let Some(Target::Exec(spec)) = command(plan, vmm.spec()) {
-        vmm.start_command(spec)?;
+/// Starts the plan's command: in the service's place, or beside it; then its session.
+fn start_command(vmm: &Vmm, plan: &Plan) -> Result<Option<Session>> {
+    let Some(target) = command(plan, vmm.spec()) else { return Ok(None) };
+    if plan.command_in_place(vmm.spec())
+        && let Target::Exec(spec) = &target
+    {
+        match vmm.start_command(spec.clone()) {
+            Ok(_) => {
+                vmm.set_main(Main::default());
+                return Ok(None);
+            }
+            // A service that no definition names: a command of the machine that this file is a snapshot of.
+            Err(instance::Error::Agent(error)) if error.kind() == ErrorKind::Busy => {}
+            Err(error) => return Err(error.into()),
+        }
     }
-    Ok(())
+    let session = session::start(vmm.connect()?, &target)?;
+    vmm.set_main(plan.main(session.started.session));
+    Ok(Some(session))
 }
 
 /// Says that the copy is whole and waits until it may run: until its standard input ends. Nothing is read: of many that
