@@ -87,7 +87,8 @@ pub fn write_laid_out(
     writer.add_file_ranges(head, from.file(), &ranges)?;
     let head = SectionHead::new(SectionKind::WorkingSet, VERSION);
     let head = SectionHead { flags: SectionFlags::IGNORABLE, ..head };
-    let room = laid.map.stored_pages() + from.section(SectionKind::RootImage).map_or(0, |s| s.len / PAGE_SIZE);
+    let room =
+        laid.map.stored_pages() + from.section(SectionKind::RootImage).map_or(0, |s| s.len / PAGE_SIZE);
     writer.add_bytes(head, &hint.encode(room))?;
     Ok(WorkingSetStats { front_pages: laid.front_pages(), root_pages, extents: laid.map.extents.len() })
 }
@@ -132,7 +133,8 @@ impl Hint {
         let needed: u64 = waking.iter().chain(&rest).map(|run| run.pages).sum();
         room = room.saturating_sub(needed);
         // Few and short: asked for before the longer ones, they cost these nothing.
-        let mut first: Vec<Needed> = self.early_in_root.iter().map(in_root).chain(self.early.iter().copied()).collect();
+        let mut first: Vec<Needed> =
+            self.early_in_root.iter().map(in_root).chain(self.early.iter().copied()).collect();
         first.retain(|run| {
             let fits = run.pages <= room;
             room -= if fits { run.pages } else { 0 };
@@ -198,7 +200,8 @@ impl WorkingSet {
         }
         let pages = file.section(SectionKind::MemoryPages);
         let root = file.section(SectionKind::RootImage);
-        let mut room = [pages, root].into_iter().flatten().map(|section| section.len / PAGE_SIZE).sum::<u64>();
+        let mut room =
+            [pages, root].into_iter().flatten().map(|section| section.len / PAGE_SIZE).sum::<u64>();
         let mut ranges = Vec::with_capacity(entries.len());
         for entry in entries {
             let (place, count) = (word(entry, 0), word(entry, 8));
