@@ -37,9 +37,12 @@ const JOIN_PERMILLE: u32 = 500;
 const GAP: u64 = 16;
 /// At most so many bytes are waited for.
 const FIRST: u64 = 16 << 20;
-/// Bytes that are asked for without waiting until they are there, where a range has no more. Linux reads of one request no
-/// more than the device's read-ahead window, or its largest transfer where that is more, and passes the rest over
-/// (mm/readahead.c, force_page_cache_ra): this is the window's default, and smaller than any transfer.
+/// A range of no more bytes is asked for, without waiting until it is there: whoever waits has the device stand still, and
+/// the host read on behind it.
+const SHORT: u64 = 1 << 20;
+/// Bytes that are asked for at a time. Linux reads of one request no more than the device's read-ahead window, or its
+/// largest transfer where that is more, and passes the rest over (mm/readahead.c, force_page_cache_ra): this is the window's
+/// default, and smaller than any transfer.
 const REQUEST: u64 = 128 << 10;
 /// Bytes of a longer range that are read at a time.
 const PIECE: u64 = 1 << 20;
@@ -268,13 +271,16 @@ impl WorkingSet {
 }
 
 /// Reads ranges. Of a file that is read from one end to the other the host keeps its memory in large pieces, which costs it a
-/// third of the processor time, and reads ahead by itself. The shortest are asked for and not waited for.
+/// third of the processor time, and reads ahead by itself. The short ones are asked for and not waited for.
 fn read(file: &File, ranges: impl Iterator<Item = (u64, u64)>) {
     let mut buffer = vec![0; PIECE as usize];
     for (start, len) in ranges {
         // Hints; what a host does not read now it reads when it is touched.
-        if len <= REQUEST {
-            let _ = rustix::fs::fadvise(file, start, std::num::NonZero::new(len), Advice::WillNeed);
+        if len <= SHORT {
+            for at in (0..len).step_by(REQUEST as usize) {
+                let piece = std::num::NonZero::new(REQUEST.min(len - at));
+                let _ = rustix::fs::fadvise(file, start + at, piece, Advice::WillNeed);
+            }
             continue;
         }
         for at in (0..len).step_by(PIECE as usize) {
