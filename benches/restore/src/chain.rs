@@ -50,7 +50,8 @@ impl Chain {
                 lab.smolvm(&["prune", "-q"])?;
             }
             lab.smolvm(&["rm", "-f", &name])?;
-            let told = generation == self.generations || generation.is_power_of_two() || generation % TOLD == 0;
+            let told =
+                generation == self.generations || generation.is_power_of_two() || generation % TOLD == 0;
             if told {
                 let each = begun.elapsed() / (generation - since) as u32;
                 let (bytes, extents) = measure(&lab, &file)?;
@@ -86,7 +87,9 @@ impl Chain {
         );
         for (what, file) in [("first", FIRST), ("last", LAST)] {
             let (descriptors, mappings) = held(&lab, file)?;
-            println!("{what} generation, when it has run a command: {descriptors} descriptors, {mappings} mappings");
+            println!(
+                "{what} generation, when it has run a command: {descriptors} descriptors, {mappings} mappings"
+            );
         }
         Ok(())
     }

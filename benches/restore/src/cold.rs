@@ -120,7 +120,8 @@ fn data(mib: usize) -> String {
 
 /// The program of guests, built.
 fn guest(program: &Path, work: PathBuf) -> Result<PathBuf> {
-    let place = options::Place { smolvm: Some(program.to_owned()), work: Some(work), kernel: None, memory: 0 };
+    let place =
+        options::Place { smolvm: Some(program.to_owned()), work: Some(work), kernel: None, memory: 0 };
     Ok(setup::setup_program(&place)?.guest)
 }
 

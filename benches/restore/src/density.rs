@@ -50,7 +50,8 @@ impl Density {
         let before = available()?;
         let machines = (0..self.count).map(|number| saved.another(&setup, number));
         let machines: Vec<_> = machines.collect::<Result<_>>().context("resuming QEMU's machines")?;
-        let theirs = self.taken("QEMU", before, &machines.iter().map(|m| m.pid().into()).collect::<Vec<_>>())?;
+        let theirs =
+            self.taken("QEMU", before, &machines.iter().map(|m| m.pid().into()).collect::<Vec<_>>())?;
         println!("QEMU / ours: {:.1} of MemAvailable, {:.1} of PSS", theirs.0 / ours.0, theirs.1 / ours.1);
         Ok(())
     }
@@ -59,7 +60,10 @@ impl Density {
     fn taken(&self, whose: &str, before: u64, pids: &[u64]) -> Result<(f64, f64)> {
         std::thread::sleep(SETTLE);
         let each = |bytes: u64| bytes as f64 / f64::from(1 << 20) / self.count as f64;
-        let pss = pids.iter().map(|pid| field(&format!("/proc/{pid}/smaps_rollup"), "Pss:")).sum::<Result<u64>>()?;
+        let pss = pids
+            .iter()
+            .map(|pid| field(&format!("/proc/{pid}/smaps_rollup"), "Pss:"))
+            .sum::<Result<u64>>()?;
         let (free, pss) = (each(before.saturating_sub(available()?)), each(pss));
         println!("{whose:<4} each: {free:>7.2} MiB of MemAvailable, PSS {pss:>7.2} MiB");
         Ok((free, pss))

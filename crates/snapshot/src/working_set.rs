@@ -37,9 +37,12 @@ const JOIN_PERMILLE: u32 = 500;
 const GAP: u64 = 16;
 /// At most so many bytes are waited for.
 const FIRST: u64 = 16 << 20;
-/// Bytes that are asked for without waiting until they are there, where a range has no more. Linux reads of one request no
-/// more than the device's read-ahead window, or its largest transfer where that is more, and passes the rest over
-/// (mm/readahead.c, force_page_cache_ra): this is the window's default, and smaller than any transfer.
+/// A range of no more bytes is asked for, without waiting until it is there: whoever waits has the device stand still, and
+/// the host read on behind it.
+const SHORT: u64 = 1 << 20;
+/// Bytes that are asked for at a time. Linux reads of one request no more than the device's read-ahead window, or its
+/// largest transfer where that is more, and passes the rest over (mm/readahead.c, force_page_cache_ra): this is the window's
+/// default, and smaller than any transfer.
 const REQUEST: u64 = 128 << 10;
 /// Bytes of a longer range that are read at a time.
 const PIECE: u64 = 1 << 20;
@@ -87,7 +90,8 @@ pub fn write_laid_out(
     writer.add_file_ranges(head, from.file(), &ranges)?;
     let head = SectionHead::new(SectionKind::WorkingSet, VERSION);
     let head = SectionHead { flags: SectionFlags::IGNORABLE, ..head };
-    let room = laid.map.stored_pages() + from.section(SectionKind::RootImage).map_or(0, |s| s.len / PAGE_SIZE);
+    let room =
+        laid.map.stored_pages() + from.section(SectionKind::RootImage).map_or(0, |s| s.len / PAGE_SIZE);
     writer.add_bytes(head, &hint.encode(room))?;
     Ok(WorkingSetStats { front_pages: laid.front_pages(), root_pages, extents: laid.map.extents.len() })
 }
@@ -132,7 +136,8 @@ impl Hint {
         let needed: u64 = waking.iter().chain(&rest).map(|run| run.pages).sum();
         room = room.saturating_sub(needed);
         // Few and short: asked for before the longer ones, they cost these nothing.
-        let mut first: Vec<Needed> = self.early_in_root.iter().map(in_root).chain(self.early.iter().copied()).collect();
+        let mut first: Vec<Needed> =
+            self.early_in_root.iter().map(in_root).chain(self.early.iter().copied()).collect();
         first.retain(|run| {
             let fits = run.pages <= room;
             room -= if fits { run.pages } else { 0 };
@@ -198,7 +203,8 @@ impl WorkingSet {
         }
         let pages = file.section(SectionKind::MemoryPages);
         let root = file.section(SectionKind::RootImage);
-        let mut room = [pages, root].into_iter().flatten().map(|section| section.len / PAGE_SIZE).sum::<u64>();
+        let mut room =
+            [pages, root].into_iter().flatten().map(|section| section.len / PAGE_SIZE).sum::<u64>();
         let mut ranges = Vec::with_capacity(entries.len());
         for entry in entries {
             let (place, count) = (word(entry, 0), word(entry, 8));
@@ -265,13 +271,16 @@ impl WorkingSet {
 }
 
 /// Reads ranges. Of a file that is read from one end to the other the host keeps its memory in large pieces, which costs it a
-/// third of the processor time, and reads ahead by itself. The shortest are asked for and not waited for.
+/// third of the processor time, and reads ahead by itself. The short ones are asked for and not waited for.
 fn read(file: &File, ranges: impl Iterator<Item = (u64, u64)>) {
     let mut buffer = vec![0; PIECE as usize];
     for (start, len) in ranges {
         // Hints; what a host does not read now it reads when it is touched.
-        if len <= REQUEST {
-            let _ = rustix::fs::fadvise(file, start, std::num::NonZero::new(len), Advice::WillNeed);
+        if len <= SHORT {
+            for at in (0..len).step_by(REQUEST as usize) {
+                let piece = std::num::NonZero::new(REQUEST.min(len - at));
+                let _ = rustix::fs::fadvise(file, start + at, piece, Advice::WillNeed);
+            }
             continue;
         }
         for at in (0..len).step_by(PIECE as usize) {

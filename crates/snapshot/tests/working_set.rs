@@ -139,8 +139,14 @@ fn a_working_set_beyond_its_sections_is_refused() {
     let root = 1 << 63;
     assert_eq!(with(1, &[(0, stored), (root | 90, 10)], &[]).unwrap().unwrap().ranges().len(), 2);
     // Pages may be there twice, but not more of them than the file has.
-    assert_eq!(with(2, &[(0, stored), (0, 60), (root | 90, 10), (5, 30)], &[]).unwrap().unwrap().ranges().len(), 4);
-    assert!(matches!(with(2, &[(0, stored), (0, 60), (root | 90, 10), (5, 31)], &[]), Err(Error::Malformed { .. })));
+    assert_eq!(
+        with(2, &[(0, stored), (0, 60), (root | 90, 10), (5, 30)], &[]).unwrap().unwrap().ranges().len(),
+        4
+    );
+    assert!(matches!(
+        with(2, &[(0, stored), (0, 60), (root | 90, 10), (5, 31)], &[]),
+        Err(Error::Malformed { .. })
+    ));
     for bad in
         [(0, stored + 1), (stored, 1), (3, 0), (u64::MAX >> 1, 2), (root | 90, 11), (root | 1, u64::MAX)]
     {

@@ -148,7 +148,9 @@ impl Saved {
         let dir = self.dir.path().join(number.to_string());
         std::fs::create_dir_all(&dir)?;
         let mut copy = Command::new("cp");
-        crate::host::run(copy.arg("--sparse=always").arg(self.dir.path().join(SCRATCH)).arg(dir.join(SCRATCH)))?;
+        crate::host::run(
+            copy.arg("--sparse=always").arg(self.dir.path().join(SCRATCH)).arg(dir.join(SCRATCH)),
+        )?;
         let machine = self.bring(setup, &dir)?;
         machine.wait_for(is_answer, MIGRATION_LIMIT)?;
         Ok(machine)

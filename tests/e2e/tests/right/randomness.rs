@@ -160,7 +160,10 @@ fn seeded(engine: &'static str, file: &Path, draw: &str, hook: &str, sources: &[
         }
     }
     for source in sources {
-        assert!(tallies[0].equal(source) > 0, "{engine}: {source} differs by itself: this test tests nothing");
+        assert!(
+            tallies[0].equal(source) > 0,
+            "{engine}: {source} differs by itself: this test tests nothing"
+        );
         assert_eq!(tallies[1].equal(source), 0, "{engine}: {source} with the generation file");
         assert_eq!(tallies[2].equal(source), 0, "{engine}: {source} with the hook");
         assert!(tallies.iter().all(|tally| tally.values(source) >= all), "{engine}: {source}");
