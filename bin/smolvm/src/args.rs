@@ -455,10 +455,14 @@ pub struct Snapshot {
 }
 
 #[derive(Debug, ClapArgs)]
-#[command(after_help = "Examples:
+#[command(
+    after_help = "Of a volume that the machine writes each copy has its own, VOLUME-COPY, which goes with it;
+`smolvm volume snapshot` keeps one.
+Examples:
   smolvm fork search                     search-1, a running copy
   smolvm fork search --count 100         search-1 to search-100
-  smolvm fork search --name trial        trial")]
+  smolvm fork search --name trial        trial"
+)]
 pub struct Fork {
     /// The machine
     pub name: String,
@@ -492,7 +496,7 @@ pub struct Inspect {
 
 #[derive(Debug, ClapArgs)]
 pub struct Files {
-    /// Machine files
+    /// Machine files, or names in the store
     #[arg(required = true)]
     pub files: Vec<PathBuf>,
 }

@@ -74,6 +74,10 @@ pub struct Plan {
     /// The guest's host name; its own when absent.
     #[serde(default)]
     pub hostname: Option<String>,
+    /// The guest's host name is the instance's, whatever its source was called: it is a copy. (Copies that were made
+    /// together have one plan.)
+    #[serde(default)]
+    pub own_name: bool,
     /// The network, and published UDP ports.
     #[serde(default)]
     pub net: instance::NetOptions,
@@ -139,6 +143,7 @@ impl Plan {
             ports: Vec::new(),
             mounts: Vec::new(),
             hostname: None,
+            own_name: false,
             net: instance::NetOptions::default(),
             command: None,
             no_service: false,
@@ -355,6 +360,9 @@ pub fn start(
         options.peers = Some(Arc::new(Neighbours::new(Dirs::from_env()?, instance.name(), &plan.networks)));
     }
     options.volumes = volumes::attach(plan, instance)?;
+    if plan.own_name {
+        options.hostname = Some(instance.name().to_owned());
+    }
     let saved = || MachineFile::open_path(&instance.saved()).context("opening what the instance saved");
     let reason = match plan.mode {
         _ if plan.lost => RestoreReason::Crash,

@@ -7,11 +7,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use instance::{Instance, Lasting, VolumeMount};
 use store::Dirs;
-use volume::{Access, Volumes};
+use volume::{Access, Volume, Volumes};
 
 use crate::args::Global;
 use crate::launch::{Mode, Plan};
@@ -47,10 +48,12 @@ pub fn make_missing(mounts: &[Mount], dirs: &Dirs, global: &Global) -> Result<()
 /// # Errors
 /// The volumes': in use, written since the machine was frozen.
 pub fn attach(plan: &Plan, instance: &Instance) -> Result<Vec<VolumeMount>> {
-    if !plan.mounts.iter().any(|mount| matches!(mount, Mount::Volume { .. })) {
+    if !are_in(plan) {
         return Ok(Vec::new());
     }
-    let known = if plan.mode == Mode::Frozen { remembered(instance)? } else { BTreeMap::new() };
+    // What a guest that goes on has mounted is to be what it was.
+    let goes_on = matches!(plan.mode, Mode::Frozen | Mode::Forked);
+    let known = if goes_on { remembered(instance)? } else { BTreeMap::new() };
     let volumes = Volumes::of(&Dirs::from_env()?);
     let mut attached = Vec::new();
     for mount in &plan.mounts {
@@ -80,6 +83,116 @@ pub fn remember(instance: &Instance, mounted: &[VolumeMount]) -> Result<(), inst
     }
     let text = serde_json::to_vec_pretty(&generations).map_err(|e| refused(&e))?;
     instance.put(REMEMBERED, &text, Lasting::Durable)
+}
+
+/// The volumes that a machine writes: of those a copy gets its own.
+pub fn written(plan: &Plan) -> Vec<String> {
+    let name = |mount: &Mount| match mount {
+        Mount::Volume { name, read_only: false, .. } => Some(name.clone()),
+        _ => None,
+    };
+    plan.mounts.iter().filter_map(name).collect()
+}
+
+/// Whether a machine has any volume.
+pub fn are_in(plan: &Plan) -> bool {
+    plan.mounts.iter().any(|mount| matches!(mount, Mount::Volume { .. }))
+}
+
+/// Looks, before anything is made, whether every copy of `source` can have volumes of its own: names and room.
+///
+/// # Errors
+/// A name that is taken or impossible; too little room.
+pub fn can_copy(plan: &Plan, source: &str, copies: &[String], dirs: &Dirs) -> Result<()> {
+    let volumes = Volumes::of(dirs);
+    let mut bytes = 0u64;
+    for name in written(plan) {
+        let volume = volumes.get(&name)?;
+        bytes = bytes.saturating_add(volume.sizes()?.1.saturating_mul(copies.len() as u64));
+        for copy in copies {
+            let own = name_for(&volume, source, copy)?;
+            if volumes.get(&own).is_ok() {
+                return Err(volume::Error::Taken(own))
+                    .with_context(|| format!("copying volume `{name}` for `{copy}`"));
+            }
+        }
+    }
+    Ok(volumes.has_room(bytes)?)
+}
+
+/// What the copy's volume in the place of `volume` is called: VOLUME-COPY.
+fn name_for(volume: &Volume, source: &str, copy: &str) -> Result<String> {
+    // An instance's name may have dots.
+    let suffix = |machine: &str| format!("-{}", machine.replace('.', "_"));
+    let made_for_source = volume.info()?.made_for.is_some_and(|machine| machine == source);
+    let stem =
+        Some(volume.name()).filter(|_| made_for_source).and_then(|name| name.strip_suffix(&suffix(source)));
+    let name = format!("{}{}", stem.unwrap_or(volume.name()), suffix(copy));
+    if !volume::valid_name(&name) {
+        bail!("`{name}` cannot name a copy of volume `{}`: choose a shorter --name", volume.name());
+    }
+    Ok(name)
+}
+
+/// Gives the copy `instance` of `source` volumes of its own, with the bytes of `files`, by the names of those that they
+/// are copies of; `last`: nobody needs the files any more. `plan` is the copy's, and names them from now on.
+///
+/// # Errors
+/// The volumes', the host's.
+pub fn give(
+    plan: &mut Plan,
+    source: &str,
+    instance: &Instance,
+    files: &[(String, String)],
+    last: bool,
+) -> Result<()> {
+    let volumes = Volumes::of(&Dirs::from_env()?);
+    let mut generations = BTreeMap::new();
+    for mount in &mut plan.mounts {
+        let Mount::Volume { name, .. } = mount else { continue };
+        let mut volume = volumes.get(name)?;
+        if let Some((_, file)) = files.iter().find(|(copied, _)| copied == name) {
+            let own = name_for(&volume, source, instance.name())?;
+            volume = volumes.adopt(&own, name, instance.name(), Path::new(file), last)?;
+            *name = own;
+        }
+        generations.insert(name.clone(), volume.info()?.generation);
+    }
+    if last {
+        // Of one that could not be taken.
+        files.iter().for_each(|(_, file)| drop(fs::remove_file(file)));
+    }
+    let text = serde_json::to_vec_pretty(&generations)?;
+    Ok(instance.put(REMEMBERED, &text, Lasting::Kill)?)
+}
+
+/// Empty disks as large as the plan's volumes, for a machine that is looked into and does not go on: its devices are to be
+/// what they were, and nobody reads them.
+///
+/// # Errors
+/// The volumes', the host's.
+pub fn stand_ins(plan: &Plan, dirs: &Dirs) -> Result<Vec<VolumeMount>> {
+    let volumes = Volumes::of(dirs);
+    let mut disks = Vec::new();
+    for mount in &plan.mounts {
+        let Mount::Volume { name, guest, read_only } = mount else { continue };
+        let size = volumes.get(name)?.sizes()?.0;
+        disks.push(VolumeMount::stand_in(name, guest, *read_only, size, &dirs.cache)?);
+    }
+    Ok(disks)
+}
+
+/// Removes the volumes that were made for a copy; it is about to be removed, and does not run.
+///
+/// # Errors
+/// The host's.
+pub fn remove_made_for(instance: &str, dirs: &Dirs) -> Result<()> {
+    for volume in Volumes::of(dirs).list()? {
+        if volume.info().is_ok_and(|info| info.made_for.as_deref() == Some(instance)) {
+            volume.remove()?;
+        }
+    }
+    Ok(())
 }
 
 fn remembered(instance: &Instance) -> Result<BTreeMap<String, u64>> {

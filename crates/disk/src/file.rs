@@ -33,17 +33,12 @@ impl FileDisk {
     /// # Errors
     /// `InvalidInput` when it is empty or larger than [`MAX_SIZE`].
     pub fn writable(file: File) -> io::Result<Self> {
-        let size = file.metadata()?.len();
-        Self::checked(Arc::new(file), 0, size, true)
+        Self::whole(Arc::new(file), true)
     }
 
-    /// A whole file that nobody writes here.
-    ///
-    /// # Errors
-    /// As [`FileDisk::writable`].
-    pub fn read_only(file: File) -> io::Result<Self> {
+    pub(crate) fn whole(file: Arc<File>, writable: bool) -> io::Result<Self> {
         let size = file.metadata()?.len();
-        Self::checked(Arc::new(file), 0, size, false)
+        Self::checked(file, 0, size, writable)
     }
 
     fn checked(file: Arc<File>, start: u64, size: u64, writable: bool) -> io::Result<Self> {

@@ -6,8 +6,8 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use disk::{
-    CLUSTER, Delta, DeltaMap, Disk, Extent, ExtentKind, FileDisk, Overlay, Private, SparseDisk, SparseError,
-    StillDisk, private_file,
+    CLUSTER, Delta, DeltaMap, Disk, Extent, ExtentKind, FileDisk, LiveDisk, Overlay, Private, SparseDisk,
+    SparseError, StillDisk, private_file,
 };
 use proptest::prelude::*;
 
@@ -257,6 +257,98 @@ fn a_writable_file_is_changed_in_place() {
     model[5002..5010].fill(7);
     assert_eq!(all(&disk), model);
     assert!(FileDisk::writable(tempfile::tempfile().unwrap()).is_err(), "an empty file is no disk");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever is written or punched after the instant, before the copy is finished and while it is.
+    #[test]
+    fn a_copy_is_of_the_instant(
+        before in prop::collection::vec(change(), 0..12),
+        early in prop::collection::vec(change(), 0..12),
+        late in prop::collection::vec(change(), 0..12),
+    ) {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(LIVE).unwrap();
+        let disk = Arc::new(LiveDisk::new(file, true).unwrap());
+        before.iter().for_each(|change| change.apply(&*disk));
+        let (mut model, to) = (all(&*disk), tempfile::tempfile().unwrap());
+        let copy = disk.copy(to.try_clone().unwrap()).unwrap();
+        prop_assert!(disk.copy(tempfile::tempfile().unwrap()).is_err(), "one at a time");
+        early.iter().for_each(|change| change.apply(&*disk));
+        std::thread::scope(|scope| {
+            scope.spawn(|| late.iter().for_each(|change| change.apply(&*disk)));
+            copy.finish().unwrap();
+        });
+        prop_assert!(all(&FileDisk::writable(to).unwrap()) == model);
+        // And the disk itself took every change.
+        early.iter().chain(&late).for_each(|change| change.apply_to(&mut model));
+        prop_assert!(all(&*disk) == model);
+        let next = tempfile::tempfile().unwrap();
+        disk.copy(next.try_clone().unwrap()).unwrap().finish().unwrap();
+        prop_assert!(all(&FileDisk::writable(next).unwrap()) == model);
+    }
+}
+
+#[test]
+fn a_copy_that_cannot_be_made_or_is_given_up_leaves_the_disk_as_it_is() {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(LIVE).unwrap();
+    let disk = Arc::new(LiveDisk::new(file, true).unwrap());
+    disk.write_at(0, &[1; 4096]).unwrap();
+    // A file that is open for reading only takes nothing.
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("to");
+    std::fs::write(&path, vec![0; LIVE as usize]).unwrap();
+    assert!(disk.copy(File::open(&path).unwrap()).is_err());
+    disk.write_at(0, &[2; 4096]).unwrap();
+    let copy = disk.copy(File::options().read(true).write(true).open(&path).unwrap()).unwrap();
+    disk.write_at(0, &[3; 4096]).unwrap();
+    drop(copy);
+    disk.write_at(0, &[4; 4096]).unwrap();
+    assert_eq!(all(&*disk)[0], 4);
+}
+
+/// Some pieces that are copied at a time, and a part of one.
+const LIVE: u64 = 5 * (64 << 10) + 3 * 512;
+
+#[derive(Clone, Debug)]
+enum Change {
+    Write(u64, u64, u8),
+    Discard(u64, u64),
+    Zero(u64, u64),
+}
+
+impl Change {
+    fn apply(&self, disk: &dyn Disk) {
+        match *self {
+            Self::Write(at, len, byte) => disk.write_at(at, &vec![byte; len as usize]),
+            Self::Discard(at, len) => disk.discard(at, len),
+            Self::Zero(at, len) => disk.write_zeroes(at, len),
+        }
+        .unwrap();
+    }
+
+    fn apply_to(&self, model: &mut [u8]) {
+        let (at, len, byte) = match *self {
+            Self::Write(at, len, byte) => (at, len, byte),
+            Self::Discard(at, len) | Self::Zero(at, len) => (at, len, 0),
+        };
+        model[at as usize..(at + len) as usize].fill(byte);
+    }
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let sectors = LIVE / 512;
+    (0..3u8, 0..sectors, 0..sectors, 1..=255u8).prop_map(move |(kind, at, len, byte)| {
+        let (at, len) = (at * 512, len.min(sectors - at) * 512);
+        match kind {
+            0 => Change::Write(at, len.min(40_000), byte),
+            1 => Change::Discard(at, len),
+            _ => Change::Zero(at, len),
+        }
+    })
 }
 
 fn list(size: u64, blocks: &[u64]) -> Vec<u8> {

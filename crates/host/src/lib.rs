@@ -13,7 +13,7 @@ pub use sys::event::Event;
 pub use sys::heap::{give_back_heap, share_one_heap};
 pub use sys::mapping::Mapping;
 pub use sys::poller::{Interest, Poller, Ready};
-pub use sys::process::{Side, alone_within, split};
+pub use sys::process::{Side, alone_within, close_inherited, split};
 pub use sys::rendezvous::Rendezvous;
 pub use sys::timer::Timer;
 pub use sys::usage::{Usage, usage};

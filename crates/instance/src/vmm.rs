@@ -541,7 +541,7 @@ fn disks(volumes: &[VolumeMount]) -> Result<Vec<Arc<dyn Disk>>, Error> {
         let what = format!("{} volumes; a machine can have {}", volumes.len(), machine::VOLUME_SLOTS);
         return Err(Error::Refused(what));
     }
-    Ok(volumes.iter().map(|volume| volume.disk.clone()).collect())
+    Ok(volumes.iter().map(|volume| volume.disk.clone() as Arc<dyn Disk>).collect())
 }
 
 /// Sixteen random bytes of their own from the pool.

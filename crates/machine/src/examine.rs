@@ -5,12 +5,22 @@ use arch::x86_64::features;
 use artifact::{MachineFile, SectionKind};
 use hv::{CpuidLeaf, EngineKind};
 use serde::Serialize;
-use snapshot::{MachineState, PartState};
+use snapshot::{MachineState, PartState, STATE_VERSION};
 
 use crate::builder::Outfit;
 use crate::engine::{self, EngineChoice};
 use crate::restore::{read_parts, read_state};
 use crate::{EngineReport, Error};
+
+/// What a machine file holds of a run.
+#[derive(Clone, Debug)]
+pub enum Seen {
+    /// Nothing: it boots.
+    Base,
+    Frozen(Box<Examined>),
+    /// A frozen machine in versions that this smolvm does not read: each, by its name.
+    Newer(Vec<String>),
+}
 
 /// What a frozen machine is made of.
 #[derive(Clone, Debug, Serialize)]
@@ -26,6 +36,8 @@ pub struct Examined {
     /// Nanoseconds since the Unix epoch.
     pub frozen_realtime_ns: u64,
     pub devices: Vec<String>,
+    /// Version of the devices' saved states, and of the vCPUs'.
+    pub state_version: u32,
     #[serde(skip)]
     cpuid: Vec<CpuidLeaf>,
 }
@@ -38,16 +50,40 @@ pub struct Verdict {
     pub missing: Vec<String>,
 }
 
-/// Reads the frozen state of a file; `None` for a base, which has none.
+/// Reads the frozen state of a file.
 ///
 /// # Errors
 /// The file's.
-pub fn examine(file: &MachineFile) -> Result<Option<Examined>, Error> {
+pub fn examine(file: &MachineFile) -> Result<Seen, Error> {
     if file.section(SectionKind::CpuState).is_none() {
-        return Ok(None);
+        return Ok(Seen::Base);
+    }
+    let kinds = [(SectionKind::CpuState, "CPU state"), (SectionKind::DeviceState, "device state")];
+    let versions = kinds.iter().filter_map(|(kind, name)| Some((file.section(*kind)?.version, *name)));
+    let newer: Vec<String> = versions
+        .filter(|(version, _)| *version != STATE_VERSION)
+        .map(|(version, name)| format!("{name} version {version} (this smolvm reads {STATE_VERSION})"))
+        .collect();
+    if !newer.is_empty() {
+        return Ok(Seen::Newer(newer));
     }
     let devices = read_parts(file)?.into_iter().map(|part| part.name).collect();
-    Ok(Some(Examined::new(read_state(file)?, devices)))
+    Ok(Seen::Frozen(Box::new(Examined::new(read_state(file)?, devices))))
+}
+
+impl Seen {
+    /// What is known of it.
+    pub fn examined(&self) -> Option<&Examined> {
+        if let Self::Frozen(examined) = self { Some(examined) } else { None }
+    }
+
+    fn missing(&self) -> Vec<String> {
+        match self {
+            Self::Base => Vec::new(),
+            Self::Frozen(examined) => examined.missing(),
+            Self::Newer(newer) => newer.clone(),
+        }
+    }
 }
 
 impl Examined {
@@ -60,6 +96,7 @@ impl Examined {
             frozen_on: state.engine,
             frozen_realtime_ns: state.frozen_realtime_ns,
             devices,
+            state_version: STATE_VERSION,
             cpuid: state.cpuid,
         }
     }
@@ -94,12 +131,12 @@ pub(crate) fn require(state: &MachineState, parts: &[PartState]) -> Result<(), E
     if missing.is_empty() { Ok(()) } else { Err(Error::Missing(missing.join(", "))) }
 }
 
-/// Decides for a machine with `memory` bytes, frozen (`state`) or to be booted.
-pub fn verdict(choice: EngineChoice, state: Option<&Examined>, memory: u64) -> Verdict {
+/// Decides for a machine with `memory` bytes, frozen or to be booted.
+pub fn verdict(choice: EngineChoice, seen: &Seen, memory: u64) -> Verdict {
     let mut chosen = engine::choose(choice);
-    let mut missing = state.map(Examined::missing).unwrap_or_default();
+    let mut missing = seen.missing();
     if chosen.engine == EngineKind::Kvm {
-        let obstacles = kvm_obstacles(choice, state);
+        let obstacles = kvm_obstacles(choice, seen.examined());
         if choice == EngineChoice::Auto && !obstacles.is_empty() {
             chosen = EngineReport { engine: EngineKind::Soft, why: obstacles.join("; ") };
         } else {
@@ -140,7 +177,7 @@ mod tests {
     use super::*;
     use hv::ClockState;
 
-    fn examined(version: u32, change: impl Fn(&mut CpuidLeaf), devices: &[&str]) -> Examined {
+    fn frozen(version: u32, change: impl Fn(&mut CpuidLeaf), devices: &[&str]) -> Seen {
         let mut cpuid = portable(1, 1_000_000);
         cpuid.iter_mut().for_each(change);
         let state = MachineState {
@@ -152,14 +189,14 @@ mod tests {
             engine: EngineKind::Soft,
             vcpus: Vec::new(),
         };
-        Examined::new(state, devices.iter().map(|d| (*d).to_owned()).collect())
+        Seen::Frozen(Box::new(Examined::new(state, devices.iter().map(|d| (*d).to_owned()).collect())))
     }
 
     #[test]
     fn what_this_smolvm_freezes_it_runs() {
         let verdict = verdict(
             EngineChoice::Soft,
-            Some(&examined(1, |_| {}, &["blk0", "vsock", "net", "volume3", "balloon"])),
+            &frozen(1, |_| {}, &["blk0", "vsock", "net", "volume3", "balloon"]),
             1 << 20,
         );
         assert_eq!((verdict.engine.engine, verdict.missing), (EngineKind::Soft, Vec::<String>::new()));
@@ -172,8 +209,8 @@ mod tests {
                 leaf.ecx |= 1 << 28;
             }
         };
-        let state = examined(PORTABLE_VERSION + 1, avx, &["blk0", "gpu"]);
-        let missing = verdict(EngineChoice::Soft, Some(&state), u64::MAX).missing.join("\n");
+        let seen = frozen(PORTABLE_VERSION + 1, avx, &["blk0", "gpu"]);
+        let missing = verdict(EngineChoice::Soft, &seen, u64::MAX).missing.join("\n");
         for name in ["CPU template version 2", "CPU feature avx", "device `gpu`", "MiB of memory"] {
             assert!(missing.contains(name), "{name}: {missing}");
         }

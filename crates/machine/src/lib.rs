@@ -29,7 +29,7 @@ pub use engine::{
     EngineChoice, EngineReport, KvmReport, choose, kvm_report, kvm_works_well, remember_kvm_in,
 };
 pub use error::Error;
-pub use examine::{Examined, Verdict, examine, verdict};
+pub use examine::{Examined, Seen, Verdict, examine, verdict};
 pub use host::memory_bytes as host_memory;
 pub use hostfs::{Folder, MAX_FOLDERS, Placed};
 pub use hv::{EngineKind, Look, VcpuState, Watch};

@@ -197,7 +197,7 @@ fn in_a_child() {
 
 #[test]
 fn a_kill_at_any_instant_loses_no_file() {
-    let rounds = if std::env::var_os("SMOLVM_LONG").is_some() { 300 } else { 30 };
+    let rounds = if std::env::var_os("SMOLVM_LONG").is_some() { 500 } else { 30 };
     let (mut before, mut after) = (0, 0);
     for round in 0u64..rounds {
         let home = Home::new();

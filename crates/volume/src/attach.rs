@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use disk::{Disk, FileDisk};
+use disk::LiveDisk;
 use rustix::fs::FlockOperation;
 
 use crate::error::{Error, io_error};
@@ -27,7 +27,7 @@ pub enum Access {
 
 /// A volume in use, until the last of its disk is gone: the lock is the open file's.
 pub struct Attached {
-    pub disk: Arc<dyn Disk>,
+    pub disk: Arc<LiveDisk>,
     /// For [`Volume::attach`] by the same machine after a freeze.
     pub generation: u64,
 }
@@ -47,16 +47,13 @@ impl Volume {
         if known.is_some_and(|known| known != info.generation) {
             return Err(Error::Changed { name: self.name().to_owned() });
         }
-        let disk = match access {
-            Access::Write => FileDisk::writable(file),
-            Access::Read => {
-                if known.is_none() && needs_recovery(&file).map_err(io_error("read", &path))? {
-                    return Err(Error::NeedsRecovery { name: self.name().to_owned() });
-                }
-                FileDisk::read_only(file)
-            }
-        };
-        let disk = disk.map_err(io_error("use", &path))?;
+        if access == Access::Read
+            && known.is_none()
+            && needs_recovery(&file).map_err(io_error("read", &path))?
+        {
+            return Err(Error::NeedsRecovery { name: self.name().to_owned() });
+        }
+        let disk = LiveDisk::new(file, access == Access::Write).map_err(io_error("use", &path))?;
         info.generation += u64::from(access == Access::Write);
         info.used_by = Some(instance.to_owned());
         self.write_info(&info)?;

@@ -37,6 +37,9 @@ pub struct Info {
     pub used_by: Option<String>,
     /// The volume that it is a copy of.
     pub copy_of: Option<String>,
+    /// The copy of a machine that it was made for, and goes with.
+    #[serde(default)]
+    pub made_for: Option<String>,
 }
 
 /// Whether a word can name a volume: as an instance, but without a dot, which a host's path may have.
@@ -71,7 +74,7 @@ impl Volumes {
         if !(MIN_SIZE..=disk::MAX_SIZE).contains(&size) || !size.is_multiple_of(MIB) {
             return Err(Error::Size { size });
         }
-        self.make(name, None, |path| {
+        self.make(name, (None, None), |path| {
             let blank = SparseDisk::new(assets::volume_ext4_list())?;
             let bytes = blank.stored().map(|(_, bytes)| bytes.len() as u64).sum();
             space::check(path, &self.root, bytes)?;
@@ -88,23 +91,63 @@ impl Volumes {
     /// As [`Volumes::create`]; [`Error::InUse`].
     pub fn snapshot(&self, from: &Volume, name: &str) -> Result<Volume, Error> {
         let source = from.lock(FlockOperation::NonBlockingLockShared)?;
-        self.make(name, Some(from.name.clone()), |path| {
-            let file = new_file(path)?;
-            let failed = || io_error("copy a volume to", path);
-            if !clone_file(&source, &file).map_err(failed())? {
-                let bytes = source.metadata().map_err(failed())?.blocks() * 512;
-                space::check(path, &self.root, bytes)?;
-                copy_sparse(&source, &file).map_err(failed())?;
+        self.make(name, (Some(&from.name), None), |path| self.fill(&source, path))
+    }
+
+    /// Makes the volume that the copy `instance` of a machine has in the place of `of`. Its bytes are in `from`, which is
+    /// taken where the file system can and nobody needs it any more (`last`), shared or copied elsewhere.
+    ///
+    /// # Errors
+    /// As [`Volumes::create`].
+    pub fn adopt(
+        &self,
+        name: &str,
+        of: &str,
+        instance: &str,
+        from: &Path,
+        last: bool,
+    ) -> Result<Volume, Error> {
+        self.make(name, (Some(of), Some(instance)), |path| {
+            if last && fs::rename(from, path).is_ok() {
+                return File::open(path)
+                    .and_then(|file| file.sync_all())
+                    .map_err(io_error("bring to the disk", path));
             }
-            file.sync_all().map_err(failed())
+            let source = File::open(from).map_err(io_error("open", from))?;
+            self.fill(&source, path)
         })
     }
 
-    /// Makes a volume beside its name, then gives it the name.
+    /// Looks whether so many bytes more find room, where copies do not share.
+    ///
+    /// # Errors
+    /// [`Error::File`] when they don't.
+    pub fn has_room(&self, bytes: u64) -> Result<(), Error> {
+        let there = self.root.ancestors().find(|dir| dir.is_dir()).unwrap_or(&self.root);
+        if bytes == 0 || space::may_share(there) {
+            Ok(())
+        } else {
+            Ok(space::check(&self.root, there, bytes)?)
+        }
+    }
+
+    /// Makes a file with the bytes of `source`.
+    fn fill(&self, source: &File, path: &Path) -> Result<(), Error> {
+        let file = new_file(path)?;
+        let failed = || io_error("copy a volume to", path);
+        if !clone_file(source, &file).map_err(failed())? {
+            let bytes = source.metadata().map_err(failed())?.blocks() * 512;
+            space::check(path, &self.root, bytes)?;
+            copy_sparse(source, &file).map_err(failed())?;
+        }
+        file.sync_all().map_err(failed())
+    }
+
+    /// Makes a volume beside its name, then gives it the name. What it is a copy of, and for which machine it is made.
     fn make(
         &self,
         name: &str,
-        copy_of: Option<String>,
+        (copy_of, made_for): (Option<&str>, Option<&str>),
         fill: impl FnOnce(&Path) -> Result<(), Error>,
     ) -> Result<Volume, Error> {
         if !valid_name(name) {
@@ -123,7 +166,8 @@ impl Volumes {
             fill(&unnamed.join("disk"))?;
             let created_ms =
                 SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
-            let info = Info { version: VERSION, created_ms, generation: 0, used_by: None, copy_of };
+            let [copy_of, made_for] = [copy_of, made_for].map(|name| name.map(str::to_owned));
+            let info = Info { version: VERSION, created_ms, generation: 0, used_by: None, copy_of, made_for };
             write_info(&unnamed, &info)?;
             // A directory takes the place of an empty one only: a volume of that name that came meanwhile stays.
             match fs::rename(&unnamed, &volume.dir) {
@@ -308,7 +352,8 @@ fn new_file(path: &Path) -> Result<File, Error> {
 }
 
 fn write_info(dir: &Path, info: &Info) -> Result<(), Error> {
-    let (path, temp) = (dir.join("volume.json"), dir.join(".volume.json"));
+    // Several readers take a volume at once: each writes a file of its own.
+    let (path, temp) = (dir.join("volume.json"), dir.join(format!(".volume.json.{}", std::process::id())));
     let text = serde_json::to_vec_pretty(info).map_err(io::Error::other);
     let written = text.and_then(|text| {
         let file = File::create(&temp)?;
@@ -316,6 +361,9 @@ fn write_info(dir: &Path, info: &Info) -> Result<(), Error> {
         file.sync_all()?;
         fs::rename(&temp, &path)
     });
+    if written.is_err() {
+        let _ = fs::remove_file(&temp);
+    }
     written.map_err(io_error("write", &path))?;
     sync_dir(dir)
 }

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::FileExt;
 
+use disk::Disk;
 use store::Dirs;
 use volume::{Access, Error, MIN_SIZE, Volumes};
 
@@ -114,6 +115,33 @@ fn a_copy_has_the_same_bytes_and_goes_its_own_way() {
     let original = volume.attach("a", Access::Read, None).unwrap();
     original.disk.read_at(5 << 30, &mut bytes).unwrap();
     assert_eq!(bytes[0], 7);
+}
+
+/// A volume's bytes as a running machine left them at an instant, made the volumes of its copies.
+#[test]
+fn copies_of_a_machine_get_their_volumes_from_one_file() {
+    let (home, volumes) = home();
+    let volume = volumes.create("data", 1 << 30).unwrap();
+    let writer = std::sync::Arc::new(volume.attach("web", Access::Write, None).unwrap());
+    writer.disk.write_at(500 << 20, &[7; 5000]).unwrap();
+    let path = home.path().join("file");
+    let file = std::fs::File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+    let copy = writer.disk.copy(file).unwrap();
+    writer.disk.write_at(500 << 20, &[8; 5000]).unwrap();
+    copy.finish().unwrap();
+    for (name, last) in [("data-a", false), ("data-b", true)] {
+        let machine = &name[5..];
+        let own = volumes.adopt(name, "data", machine, &path, last).unwrap();
+        let info = own.info().unwrap();
+        assert_eq!((info.made_for.as_deref(), info.copy_of.as_deref()), (Some(machine), Some("data")));
+        assert!(own.sizes().unwrap().1 < 4 << 20);
+        let mut bytes = [0; 5001];
+        own.attach(machine, Access::Write, Some(0)).unwrap().disk.read_at(500 << 20, &mut bytes).unwrap();
+        assert!(bytes[..5000].iter().all(|byte| *byte == 7) && bytes[5000] == 0);
+        assert!(matches!(own.attach(machine, Access::Write, Some(0)), Err(Error::Changed { .. })));
+    }
+    assert!(matches!(volumes.adopt("data-a", "data", "a", &path, true), Err(Error::Taken(_))));
+    volumes.has_room(1).unwrap();
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! with the power. The file system (ext4) is mounted so that it gives as little as it may, and in the order that is
 //! worst for the careless: names before the data that they stand for, and nothing by itself for ten minutes.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -57,12 +58,55 @@ impl Disk {
         assert!(after.mount("loop"), "the file system does not come up again");
         after
     }
+
+    /// The power fails just now, and the disk comes again in its own place. Nobody writes to it ([`pause_all`]) when
+    /// this is called, and `end` ends who did.
+    ///
+    /// # Panics
+    /// When it cannot be mounted.
+    pub fn lose_power(&self, end: impl FnOnce()) {
+        let left = self.image.with_extension("left");
+        copy(&self.image, &left);
+        end();
+        self.replace(|image| fs::rename(&left, image).expect("the disk's file"));
+    }
+
+    /// Notes what is on it; nobody uses it. [`Disk::again`] brings that back.
+    ///
+    /// # Panics
+    /// When it cannot be mounted.
+    pub fn keep(&self) {
+        self.replace(|image| copy(image, &image.with_extension("kept")));
+    }
+
+    /// What was there when [`Disk::keep`] was called last; nobody uses it.
+    ///
+    /// # Panics
+    /// When it cannot be mounted.
+    pub fn again(&self) {
+        self.replace(|image| {
+            // Another file: what is still to be written to the old one stays out of this one.
+            fs::remove_file(image).expect("the disk's file");
+            copy(&image.with_extension("kept"), image);
+        });
+    }
+
+    fn replace(&self, change: impl FnOnce(&Path)) {
+        assert!(ok(Command::new("umount").arg(&self.mount)), "{}: somebody uses it", self.mount.display());
+        change(&self.image);
+        assert!(self.mount(OPTIONS), "the file system does not come up again");
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    assert!(ok(Command::new("cp").arg("--sparse=always").args([from, to])), "cp {}", from.display());
 }
 
 impl Drop for Disk {
     fn drop(&mut self) {
         ok(Command::new("umount").arg("-l").arg(&self.mount));
         let _ = fs::remove_file(&self.image);
+        let _ = fs::remove_file(self.image.with_extension("kept"));
     }
 }
 
@@ -78,12 +122,33 @@ fn ok(command: &mut Command) -> bool {
 pub fn pause(child: &Child) {
     let pid = child.id().to_string();
     assert!(ok(Command::new("kill").args(["-STOP", &pid])), "the process is gone");
-    loop {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("a process");
-        // The state follows the name, which is in parentheses (proc(5)).
-        if stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T')) {
-            return;
-        }
+    while !stands(child.id()) {
         std::thread::yield_now();
     }
+}
+
+/// Stops processes where they are, and those that they made meanwhile; returns when all stand still.
+pub fn pause_all(processes: impl Fn() -> Vec<u32>) {
+    let mut before = BTreeSet::new();
+    loop {
+        let now: BTreeSet<u32> = processes().into_iter().collect();
+        now.iter().for_each(|pid| signal(*pid, "-STOP"));
+        if now == before && now.iter().all(|pid| stands(*pid)) {
+            return;
+        }
+        before = now;
+    }
+}
+
+/// Sends a signal to a process that may be gone.
+pub fn signal(pid: u32, name: &str) {
+    ok(Command::new("kill").args([name, &pid.to_string()]));
+}
+
+/// Whether a process executes nothing any more.
+fn stands(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The state follows the name, which is in parentheses (proc(5)).
+    let state = stat.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next());
+    state.is_none_or(|state| "TZX".contains(state))
 }

@@ -113,6 +113,12 @@ fn where_smolvm_keeps_things() {
     home.ok(&["exec", "m", "sh", "-c", "echo kept >/file"]);
     refused_at_once(&home, &["freeze", "m"]);
     assert_eq!(home.ok(&["exec", "m", "cat", "/file"]), "kept\n");
+    // What the guest would take, and not find room for.
+    fs::File::create(home.path("large")).unwrap().set_len(12 << 20).unwrap();
+    refused_at_once(&home, &["cp", "large", "m:/root/large"]);
+    home.ok(&["cp", "large", "m:/dev/shm/large"]);
+    home.ok(&["exec", "m", "rm", "/dev/shm/large"]);
+    assert_eq!(home.ok(&["exec", "m", "sh", "-c", "echo more >>/file; sync; cat /file"]), "kept\nmore\n");
     // What the guest writes to its disk fails in the guest, and the machine lives.
     let output = home.run(&["exec", "m", "sh", "-c", "dd if=/dev/urandom of=/big bs=1M count=64 conv=fsync"]);
     assert_ne!(output.status.code(), Some(0), "{}", text(&output.stderr));

@@ -31,7 +31,10 @@ fn a_file_that_runs_here_and_what_it_is() {
     let value: serde_json::Value =
         serde_json::from_str(&home.ok(&["doctor", "--json", "x.smolmachine"])).unwrap();
     assert_eq!((value["runs"].as_bool(), value["state"]["frozen_on"].as_str()), (Some(true), Some("soft")));
-    home.fails(&["doctor", "nothing.smolmachine"], 125);
+    for verb in ["doctor", "verify"] {
+        home.fails(&[verb, "nothing.smolmachine"], 125);
+        home.fails(&[verb, "nothing"], 125);
+    }
     // With an engine that this host lacks, the answer is no, by name.
     let output = home.command(&["doctor", "x.smolmachine"]).env("SMOLVM_ENGINE", "kvm").output().unwrap();
     if output.status.code() != Some(0) {
@@ -48,6 +51,32 @@ fn a_file_that_runs_here_and_what_it_is() {
             assert_eq!(named, fact["good"] == false, "{fact}: {said}");
         }
     }
+}
+
+/// A name in the store, and a file that holds changes only: what it builds on says what it is, or is what is missing.
+#[test]
+fn what_is_in_the_store_and_what_builds_on_it() {
+    let home = Home::new("soft");
+    fs::write(home.path("Smolfile"), "name = \"x\"\nmemory = \"64MiB\"\n").unwrap();
+    home.ok(&["build", "-q"]);
+    home.ok(&["run", "-d", "--name", "m", "./x.smolmachine"]);
+    home.ok(&["snapshot", "-q", "m", "--incremental", "-o", "i.smolmachine"]);
+    for what in ["x", "i.smolmachine"] {
+        let said = home.ok(&["doctor", what]);
+        for word in ["machine  x, 1 vCPUs, 64.0 MiB", "devices  state version 1: ", "runs     on soft"] {
+            assert!(said.contains(word), "{what}, {word}: {said}");
+        }
+        home.ok(&["verify", what]);
+    }
+    let id = home.ok(&["inspect", "--json", "x.smolmachine"]);
+    let id: serde_json::Value = serde_json::from_str(&id).unwrap();
+    let there = Home::new("soft");
+    fs::copy(home.path("i.smolmachine"), there.path("i.smolmachine")).unwrap();
+    let output = there.run(&["doctor", "--json", "i.smolmachine"]);
+    let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), &value["runs"]), (Some(1), &false.into()), "{value}");
+    assert!(value["verdict"]["missing"][0].as_str().unwrap().contains(id["id"].as_str().unwrap()), "{value}");
+    assert_eq!(value["builds_on"], id["id"]);
 }
 
 #[test]

@@ -31,7 +31,7 @@ fn the_machine_is_killed_while_it_writes_a_snapshot() {
     home.ok(&["exec", "m", "sh", "-c", "echo 0 >/round"]);
     let life = home.life(&args);
     let mut written = 0;
-    let count = rounds(30, 400);
+    let count = rounds(30, 500);
     for round in 1..=count {
         home.ok(&["exec", "m", "sh", "-c", &format!("echo {round} >/round")]);
         let before = fs::read(home.path("s.smolmachine")).unwrap();
@@ -90,7 +90,7 @@ fn the_build_is_killed() {
     let home = Home::new("soft");
     fs::write(home.path("Smolfile"), "name = \"x\"\nmemory = \"64MiB\"\n").unwrap();
     let life = home.life(&["build", "-q"]);
-    for round in 1..=rounds(8, 50) {
+    for round in 1..=rounds(8, 500) {
         let before = fs::read(home.path("x.smolmachine")).unwrap();
         let mut build = home.spawn(&["build", "-q"]);
         // Most of them near its end, where the file is written.
@@ -105,6 +105,32 @@ fn the_build_is_killed() {
     }
     home.ok(&["prune", "-a"]);
     assert_eq!(home.ok(&["run", "./x.smolmachine", "--", "echo", "whole"]), "whole\n");
+}
+
+/// A writer without care, killed as often: what is checked above finds it out.
+#[test]
+fn control_a_file_that_is_written_in_place_is_torn_and_found_out() {
+    let home = Home::new("soft");
+    machine(&home);
+    home.ok(&["build", "-q", "-o", "y.smolmachine"]);
+    let write = || {
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", "exec cat y.smolmachine >x.smolmachine"]).current_dir(home.path(""));
+        shell.spawn().unwrap()
+    };
+    let begun = std::time::Instant::now();
+    assert!(write().wait().unwrap().success());
+    let life = begun.elapsed();
+    home.ok(&["verify", "x.smolmachine"]);
+    let mut torn = 0;
+    for round in 1..=30 {
+        let mut writer = write();
+        std::thread::sleep(instant(round, life));
+        let _ = writer.kill();
+        writer.wait().unwrap();
+        torn += u32::from(!home.run(&["verify", "x.smolmachine"]).status.success());
+    }
+    assert!(torn > 0);
 }
 
 #[test]

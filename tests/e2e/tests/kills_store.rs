@@ -52,7 +52,7 @@ fn an_incremental_snapshot() {
     home.ok(&["exec", "m", "sh", "-c", "echo 0 >/round"]);
     let life = home.life(&args);
     let mut written = 0;
-    for round in 1..=rounds(8, 200) {
+    for round in 1..=rounds(8, 500) {
         home.ok(&["exec", "m", "sh", "-c", &format!("echo {round} >/round")]);
         let before = fs::read(home.path("s.smolmachine")).unwrap();
         let pid: serde_json::Value = serde_json::from_str(&home.ok(&["ps", "--json"])).unwrap();
@@ -86,7 +86,7 @@ fn a_fork() {
     let life = home.life(&args);
     ["m-1", "m-2", "m-3"].iter().for_each(|name| drop(home.ok(&["rm", "-f", name])));
     let (mut cut, mut alive) = (0, 0);
-    for round in 0..rounds(6, 150) {
+    for round in 0..rounds(6, 500) {
         cut += u32::from(cut_off(&home, &args, instant(round, life)));
         // The source goes on, whatever became of its copies.
         assert_eq!(home.ok(&["exec", "m", "cat", "/srv/version"]), "1\n");
@@ -120,7 +120,7 @@ fn a_prune() {
     fill(&home);
     let life = home.life(&["prune", "-a"]);
     let mut cut = 0;
-    for round in 0..rounds(5, 100) {
+    for round in 0..rounds(5, 500) {
         fill(&home);
         cut += u32::from(cut_off(&home, &["prune", "-a"], instant(round, life)));
         repaired(&home);
@@ -135,6 +135,23 @@ fn a_prune() {
         }
     }
     println!("{cut} were cut off");
+}
+
+/// What a prune must never do, done by hand: what is checked after each kill finds it out.
+#[test]
+fn control_a_needed_file_that_goes_is_found_out() {
+    let home = Home::new("soft");
+    let file = build(&home, "x", 1);
+    home.ok(&["run", "-d", "--name", "frozen", &file]);
+    home.ok(&["freeze", "-q", "frozen"]);
+    repaired(&home);
+    let objects = home.path("home/store/objects");
+    for object in fs::read_dir(&objects).unwrap() {
+        fs::remove_file(object.unwrap().path()).unwrap();
+    }
+    fs::rename(home.path(&file), home.path("elsewhere")).unwrap();
+    home.fails(&["doctor"], 1);
+    home.fails(&["start", "frozen"], 125);
 }
 
 /// What `app` says to `line` when it has come to rest. The process of its old version may be about to end, as it was

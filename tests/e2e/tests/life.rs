@@ -21,6 +21,33 @@ fn the_built_in_machine_answers_and_passes_exit_codes_on() {
     }
 }
 
+/// A lock or a pipe of the script that starts a machine is not the machine's.
+#[test]
+fn a_machine_in_the_background_holds_nothing_of_whoever_started_it() {
+    let home = Home::new("soft");
+    let held = home.path("held");
+    let shell = |words: &str| {
+        let mut shell = std::process::Command::new("sh");
+        let line = format!("exec 9>{}; \"$0\" {words} >/dev/null; ls -l /proc/$$/fd", held.display());
+        let shell = shell.args(["-c", &line]).arg(e2e::program()).current_dir(home.path(""));
+        let output =
+            shell.env("SMOLVM_HOME", home.path("home")).env("SMOLVM_ENGINE", "soft").output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        // Control: the shell holds it, and so does what it starts.
+        assert!(text(&output.stdout).contains("held"), "{}", text(&output.stdout));
+    };
+    shell("run -d --name m");
+    shell("fork m --count 2");
+    home.ok(&["freeze", "m"]);
+    shell("start m");
+    for name in ["m", "m-1", "m-2"] {
+        let shown: serde_json::Value = serde_json::from_str(&home.ok(&["inspect", "--json", name])).unwrap();
+        let fds = std::fs::read_dir(format!("/proc/{}/fd", shown["pid"])).unwrap();
+        let open: Vec<_> = fds.flatten().filter_map(|fd| std::fs::read_link(fd.path()).ok()).collect();
+        assert!(!open.is_empty() && !open.contains(&held), "{name}: {open:?}");
+    }
+}
+
 #[test]
 fn streams_are_carried_whole() {
     let home = Home::new("soft");

@@ -91,10 +91,8 @@ fn one_machine_writes_and_keeps_its_volume_over_a_freeze() {
     let said = home.fails(&["run", "-v", "data:/data", "--", "true"], 125);
     assert!(said.contains("in use by `a`"), "{said}");
     home.ok(&["exec", "a", "sh", "-c", "echo 1 >/data/file"]);
-    for args in [&["snapshot", "a", "-o", "x.smolmachine"][..], &["fork", "a"]] {
-        let said = home.fails(args, 125);
-        assert!(said.contains("volume `data` is mounted at /data"), "{said}");
-    }
+    let said = home.fails(&["snapshot", "a", "-o", "x.smolmachine"], 125);
+    assert!(said.contains("volume `data` is mounted at /data"), "{said}");
     home.ok(&["freeze", "a"]);
     let said = home.fails(&["volume", "rm", "data"], 125);
     assert!(said.contains("belongs to `a`, which is frozen"), "{said}");
@@ -115,6 +113,81 @@ fn one_machine_writes_and_keeps_its_volume_over_a_freeze() {
     home.ok(&["exec", "b", "sh", "-c", "echo 3 >/data/file"]);
     home.ok(&["rm", "-f", "b"]);
     assert_eq!(home.ok(&["run", "-v", "data:/data", "--", "cat", "/data/file"]), "3\n");
+}
+
+/// Appends numbers to a file of the volume all the time; each is on the disk before the next.
+const APPEND: &str = "i=0; while :; do i=$((i+1)); echo $i >>/data/log; sync; done";
+
+/// The numbers in the volume's file go on without a gap.
+fn goes_on(home: &Home, name: &str) {
+    let check = "n=$(wc -l </data/log); until [ $(wc -l </data/log) -gt $((n+2)) ]; do sleep 0.02; done; \
+                 n=$(wc -l </data/log); head -n $n /data/log >/tmp/log; seq 1 $n | cmp - /tmp/log";
+    home.ok(&["exec", name, "sh", "-c", check]);
+}
+
+fn volumes(home: &Home) -> Vec<String> {
+    let rows: serde_json::Value = serde_json::from_str(&home.ok(&["volume", "ls", "--json"])).unwrap();
+    rows.as_array().unwrap().iter().map(|row| row["name"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn each_copy_has_a_volume_of_its_own() {
+    for engine in engines() {
+        let home = Home::new(engine);
+        home.ok(&["run", "-v", "shared:/shared", "--", "sh", "-c", "echo read >/shared/file"]);
+        let run = ["run", "-d", "--name", "m", "-v", "data:/data", "-v", "shared:/shared:ro"];
+        home.ok(&run);
+        let bulk =
+            "dd if=/dev/urandom of=/data/bulk bs=1M count=24 2>/dev/null; md5sum /data/bulk >/data/sum";
+        home.ok(&["exec", "m", "sh", "-c", bulk]);
+        home.ok(&["exec", "m", "sh", "-c", &format!("({APPEND}) >/dev/null 2>&1 &")]);
+        goes_on(&home, "m");
+        home.ok(&["fork", "m", "--count", "2"]);
+        assert_eq!(volumes(&home), ["data", "data-m-1", "data-m-2", "shared"]);
+        for name in ["m", "m-1", "m-2"] {
+            goes_on(&home, name);
+            let own =
+                format!("md5sum -c /data/sum >/dev/null && cat /shared/file && echo {name} >/data/mine");
+            assert_eq!(home.ok(&["exec", name, "sh", "-c", &own]), "read\n", "{engine}");
+        }
+        // A copy of a copy, and what a freeze, a stop and a kill leave.
+        home.ok(&["fork", "m-1"]);
+        goes_on(&home, "m-1-1");
+        assert_eq!(home.ok(&["exec", "m-1-1", "cat", "/data/mine"]), "m-1\n");
+        assert!(volumes(&home).contains(&"data-m-1-1".to_owned()), "{:?}", volumes(&home));
+        // Compared with where it came from, running and frozen.
+        home.ok(&["exec", "m-1", "sh", "-c", "echo new >/etc/new"]);
+        let new = |home: &Home| {
+            let output = home.run(&["diff", "m-1"]);
+            let said = text(&output.stdout);
+            assert!(output.status.code() == Some(1) && said.contains("file + /etc/new"), "{output:?}");
+        };
+        new(&home);
+        home.ok(&["freeze", "m-1"]);
+        new(&home);
+        home.ok(&["start", "m-1"]);
+        goes_on(&home, "m-1");
+        home.ok(&["stop", "-t", "1s", "m-1"]);
+        home.ok(&["start", "m-1"]);
+        for name in ["m", "m-1", "m-2"] {
+            assert_eq!(home.ok(&["exec", name, "cat", "/data/mine"]), format!("{name}\n"), "{engine}");
+        }
+        home.ok(&["kill", "m-2"]);
+        let said = home.fails(&["start", "m-2"], 125);
+        assert!(said.contains("data-m-2") && said.contains("smolvm rm"), "{said}");
+        // They go with their machines, and nothing else does.
+        home.ok(&["rm", "-f", "m-1", "m-2", "m-1-1"]);
+        assert_eq!(volumes(&home), ["data", "shared"]);
+        goes_on(&home, "m");
+        // What cannot be is told before anything is made.
+        home.ok(&["volume", "create", "data-m-1"]);
+        let said = home.fails(&["fork", "m"], 125);
+        assert!(said.contains("a volume `data-m-1` already"), "{said}");
+        let long = "x".repeat(60);
+        let said = home.fails(&["fork", "m", "--name", &long], 125);
+        assert!(said.contains("--name"), "{said}");
+        assert_eq!((home.ok(&["ps", "-a", "-q"]).as_str(), volumes(&home).len()), ("m\n", 3));
+    }
 }
 
 #[test]

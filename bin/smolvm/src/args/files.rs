@@ -68,7 +68,7 @@ pub enum SystemVerb {
 or the file does not run here. A repair deletes nothing that holds data: it sets it aside and says where."
 )]
 pub struct Doctor {
-    /// Can this host run this machine file?
+    /// Can this host run this machine file, or the one of this name in the store?
     pub file: Option<PathBuf>,
     /// Move a computation and whole machines at work between this host's engines (with --json: to send in)
     #[arg(long, conflicts_with = "file")]

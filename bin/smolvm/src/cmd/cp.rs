@@ -7,10 +7,14 @@ use std::path::Path;
 
 use agent_protocol::{Client, ClientError, FrameKind, PathKind, PathStat, Reply, Request};
 use anyhow::{Context, Result, bail};
+use artifact::space;
+use instance::Instance;
 
 use crate::args::Cp;
 use crate::cmd::exec::agent;
+use crate::cmd::plan_of;
 use crate::launch::Home;
+use crate::mounts;
 use crate::resolve::{Place, place};
 
 pub fn cp(cp: &Cp, home: &Home) -> Result<u8> {
@@ -90,12 +94,45 @@ fn unpack(data: &mut impl Read, stat: &PathStat, to: &Path) -> Result<()> {
 }
 
 fn into(from: &Place, name: &str, path: &str, cp: &Cp, home: &Home) -> Result<()> {
+    if let Place::Host(host) = from {
+        check_room(host, name, path, cp.follow_link, home)?;
+    }
     let (dir, rename) = target(name, path, from, home)?;
     let owner = matches!(from, Place::Host(_)).then_some((0, 0));
     put(agent(name, home)?, dir, owner, |sink| match from {
         Place::Host(host) => pack(host, rename.as_deref(), cp.follow_link, sink),
         _ => io::copy(&mut io::stdin().lock(), sink).map(drop).context("reading the tar"),
     })
+}
+
+/// Places in the guest whose files are no files of this host's disk.
+const IN_MEMORY: [&str; 5] = ["/dev", "/proc", "/run", "/sys", "/tmp"];
+
+/// Refuses what this host's disk has no room for: the guest, whose disk is as large as it was made, would take it, and
+/// lose it when it comes to write it down.
+fn check_room(host: &Path, name: &str, path: &str, follow: bool, home: &Home) -> Result<()> {
+    let instance = Instance::open(&home.dirs, name)?;
+    let path = Path::new(path);
+    let folders = mounts::folders(&plan_of(&instance)?.mounts);
+    let elsewhere = IN_MEMORY.iter().any(|dir| path.starts_with(dir))
+        || folders.iter().any(|folder| path.starts_with(&folder.guest));
+    if !elsewhere {
+        space::check(host, &instance.path(""), bytes(host, follow))?;
+    }
+    Ok(())
+}
+
+/// Bytes of a file, or of all files below a directory. What cannot be read is told when it is packed.
+fn bytes(path: &Path, follow: bool) -> u64 {
+    let meta = if follow { fs::metadata(path) } else { fs::symlink_metadata(path) };
+    match meta {
+        Ok(meta) if meta.is_file() => meta.len(),
+        Ok(meta) if meta.is_dir() => {
+            let entries = fs::read_dir(path).into_iter().flatten().flatten();
+            entries.fold(0, |sum: u64, entry| sum.saturating_add(bytes(&entry.path(), false)))
+        }
+        _ => 0,
+    }
 }
 
 /// Unpacks the tar that `write` writes into a directory of the guest, with its owners or this one.

@@ -9,11 +9,12 @@ use std::path::Path;
 
 use anyhow::Result;
 use artifact::MachineFile;
-use machine::{EngineChoice, EngineKind, SelfTest, Skipped, Verdict};
+use machine::{EngineChoice, EngineKind, Examined, Seen, SelfTest, Skipped, Verdict};
 use serde_json::{Value, json};
+use spec::MachineSpec;
 
 use crate::args::{Doctor, Global};
-use crate::cmd::version;
+use crate::cmd::{files, version};
 use crate::launch::Home;
 use crate::ui::say::say;
 use crate::ui::{self, Steps};
@@ -154,36 +155,58 @@ fn places() -> Value {
 }
 
 fn file(path: &Path, choice: EngineChoice, global: &Global) -> Result<u8> {
-    let file = MachineFile::open_path(path)?;
-    let spec = instance::read_spec(&file)?;
-    let state = machine::examine(&file)?;
-    let verdict = machine::verdict(choice, state.as_ref(), spec.memory);
+    let file = files::open(path)?;
+    let (spec, lacks) = specification(&file)?;
+    let seen = machine::examine(&file)?;
+    let mut verdict = machine::verdict(choice, &seen, spec.as_ref().map_or(0, |spec| spec.memory));
+    verdict.missing.extend(lacks);
     let runs = verdict.missing.is_empty();
     if global.json {
         ui::json(&json!({
             "file": path,
             "runs": runs,
             "verdict": verdict,
-            "kind": if state.is_some() { "snapshot" } else { "base" },
-            "vcpus": spec.vcpus,
-            "memory_bytes": spec.memory,
-            "state": state,
+            "kind": if matches!(seen, Seen::Base) { "base" } else { "snapshot" },
+            "builds_on": file.parent().map(|id| id.to_string()),
+            "vcpus": spec.as_ref().map(|spec| spec.vcpus),
+            "memory_bytes": spec.as_ref().map(|spec| spec.memory),
+            "state": seen.examined(),
         }))?;
         return Ok(if runs { 0 } else { NO });
     }
-    say!("machine  {}, {} vCPUs, {}", spec.name.escape_debug(), spec.vcpus, ui::bytes(spec.memory));
-    if let Some(state) = &state {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_nanos() as u64;
-        let age = ui::span(now.saturating_sub(state.frozen_realtime_ns) / 1_000_000_000);
-        say!("frozen   {age} ago on {}, TSC {} kHz", state.frozen_on, state.tsc_khz);
-        say!("cpu      portable template {}: {}", state.template_version, state.features.join(" "));
-        let devices: Vec<String> = state.devices.iter().map(|d| d.escape_debug().to_string()).collect();
-        say!("devices  {}", devices.join(" "));
-    } else {
-        say!("frozen   never: it is a base and boots");
+    if let Some(spec) = &spec {
+        say!("machine  {}, {} vCPUs, {}", spec.name.escape_debug(), spec.vcpus, ui::bytes(spec.memory));
+    }
+    if let Some(id) = file.parent() {
+        say!("builds   on machine {}: it holds what changed since", id.short());
+    }
+    match &seen {
+        Seen::Base => say!("frozen   never: it is a base and boots"),
+        Seen::Frozen(state) => frozen(state)?,
+        Seen::Newer(_) => {}
     }
     say(path, &verdict);
     Ok(if runs { 0 } else { NO })
+}
+
+/// What the file says of its machine; of one that holds changes, what it builds on says so, or that is missing.
+fn specification(file: &MachineFile) -> Result<(Option<MachineSpec>, Option<String>)> {
+    let Some(id) = file.parent() else { return Ok((Some(instance::read_spec(file)?), None)) };
+    let missing = || format!("machine {id}, which it builds on: `smolvm import` that machine's file");
+    match Home::open()?.store.pin(&id) {
+        Ok(pin) => Ok((Some(instance::read_spec(&pin.open()?)?), None)),
+        Err(_) => Ok((None, Some(missing()))),
+    }
+}
+
+fn frozen(state: &Examined) -> Result<()> {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_nanos() as u64;
+    let age = ui::span(now.saturating_sub(state.frozen_realtime_ns) / 1_000_000_000);
+    say!("frozen   {age} ago on {}, TSC {} kHz", state.frozen_on, state.tsc_khz);
+    say!("cpu      portable template {}: {}", state.template_version, state.features.join(" "));
+    let devices: Vec<String> = state.devices.iter().map(|d| d.escape_debug().to_string()).collect();
+    say!("devices  state version {}: {}", state.state_version, devices.join(" "));
+    Ok(())
 }
 
 fn say(path: &Path, verdict: &Verdict) {

@@ -11,6 +11,7 @@ use crate::args::{Global, Names, Rm, Stop};
 use crate::launch::Home;
 use crate::ui;
 use crate::ui::say::{say, tell};
+use crate::volumes;
 
 /// Asks each machine in turn; the first failure is told after the others were asked.
 fn each(names: &[String], mut ask: impl FnMut(&str) -> Result<()>) -> Result<u8> {
@@ -128,6 +129,7 @@ pub fn remove_now(mut instance: Instance, home: &Home) -> Result<()> {
     if let Some(file) = instance.record().ok().and_then(|record| record.file.parse().ok()) {
         let _ = home.store.drop_reference(&file, &instance.path(""));
     }
+    volumes::remove_made_for(instance.name(), &home.dirs)?;
     instance.remove()?;
     // The control group of a process that was killed is left.
     host::sweep();

@@ -1,6 +1,7 @@
 //! The store: `verify`, `import`, `images`.
 
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::time::SystemTime;
 
 use anyhow::Result;
@@ -14,10 +15,26 @@ use crate::launch::Home;
 use crate::ui;
 use crate::ui::say::{say, tell};
 
+/// The machine file at a path; else that of a name in the store, if there is one.
+///
+/// # Errors
+/// What stands in the way of the first.
+pub fn open(path: &Path) -> Result<MachineFile> {
+    let named = || {
+        let name = path.to_str().filter(|word| !word.contains('/') && !path.exists())?;
+        let store = Home::open().ok()?.store;
+        store.pin(&store.find(name).ok()?).ok()?.open().ok()
+    };
+    match named() {
+        Some(file) => Ok(file),
+        None => Ok(MachineFile::open_path(path)?),
+    }
+}
+
 pub fn verify(files: &Files, global: &Global) -> Result<u8> {
     let mut results = Vec::new();
     for path in &files.files {
-        let file = MachineFile::open_path(path)?;
+        let file = open(path)?;
         let go_on = |_| ControlFlow::Continue(());
         file.verify_all(VerifyOptions { threads: 0, progress: Some(&go_on) })?;
         if !silent(global) {

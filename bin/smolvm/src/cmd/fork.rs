@@ -7,13 +7,14 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io::{PipeWriter, Write};
+use std::path::PathBuf;
 use std::process::Child;
 use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow, bail};
 use instance::control::{Client, Request};
-use instance::{Instance, Phase, Record};
+use instance::{Instance, Lasting, Phase, Record};
 use serde_json::{Value, json};
 
 use crate::args::{Fork, Global};
@@ -24,6 +25,7 @@ use crate::interrupt::{self, Undo};
 use crate::launch::{Home, Mode, Plan};
 use crate::ui;
 use crate::ui::say::{say, tell};
+use crate::volumes;
 
 pub fn fork(fork: &Fork, global: &Global, home: &Home) -> Result<u8> {
     let (begun, begun_ns) = (Instant::now(), now_ns());
@@ -43,7 +45,9 @@ pub fn fork(fork: &Fork, global: &Global, home: &Home) -> Result<u8> {
             move || undo(&made)
         },
     )?;
-    let copies = Copies { home, record: &record, plan: vmm::read_plan(&source)?, made: &made };
+    let plan = vmm::read_plan(&source)?;
+    volumes::can_copy(&plan, &fork.name, &names, &home.dirs)?;
+    let copies = Copies { home, record: &record, plan, made: &made };
     let done = make_all(&names, first, &copies, &client, begun);
     let (ups, report, written_us) = done.inspect_err(|_| undo(&made))?;
     let total_us = begun.elapsed().as_micros() as u64;
@@ -85,13 +89,15 @@ fn make_all(
     let path = path.to_str().context("the path of the instances is not UTF-8")?.to_owned();
     // It starts, and the other directories are made, while the machine writes.
     let mut splitter = Splitter::start(names, &instance)?;
+    let volumes = copies.volume_files(&instance)?;
     let (report, written_us) = std::thread::scope(|scope| {
         let make = |name: &String| copies.make(name, |other| other.share_record(&instance)).map(drop);
         let others = scope.spawn(move || names.iter().skip(1).try_for_each(make));
-        let written = client.call(&Request::Fork { path }).map_err(anyhow::Error::from).and_then(|report| {
+        let written = client.call(&Request::Fork { path, volumes: volumes.clone() });
+        let written = written.map_err(anyhow::Error::from).and_then(|report| {
             let written_us = begun.elapsed().as_micros() as u64;
-            let engine = report.get("engine").and_then(Value::as_str).unwrap_or("soft");
-            copies.ready_first(&instance, engine)?;
+            let engine = engine_of(&report);
+            copies.ready_first(&instance, engine, &volumes, names.len() == 1)?;
             // It reads what the copies have in common, while the file system looks for room for the last directories.
             splitter.go_on()?;
             Ok((report, written_us))
@@ -99,7 +105,10 @@ fn make_all(
         others.join().unwrap_or_else(|_| Err(anyhow!("making the copies' directories failed")))?;
         written
     })?;
-    names.iter().skip(1).try_for_each(|name| copies.ready(name, &instance))?;
+    let mut others = names.iter().enumerate().skip(1);
+    let ready =
+        |(n, name): (usize, &String)| copies.ready(name, &instance, &report, &volumes, n + 1 == names.len());
+    others.try_for_each(ready)?;
     splitter.go_on()?;
     Ok((splitter.collect(names)?, report, written_us))
 }
@@ -152,25 +161,78 @@ impl Copies<'_> {
         }
     }
 
+    /// Where the machine is to write what each of its volumes holds: the volume's name and the file.
+    fn volume_files(&self, first: &Instance) -> Result<Vec<(String, String)>> {
+        let file = |(n, name): (usize, String)| {
+            let path = first.path(&format!("volume-{n}"));
+            let path = path.to_str().context("the path of the instances is not UTF-8")?.to_owned();
+            Ok((name, path))
+        };
+        volumes::written(&self.plan).into_iter().enumerate().map(file).collect()
+    }
+
     /// Says how the first copy, whose directory has the file that all start from, is to start.
-    fn ready_first(&self, first: &Instance, engine: &str) -> Result<()> {
+    fn ready_first(
+        &self,
+        first: &Instance,
+        engine: &str,
+        volumes: &[(String, String)],
+        last: bool,
+    ) -> Result<()> {
+        let mut plan = self.plan_of(engine);
+        self.give_volumes(&mut plan, first, volumes, last)?;
+        vmm::write_plan(first, &plan, Lasting::Kill)
+    }
+
+    /// Volumes of a copy's own, where the machine has any.
+    fn give_volumes(
+        &self,
+        plan: &mut Plan,
+        copy: &Instance,
+        volumes: &[(String, String)],
+        last: bool,
+    ) -> Result<()> {
+        if !volumes::are_in(plan) {
+            return Ok(());
+        }
+        volumes::give(plan, &self.record.name, copy, volumes, last)
+    }
+
+    fn plan_of(&self, engine: &str) -> Plan {
         let mut plan = self.plan.clone();
         (plan.mode, plan.engine, plan.lost) = (Mode::Forked, engine.to_owned(), false);
+        (plan.hostname, plan.own_name) = (None, true);
         // The command of the source's start is among the copied processes; published ports are the source's.
         (plan.command, plan.ports, plan.net.udp) = (None, Vec::new(), Vec::new());
-        vmm::write_plan(first, &plan)
+        plan
     }
 
     /// Readies another copy. A file has as many names as copies: the last one that goes takes it with it.
-    fn ready(&self, name: &str, first: &Instance) -> Result<()> {
+    fn ready(
+        &self,
+        name: &str,
+        first: &Instance,
+        report: &Value,
+        volumes: &[(String, String)],
+        last: bool,
+    ) -> Result<()> {
         let instance = Instance::open(&self.home.dirs, name)?;
-        for (from, to) in
-            [(first.origin(), instance.origin()), (vmm::plan_path(first), vmm::plan_path(&instance))]
-        {
-            std::fs::hard_link(&from, to).with_context(|| format!("naming {}", from.display()))?;
+        let share = |from: PathBuf, to: PathBuf| {
+            std::fs::hard_link(&from, to).with_context(|| format!("naming {}", from.display()))
+        };
+        share(first.origin(), instance.origin())?;
+        let mut plan = self.plan_of(engine_of(report));
+        if !volumes::are_in(&plan) {
+            return share(vmm::plan_path(first), vmm::plan_path(&instance));
         }
-        Ok(())
+        self.give_volumes(&mut plan, &instance, volumes, last)?;
+        vmm::write_plan(&instance, &plan, Lasting::Kill)
     }
+}
+
+/// The engine that the source said it runs on.
+fn engine_of(report: &Value) -> &str {
+    report.get("engine").and_then(Value::as_str).unwrap_or("soft")
 }
 
 /// Names of the copies whose directories were made here.

@@ -59,6 +59,10 @@ pub fn run(args: Args) -> Result<u8> {
 
 fn verb(args: Args) -> Result<u8> {
     let global = &args.global;
+    if matches!(args.verb, Verb::Vmm(_) | Verb::Copies { .. }) {
+        // Where it cannot be done a machine is started all the same.
+        let _ = host::close_inherited();
+    }
     if args.verb.makes_something() {
         crate::interrupt::watch().context(WATCHING)?;
     }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use instance::control;
 use instance::forward::Publish;
 use instance::session::Target;
-use instance::{Instance, Media, Phase, Record, Vmm};
+use instance::{Instance, Lasting, Media, Phase, Record, Vmm};
 use machine::Outcome;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -294,7 +294,7 @@ fn record(
         fresh: false,
         udp_ports: launch::published_udp(plan),
     })?;
-    vmm::write_plan(instance, plan)
+    vmm::write_plan(instance, plan, if kept { Lasting::Power } else { Lasting::Kill })
 }
 
 /// What the end of a run in the foreground is for.

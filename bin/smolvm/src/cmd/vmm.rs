@@ -68,8 +68,9 @@ pub fn plan_path(instance: &Instance) -> PathBuf {
 }
 
 /// Keeps how to start in the directory of a new instance. The file is replaced, since copies of a machine share theirs.
-pub fn write_plan(instance: &Instance, plan: &Plan) -> Result<()> {
-    Ok(instance.put(PLAN, &serde_json::to_vec_pretty(plan)?, Lasting::Kill)?)
+/// That of a machine that is to be kept survives a power failure, as its record does.
+pub fn write_plan(instance: &Instance, plan: &Plan, lasting: Lasting) -> Result<()> {
+    Ok(instance.put(PLAN, &serde_json::to_vec_pretty(plan)?, lasting)?)
 }
 
 /// Changes how an instance is started, which may have something saved.
@@ -80,8 +81,15 @@ pub fn replace_plan(instance: &Instance, plan: &Plan) -> Result<()> {
 /// How the instance was started last.
 pub fn read_plan(instance: &Instance) -> Result<Plan> {
     let path = plan_path(instance);
-    let text = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
-    serde_json::from_slice(&text).with_context(|| format!("reading {}", path.display()))
+    let what = || {
+        let name = instance.name();
+        format!(
+            "reading how `{name}` is started, {}; if it is damaged, `smolvm rm {name}` and run it anew",
+            path.display()
+        )
+    };
+    let text = fs::read(&path).with_context(what)?;
+    serde_json::from_slice(&text).with_context(what)
 }
 
 /// Starts a child that is to outlive this process, with this program's hidden verb `args`. It reads `input` and
@@ -222,6 +230,7 @@ pub fn forget(name: &str) {
     if let Ok(home) = Home::open()
         && let Ok(instance) = Instance::open(&home.dirs, name)
     {
+        let _ = crate::volumes::remove_made_for(name, &home.dirs);
         let _ = instance.remove();
     }
 }
@@ -386,7 +395,7 @@ fn live(instance: &Arc<Instance>, up: Up, home: &Home) -> Result<u8> {
             drop(server);
             let mut plan = read_plan(instance)?;
             plan.lost = true;
-            write_plan(instance, &plan)?;
+            write_plan(instance, &plan, Lasting::Power)?;
             drop(limited);
             return Err(again(instance.name(), home));
         }

@@ -131,8 +131,8 @@ impl Control {
                 let report = self.vmm.snapshot_to(path.as_ref(), target, &wanted)?;
                 Ok((serde_json::to_value(report).unwrap_or_default(), None))
             }
-            Request::Fork { path } => {
-                let report = self.vmm.snapshot_to(path.as_ref(), SnapshotTarget::Fork, &wanted)?;
+            Request::Fork { path, volumes } => {
+                let report = self.vmm.fork_to(path.as_ref(), &volumes, &wanted)?;
                 let mut report = serde_json::to_value(report).unwrap_or_default();
                 // The copies need not look for an engine again.
                 report["engine"] = self.vmm.machine().engine().to_string().into();

@@ -36,7 +36,13 @@ pub enum Request {
     },
     /// Write what copies of the machine start from, and go on. An absolute path on the file system
     /// of the instances.
-    Fork { path: String },
+    Fork {
+        path: String,
+        /// Where to write what each of its volumes holds at that instant: the volume's name, and the absolute path of a
+        /// file to be made.
+        #[serde(default)]
+        volumes: Vec<(String, String)>,
+    },
     /// What its network refused and carried.
     Network,
     /// How much of memory and disk changed.

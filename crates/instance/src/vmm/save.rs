@@ -18,6 +18,7 @@ use spec::{MachineSpec, SPEC_VERSION};
 
 use super::{Vmm, agent_error, us};
 use crate::error::Error;
+use crate::volumes::{VolumeCopy, copies as volume_copies, refuse_parting};
 
 /// How long the agent's helper may take to end after it has frozen the guest; later is only slower.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -156,18 +157,43 @@ impl Vmm {
         target: SnapshotTarget,
         wanted: &dyn Fn() -> bool,
     ) -> Result<FreezeReport, Error> {
+        refuse_parting(&self.options.volumes, None, "what is run from a snapshot")?;
+        self.write_to(path, target, &[], wanted)
+    }
+
+    /// What copies of the machine start from: [`Vmm::snapshot_to`], and each volume that it writes as it was at that
+    /// instant, by name and the file to be made for it.
+    ///
+    /// # Errors
+    /// As there; a volume that is not among them.
+    pub fn fork_to(
+        &self,
+        path: &Path,
+        volumes: &[(String, String)],
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<FreezeReport, Error> {
+        refuse_parting(&self.options.volumes, Some(volumes), "a copy")?;
+        self.write_to(path, SnapshotTarget::Fork, volumes, wanted)
+    }
+
+    fn write_to(
+        &self,
+        path: &Path,
+        target: SnapshotTarget,
+        volumes: &[(String, String)],
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<FreezeReport, Error> {
         if target == SnapshotTarget::Incremental && self.parent.is_none() {
             let what = "this machine was not resumed from a machine file of the store, so there is nothing \
                         that its snapshot could build on; take a whole one, without --incremental";
             return Err(Error::Refused(what.into()));
         }
-        let what = if target == SnapshotTarget::Fork { "a copy" } else { "what is run from a snapshot" };
-        crate::volumes::refuse_parting(&self.options.volumes, what)?;
         let _saving = lock(&self.saving);
         // Before anything stands still: a file that cannot be made is told at once.
         let durable = target != SnapshotTarget::Fork;
         let options = WriterOptions { durable, ..WriterOptions::default() };
         let mut writer = MachineFileWriter::create_with(path, options)?;
+        let mut copies = volume_copies(&self.options.volumes, volumes)?;
         if target == SnapshotTarget::Whole {
             // What memory takes is known, and compared with what is free, once it stands still.
             writer.expect_copies(base_len(&self.base))?;
@@ -182,7 +208,7 @@ impl Vmm {
         // What was written until the tasks stood.
         let copied = ahead.as_mut().map_or(Ok(()), Ahead::rounds);
         let (taken, pause_us) = match copied {
-            Ok(()) => self.still_and_go(ahead, &mut writer, target),
+            Ok(()) => self.still_and_go(ahead, &mut writer, target, &mut copies),
             Err(error) => (Err(error.into()), 0),
         };
         let thawed = self.thaw();
@@ -196,6 +222,7 @@ impl Vmm {
             }
         };
         thawed?;
+        copies.into_iter().try_for_each(VolumeCopy::finish)?;
         if !wanted() {
             return Err(unwanted(path));
         }
@@ -213,9 +240,12 @@ impl Vmm {
         ahead: Option<Ahead<'_>>,
         writer: &mut MachineFileWriter,
         target: SnapshotTarget,
+        copies: &mut [VolumeCopy],
     ) -> (Result<Taken, Error>, u64) {
         let paused = Instant::now();
         let taken = self.still(ahead).and_then(|still| {
+            // The vCPUs stand: what a device may still do for them is in the saved state, too, and comes to the same.
+            copies.iter_mut().try_for_each(VolumeCopy::begin)?;
             if still.lasts() {
                 return Ok(Taken::Still(still));
             }

@@ -30,6 +30,13 @@ fn a_frozen_machine_stays_who_it_was_and_a_copy_is_somebody_else() {
         home.ok(&["freeze", "two"]);
         home.ok(&["start", "two"]);
         assert_eq!(sh(&home, "two", WHO), copy, "{engine}");
+        // Booted again, too, it has the names that it had, and not its source's. (Its hardware address is a boot's.)
+        home.ok(&["stop", "two"]);
+        home.ok(&["start", "two"]);
+        let booted = sh(&home, "two", WHO);
+        for line in [0, 1, 3] {
+            assert_eq!(booted.lines().nth(line), copy.lines().nth(line), "{engine}: {booted}");
+        }
     }
 }
 

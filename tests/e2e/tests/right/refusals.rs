@@ -32,6 +32,18 @@ fn changed(from: &Path, to: &Path, change: impl Fn(&mut MachineState, &mut Vec<P
     writer.finish().unwrap();
 }
 
+/// `from` with its state in another version, otherwise the same, in `to`.
+fn newer(from: &Path, to: &Path, kind: SectionKind) {
+    let file = MachineFile::open_path(from).unwrap();
+    let mut writer = MachineFileWriter::create(to).unwrap();
+    for section in file.sections() {
+        let mut head = SectionHead::like(section);
+        head.version += u32::from(section.kind() == Some(kind));
+        writer.copy_section_as(head, &file, section, CopyCheck::Rehash).unwrap();
+    }
+    writer.finish().unwrap();
+}
+
 #[test]
 fn what_a_file_asks_for_and_is_not_here_is_named_before_anything_runs() {
     let home = Home::new("soft");
@@ -90,6 +102,16 @@ fn what_a_file_asks_for_and_is_not_here_is_named_before_anything_runs() {
             serde_json::from_slice(&home.run(&["doctor", "--json", &path]).stdout).unwrap();
         assert_eq!(json["runs"], false, "{json}");
         assert_eq!(json["verdict"]["missing"].as_array().map(Vec::len), Some(missing.len()), "{json}");
+    }
+    for (kind, missing) in
+        [(SectionKind::CpuState, "CPU state version 2"), (SectionKind::DeviceState, "device state version 2")]
+    {
+        newer(&from, &home.path("newer.smolmachine"), kind);
+        let doctor = home.run(&["doctor", "newer.smolmachine"]);
+        assert_eq!(doctor.status.code(), Some(1), "{}", text(&doctor.stderr));
+        assert!(text(&doctor.stdout).contains(missing), "{}", text(&doctor.stdout));
+        let said = home.fails(&["run", "./newer.smolmachine", "--", "echo", "ran"], 125);
+        assert!(said.contains("version 2"), "{said}");
     }
     assert_eq!(home.ok(&["ps", "-a", "-q"]), "");
 }

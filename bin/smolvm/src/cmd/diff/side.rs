@@ -10,13 +10,14 @@ use artifact::{Digest, MachineFile, SectionKind};
 use image::tree::Time;
 use image::{FileRange, Limits, MergeOptions, Spool, Tree, merge_upper, read_erofs};
 use instance::control::{Client, Request as Ask};
-use instance::{DataStream, Instance, Media, Phase, Vmm};
+use instance::{DataStream, Instance, Media, Phase, Vmm, VmmOptions};
 use spec::MachineSpec;
 use store::Pin;
 
 use crate::args::EngineArgs;
 use crate::cmd::vmm;
 use crate::launch::{self, Home, Mode, Plan};
+use crate::volumes;
 
 /// What was named.
 pub enum Subject {
@@ -79,7 +80,7 @@ impl Side {
                 }
                 let media = Media::open_snapshot(&home.store, pin, snapshot.as_deref())?;
                 let file = media.file.again()?;
-                looked_into(label, media, file, home, spool)
+                looked_into(label, media, file, options(home)?, spool)
             }
             Subject::Base { pin, label } => {
                 let media = Media::open_in(&home.store, pin)?;
@@ -88,7 +89,13 @@ impl Side {
             Subject::Origin { pin, plan, path, of } => {
                 let media = launch::media(&plan, &home.store, pin)?;
                 let file = MachineFile::open_path(&path)?;
-                looked_into(format!("{of}, when it was forked"), media, file, home, spool)
+                looked_into(
+                    format!("{of}, when it was forked"),
+                    media,
+                    file,
+                    with_volumes(&plan, home)?,
+                    spool,
+                )
             }
         }
     }
@@ -135,7 +142,7 @@ fn machine(instance: &Instance, home: &Home, spool: &Spool) -> Result<Side> {
         }
         Phase::Frozen => {
             let saved = MachineFile::open_path(&instance.saved())?;
-            looked_into(label, media, saved, home, spool)
+            looked_into(label, media, saved, with_volumes(&plan, home)?, spool)
         }
         Phase::Stopped => {
             // Its disk has to be read by somebody who knows its file system: a kernel.
@@ -153,8 +160,14 @@ fn machine(instance: &Instance, home: &Home, spool: &Spool) -> Result<Side> {
 }
 
 /// A frozen machine, by way of a copy that goes again at once.
-fn looked_into(label: String, media: Media, file: MachineFile, home: &Home, spool: &Spool) -> Result<Side> {
-    let vmm = Vmm::look_into(&media, &file, options(home)?)?;
+fn looked_into(
+    label: String,
+    media: Media,
+    file: MachineFile,
+    options: VmmOptions,
+    spool: &Spool,
+) -> Result<Side> {
+    let vmm = Vmm::look_into(&media, &file, options)?;
     let stats = stats(vmm.connect()?)?;
     let upper = DataStream::upper(vmm.connect()?)?;
     let side = Side::of(label, &media, Some(upper), Some(stats), Memory::None, spool);
@@ -162,7 +175,12 @@ fn looked_into(label: String, media: Media, file: MachineFile, home: &Home, spoo
     Ok(Side { memory: Memory::Saved(Box::new((media, file))), ..side? })
 }
 
-fn options(home: &Home) -> Result<instance::VmmOptions> {
+/// [`options`] of one that had volumes when its state was taken.
+fn with_volumes(plan: &Plan, home: &Home) -> Result<VmmOptions> {
+    Ok(VmmOptions { volumes: volumes::stand_ins(plan, &home.dirs)?, ..options(home)? })
+}
+
+fn options(home: &Home) -> Result<VmmOptions> {
     let engine = std::env::var("SMOLVM_ENGINE").unwrap_or_else(|_| "auto".into());
     let plan = Plan::new(Mode::Resume, &EngineArgs { engine, force_template: false, tsc_khz: None });
     launch::vmm_options(&plan, home.dirs.cache.clone(), None)

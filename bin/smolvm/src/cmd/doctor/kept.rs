@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use artifact::temp::leftovers;
@@ -15,6 +16,9 @@ use volume::Volumes;
 
 use crate::cmd::{update, vmm};
 use crate::launch::{Home, Mode};
+
+/// How long a machine may be without a plan: longer than any start takes.
+const STARTING: Duration = Duration::from_secs(60);
 
 /// One thing that is not as it should be.
 #[derive(Debug, Serialize)]
@@ -112,14 +116,32 @@ impl Check<'_> {
             Ok(record) => record,
             Err(error) => return self.no_record(instance, &error.to_string()),
         };
-        self.file_of(instance, &record)?;
-        match record.phase {
-            Phase::Frozen | Phase::Stopped => self.saved(instance, &record),
-            Phase::Running | Phase::Dead => {
-                self.origin(instance);
-                Ok(())
+        let is_saved = record.phase.is_saved();
+        let plan = match vmm::read_plan(instance) {
+            Ok(plan) => plan,
+            Err(error) if is_saved => {
+                self.tell(
+                    "machine",
+                    format!("{name}: {error:#}; what it saved is {}", instance.saved().display()),
+                );
+                return Ok(());
             }
+            // Somebody is just making it.
+            Err(_) if !vmm::plan_path(instance).exists() && is_new(&instance.path("")) => return Ok(()),
+            Err(_) => {
+                let what = format!("{name}: how it is started cannot be read, and nothing of it is saved");
+                return self.set_aside(instance, what);
+            }
+        };
+        // A copy that is not saved starts from where it was copied, if the power was not off since.
+        if !is_saved
+            && plan.mode == Mode::Forked
+            && let Err(why) = whole(&instance.origin())
+        {
+            return self.set_aside(instance, format!("{name}: a copy, which a power failure ends: {why}"));
         }
+        self.file_of(instance, &record)?;
+        if is_saved { self.saved(instance, &record) } else { Ok(()) }
     }
 
     fn no_record(&mut self, instance: &Instance, error: &str) -> Result<()> {
@@ -129,8 +151,12 @@ impl Check<'_> {
             self.tell("machine", format!("{error}; what it saved is {}", place.display()));
             return Ok(());
         }
-        let aside = self.home.dirs.state.join("damaged");
-        let what = format!("{name}: its record cannot be read, and nothing of it is saved");
+        self.set_aside(instance, format!("{name}: its record cannot be read, and nothing of it is saved"))
+    }
+
+    /// Puts what is left of a machine that cannot go on where it takes no name.
+    fn set_aside(&mut self, instance: &Instance, what: String) -> Result<()> {
+        let (name, aside) = (instance.name(), self.home.dirs.state.join("damaged"));
         self.mend("machine", what, format!("set aside in {}", aside.display()), || {
             store::dirs::ensure_private(&aside)?;
             let free = |to: &PathBuf| !to.exists();
@@ -200,17 +226,6 @@ impl Check<'_> {
         })
     }
 
-    /// A copy that is not saved starts from where it was copied, if the power was not off since.
-    fn origin(&mut self, instance: &Instance) {
-        let forked = vmm::read_plan(instance).is_ok_and(|plan| plan.mode == Mode::Forked);
-        if forked && let Err(why) = whole(&instance.origin()) {
-            let name = instance.name();
-            let what =
-                format!("{name}: a copy, which a power failure ends: {why}; `smolvm rm {name}` removes it");
-            self.tell("machine", what);
-        }
-    }
-
     /// Sockets that nobody listens on any more.
     fn sockets(&mut self) -> Result<()> {
         for entry in fs::read_dir(&self.home.dirs.runtime).into_iter().flatten().flatten() {
@@ -252,6 +267,12 @@ impl Check<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether something came into a directory just now.
+fn is_new(dir: &Path) -> bool {
+    let changed = fs::metadata(dir).and_then(|meta| meta.modified());
+    changed.is_ok_and(|at| at.elapsed().is_ok_and(|age| age < STARTING))
 }
 
 /// What killed writers left in an instance's directory.
