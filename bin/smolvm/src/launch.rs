@@ -13,7 +13,8 @@ use host::Rendezvous;
 use instance::forward::{self, Bound, Publish};
 use instance::session::{self, Asked, Session, Target};
 use instance::{
-    Door, Frozen, Instance, Main, Media, Neighbours, Own, StartReport, Template, Vmm, VmmOptions, Waking,
+    Door, Frozen, Instance, KEPT_CODE, Main, Media, Neighbours, Own, StartReport, Template, Vmm, VmmOptions,
+    Waking,
 };
 use machine::{EngineChoice, Watch};
 use serde::{Deserialize, Serialize};
@@ -377,7 +378,9 @@ pub fn start(
         Mode::Frozen => {
             // It has its host name, and is no other machine than the one that was frozen.
             options.hostname = None;
-            let vmm = Vmm::restore(media, &saved()?, options)?;
+            let saved = saved()?;
+            let vmm = Vmm::restore(media, &saved, options)?;
+            vmm.offer_code(instance.path(KEPT_CODE), saved.id());
             wake(vmm, reason, bound, command, records)?
         }
         Mode::Forked => {

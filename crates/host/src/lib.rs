@@ -15,6 +15,7 @@ pub use sys::mapping::Mapping;
 pub use sys::poller::{Interest, Poller, Ready};
 pub use sys::process::{Side, alone_within, close_inherited, split};
 pub use sys::rendezvous::Rendezvous;
+pub use sys::room::expect_filling;
 pub use sys::timer::Timer;
 pub use sys::usage::{Usage, usage};
 pub use sys::writeback::begin_writeback;

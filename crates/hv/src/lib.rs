@@ -16,7 +16,7 @@ pub use arch::x86_64::hot::{CodeMode, HotBlock};
 pub use arch::x86_64::state::VcpuState;
 pub use error::Error;
 pub use exit::Exit;
-pub use partition::{ClockState, EngineKind, HotSource, Msi, Partition, PartitionConfig, Writes};
+pub use partition::{ClockState, CodeSource, EngineKind, HotSource, Msi, Partition, PartitionConfig, Writes};
 pub use stops::Stops;
 pub use vcpu::{Counters, Kick, Learnt, Vcpu};
 pub use watch::{Look, See, Watch};

@@ -1,5 +1,7 @@
 //! The machine-wide part of an engine: memory, interrupt routing, clock.
 
+use std::io::{self, Read};
+
 use guestmem::GuestMemory;
 use host::Event;
 use serde::{Deserialize, Serialize};
@@ -70,6 +72,10 @@ pub enum Writes {
     Unseen,
 }
 
+/// Opens what [`Vcpu::keep_code`] of each vCPU wrote, one after the other: made sure that nobody else wrote it, and that it
+/// belongs to the state which the machine was brought back from.
+pub type CodeSource = Box<dyn FnOnce() -> io::Result<Box<dyn Read + Send>> + Send>;
+
 /// A machine without devices. The IOAPIC is ours on every engine; local APICs are the engine's.
 pub trait Partition: Send + Sync {
     fn engine(&self) -> EngineKind;
@@ -113,6 +119,10 @@ pub trait Partition: Send + Sync {
     /// Says where to ask which code will run often. An engine that has a use for it asks once, when the machine has
     /// something to do, on a thread that no vCPU waits for; what the guest sees does not depend on it.
     fn foretell(&self, _source: HotSource) {}
+
+    /// Says where the code is that the engine made of the guest's before the machine was frozen. It asks as in
+    /// [`Partition::foretell`], if it has a use for it; what the guest sees does not depend on it.
+    fn offer_code(&self, _source: CodeSource) {}
 
     /// Asks now, here: in a process that others are split off from, which then have the answer in common.
     fn foretold_now(&self) {}

@@ -1,6 +1,7 @@
 //! One virtual CPU.
 
 use std::any::Any;
+use std::io::{self, Write};
 use std::sync::Arc;
 
 use guestmem::GuestMemory;
@@ -75,6 +76,15 @@ pub trait Vcpu: Send {
     /// What ran often in it, in no order; nothing where an engine does not know. It stands still.
     fn hot_blocks(&mut self) -> Vec<HotBlock> {
         Vec::new()
+    }
+
+    /// Writes the code that the engine has made of the guest's, for [`crate::Partition::offer_code`] of a machine that is
+    /// brought back from the state as it is now, on this host by this very program. It stands still. Whether there is any.
+    ///
+    /// # Errors
+    /// The writer's.
+    fn keep_code(&mut self, _to: &mut dyn Write) -> io::Result<bool> {
+        Ok(false)
     }
 
     /// Takes what the engine has learnt; the vCPU stands still, in memory that was brought back from files. `None`

@@ -40,6 +40,7 @@ pub(crate) fn counters(cpu: &CpuCounters, exits: &Exits) -> Counters {
         ("translated_instructions", jit.instructions),
         ("interpreted_instructions", cpu.instructions.saturating_sub(jit.instructions)),
         ("translations", jit.translations),
+        ("translations_kept", jit.kept),
         ("code_bytes", jit.code_bytes),
         ("code_recycled", jit.flushes),
         ("entries", jit.entries),

@@ -11,9 +11,14 @@ use guestmem::GuestMemory;
 use hv::HotSource;
 use x86cpu::{Foresight, HotSet};
 
+use crate::kept::Kept;
+
 /// Instructions of a vCPU after which it is asked for: what a guest executes to put itself right and answer one command
 /// is less.
 pub(crate) const BUSY: u64 = 1_000_000;
+
+/// The same of one that has rested before: less than what a command costs that does nothing.
+const WORK: u64 = 300_000;
 
 #[derive(Default)]
 pub(crate) struct Foretold {
@@ -22,6 +27,8 @@ pub(crate) struct Foretold {
     waits: AtomicBool,
     source: Mutex<Option<(HotSource, GuestMemory)>>,
     set: Foresight,
+    /// What there is of it already.
+    pub(crate) kept: Arc<Kept>,
 }
 
 impl Foretold {
@@ -41,9 +48,19 @@ impl Foretold {
         !self.given.load(Ordering::Acquire) || self.set.get().is_some()
     }
 
-    /// Instructions that a vCPU which has executed so many may go on for before [`Foretold::look`].
-    pub(crate) fn until_look(&self, executed: u64) -> u64 {
-        if self.waits.load(Ordering::Acquire) { BUSY.saturating_sub(executed).max(1) } else { u64::MAX }
+    /// Instructions that a vCPU which has executed so many, and `work` since it rested, may go on for before
+    /// [`Foretold::look`].
+    pub(crate) fn until_look(&self, executed: u64, work: u64) -> u64 {
+        let list =
+            if self.waits.load(Ordering::Acquire) { BUSY.saturating_sub(executed).max(1) } else { u64::MAX };
+        let kept = if self.kept.is_offered() { self.until_work(executed, work).max(1) } else { u64::MAX };
+        list.min(kept).min(self.kept.until_look())
+    }
+
+    /// Instructions until a vCPU works: what was kept takes memory, and one that wakes now and then does not need it.
+    fn until_work(&self, executed: u64, work: u64) -> u64 {
+        let least = if work == executed { BUSY } else { WORK };
+        least.saturating_sub(work)
     }
 
     fn take(&self) -> Option<(HotSource, GuestMemory)> {
@@ -51,17 +68,30 @@ impl Foretold {
         waits.then(|| self.source.lock().unwrap_or_else(PoisonError::into_inner).take())?
     }
 
-    /// Asks, once, when so much was executed.
-    pub(crate) fn look(&self, executed: u64) {
-        if executed < BUSY {
+    /// Asks, once, when so much was executed, or so much `work` was done since the vCPU rested. `done` is called when what
+    /// was kept is there.
+    pub(crate) fn look(&self, executed: u64, work: u64, done: impl FnOnce() + Send + 'static) {
+        let kept = self.kept.is_offered() && self.until_work(executed, work) == 0 && self.kept.await_it();
+        let kept = kept.then(|| Arc::clone(&self.kept));
+        let list = if executed >= BUSY { self.take() } else { None };
+        if list.is_none() && kept.is_none() {
             return;
         }
-        let Some((source, memory)) = self.take() else { return };
         let set = self.set();
-        let ask = move || drop(set.set(HotSet::new(&source(), &memory)));
+        let ask = move || {
+            // First: what is there need not be made.
+            if let Some(kept) = kept {
+                kept.read();
+                done();
+            }
+            if let Some((source, memory)) = list {
+                let _ = set.set(HotSet::new(&source(), &memory));
+            }
+        };
         if thread::Builder::new().name("hot-blocks".into()).spawn(ask).is_err() {
             // Then nothing is known, which costs what finding out costs.
             let _ = self.set.set(HotSet::default());
+            self.kept.forget();
         }
     }
 

@@ -8,6 +8,7 @@
 mod baton;
 mod counters;
 mod foretold;
+mod kept;
 mod partition;
 mod rounds;
 mod vcpu;

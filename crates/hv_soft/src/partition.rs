@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use arch::x86_64::cpuid::for_vcpu;
 use guestmem::GuestMemory;
 use host::shared::IS_X86_ORDERED;
-use hv::{ClockState, CpuidLeaf, EngineKind, Error, HotSource, Msi, Partition, PartitionConfig, Vcpu};
+use hv::{
+    ClockState, CodeSource, CpuidLeaf, EngineKind, Error, HotSource, Msi, Partition, PartitionConfig, Vcpu,
+};
 use x86cpu::clock::Clock;
 use x86cpu::lapic::ApicBus;
 use x86cpu::{Cpu, CpuConfig};
@@ -123,6 +125,13 @@ impl Partition for SoftPartition {
 
     fn foretell(&self, source: HotSource) {
         self.shared.foretold.foretell(source, &self.memory);
+    }
+
+    fn offer_code(&self, source: CodeSource) {
+        // Where vCPUs execute at once: what takes turns is repeatable, or on a host without translations.
+        if matches!(self.shared.order, Order::Together(_)) {
+            self.shared.foretold.kept.offer(source);
+        }
     }
 
     fn foretold_now(&self) {

@@ -1,6 +1,7 @@
 //! [`SoftVcpu`]: way (a), first step. Next: `machine/vcpu_thread.rs`.
 
 use std::any::Any;
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -9,8 +10,9 @@ use guestmem::GuestMemory;
 use hv::{Counters, Error, Exit, HotBlock, Kick, Learnt, Look, Stops, Vcpu, VcpuState, Watch};
 use x86cpu::{Cpu, Engine, PollFlag, Stop};
 
-use crate::baton::{Baton, Order, Seat};
+use crate::baton::{Baton, Gate, Order, Seat};
 use crate::counters::{Exits, counters};
+use crate::kept;
 use crate::partition::{ENGINE, Shared};
 use crate::rounds::{PIECE, Rounds, TURN};
 
@@ -24,6 +26,8 @@ const SPARE: Duration = Duration::from_millis(5);
 /// The most that the vCPUs of a machine translate before it runs: 2 ms of a core, 0.9 MiB. More would be worth its time,
 /// and not its memory: an idle machine is to have no more than 8 MiB of its own (docs/adr/0162).
 const AHEAD: usize = 512;
+/// How long a vCPU waits for what was kept of its translations: many times what reading takes.
+const PATIENCE: Duration = Duration::from_millis(200);
 /// A vCPU that sleeps for so long may be idle.
 const REST: Duration = Duration::from_millis(200);
 
@@ -41,6 +45,12 @@ pub(crate) struct SoftVcpu {
     fresh: bool,
     /// It has translated what it could before it runs.
     is_ahead: bool,
+    /// Instructions that it had executed when it rested last.
+    rested_at: u64,
+    /// It waits for what was kept.
+    is_patient: bool,
+    /// It has said what it needs to get some of that.
+    has_said: bool,
     /// Instructions that are left of its turn in the round.
     turn_left: u64,
     /// A debugger's: while there are any, it looks after each instruction.
@@ -91,6 +101,9 @@ impl SoftVcpu {
             deferred: None,
             fresh: false,
             is_ahead: true,
+            rested_at: 0,
+            is_patient: true,
+            has_said: false,
             turn_left: 0,
             stops: None,
             exits: Exits::default(),
@@ -120,12 +133,19 @@ impl SoftVcpu {
         loop {
             seat.clear();
             let executed = self.cpu.instructions();
-            shared.foretold.look(executed);
+            let work = executed - self.rested_at;
+            let all = Arc::clone(&shared);
+            let wake = move || all.seats.iter().for_each(Seat::wake);
+            shared.foretold.look(executed, work, wake);
+            if self.await_kept(seat) {
+                continue;
+            }
             let stop = match &shared.order {
                 Order::Together(gate) => {
-                    let long = shared.foretold.until_look(executed);
+                    let long = shared.foretold.until_look(executed, work);
                     let most = self.most(if self.fresh { FIRST } else { long });
                     self.follow_clock();
+                    self.take_kept(gate);
                     match gate.together(|| self.cpu.run(most)) {
                         Stop::Alone => gate.alone(&shared.seats, || self.cpu.run_alone()),
                         stop => Some(stop),
@@ -136,6 +156,10 @@ impl SoftVcpu {
             };
             if let Some(hook) = self.after_first.take() {
                 hook();
+            }
+            if !self.has_said && shared.foretold.kept.is_offered() {
+                self.has_said = true;
+                shared.foretold.kept.say_places(self.id as usize, self.cpu.code_places());
             }
             if matches!(stop, None | Some(Stop::Budget)) && self.is_stopped() {
                 return None;
@@ -149,6 +173,22 @@ impl SoftVcpu {
                 Some(Stop::Poll) if !seat.kicked.swap(false, Ordering::AcqRel) => {}
                 Some(stop) => return Some(stop),
             }
+        }
+    }
+
+    /// Waits while what was kept is being read, which takes less time than doing without; whether it was woken meanwhile.
+    fn await_kept(&mut self, seat: &Seat) -> bool {
+        let waits = self.is_patient && self.shared.foretold.kept.is_awaited() && !seat.is_kicked();
+        if waits {
+            self.is_patient = seat.sleep(Some(PATIENCE));
+        }
+        waits
+    }
+
+    /// Goes on with what was kept of its translations, once that is there.
+    fn take_kept(&mut self, gate: &Gate) {
+        if let Some(kept) = self.shared.foretold.kept.take(self.id as usize) {
+            gate.together(|| self.cpu.adopt(kept));
         }
     }
 
@@ -173,8 +213,10 @@ impl SoftVcpu {
             self.is_ahead = true;
             return false;
         };
-        // A copy that shares what was learnt would have much of its own.
-        let most = if self.cpu.shares_code() { 0 } else { AHEAD / shared.seats.len() };
+        // A copy that shares what was learnt would have much of its own. Where code was kept, that is read when it is
+        // needed.
+        let none = self.cpu.shares_code() || shared.foretold.kept.is_expected();
+        let most = if none { 0 } else { AHEAD / shared.seats.len() };
         if most > 0 {
             shared.foretold.ask();
         }
@@ -196,6 +238,7 @@ impl SoftVcpu {
             self.cpu.give_back();
             seat.sleep(due.map(|due| due.saturating_sub(begun.elapsed())));
             self.cpu.rested();
+            self.rested_at = self.cpu.instructions();
         }
     }
 
@@ -376,6 +419,18 @@ impl Vcpu for SoftVcpu {
 
     fn hot_blocks(&mut self) -> Vec<HotBlock> {
         self.cpu.hot_blocks()
+    }
+
+    fn keep_code(&mut self, to: &mut dyn Write) -> io::Result<bool> {
+        let kept = &self.shared.foretold.kept;
+        if kept.await_it() {
+            // It has not worked since it was brought back: what was kept then is kept again.
+            kept.read();
+        }
+        if let Some(kept) = kept.take(self.id as usize) {
+            self.cpu.adopt(kept);
+        }
+        kept::write(to, |to| self.cpu.keep_code(to))
     }
 
     fn take_learnt(&mut self) -> Option<Box<dyn Learnt>> {

@@ -450,3 +450,82 @@ fn what_ran_often_is_asked_for_once_the_machine_is_busy() {
     drop((vcpus, partition));
     assert_eq!(wait.iter().count(), 1, "by whichever of them is first");
 }
+
+fn counted(vcpu: &dyn Vcpu, counter: &str) -> u64 {
+    let counters = vcpu.counters();
+    counters.details.iter().find(|(name, _)| *name == counter).expect("it is counted").1
+}
+
+/// A machine of two vCPUs whose memory counts as brought back from a file.
+fn brought_back() -> (SoftPartition, GuestMemory, [Box<dyn Vcpu>; 2]) {
+    let (partition, memory) = partition(2);
+    // 1: mov ecx, [rbx]; 2: dec ecx; jnz 2b; out 0x61, al; jmp 1b
+    memory.write(CODE, &[0x8b, 0x0b, 0xff, 0xc9, 0x75, 0xfc, 0xe6, 0x61, 0xeb, 0xf6]).unwrap();
+    let vcpus = [0, 1].map(|id| partition.create_vcpu(id).unwrap());
+    memory.clear_dirty();
+    (partition, memory, vcpus)
+}
+
+/// Has a vCPU count so far down, from its state or from where it is.
+fn count_down(vcpu: &mut dyn Vcpu, memory: &GuestMemory, state: Option<()>, rounds: u32) {
+    memory.write_le(0xf000, rounds).unwrap();
+    if state.is_some() {
+        let mut state = start(vcpu, CODE);
+        state.gpr[3] = 0xf000;
+        vcpu.restore(&state).unwrap();
+    }
+    assert!(matches!(vcpu.run().unwrap(), Exit::PioWrite { port: 0x61, .. }));
+}
+
+/// What both vCPUs keep.
+fn kept() -> Vec<u8> {
+    let (_partition, memory, mut vcpus) = brought_back();
+    let mut bytes = Vec::new();
+    for vcpu in &mut vcpus {
+        count_down(vcpu.as_mut(), &memory, Some(()), 1000);
+        assert!(vcpu.keep_code(&mut bytes).unwrap());
+    }
+    bytes
+}
+
+#[test]
+fn what_was_kept_is_asked_for_by_who_works_and_gone_on_with_by_each() {
+    let bytes = kept();
+    let (partition, memory, mut vcpus) = brought_back();
+    let (asked, wait) = mpsc::channel();
+    partition.offer_code(Box::new(move || {
+        asked.send(()).unwrap();
+        Ok(Box::new(std::io::Cursor::new(bytes)))
+    }));
+    for vcpu in &mut vcpus {
+        count_down(vcpu.as_mut(), &memory, Some(()), 1000);
+    }
+    assert!(wait.try_recv().is_err(), "a thousand instructions are no work");
+    for vcpu in &mut vcpus {
+        // The second time it has waited for it, or taken it on the way.
+        count_down(vcpu.as_mut(), &memory, None, 3_000_000);
+        count_down(vcpu.as_mut(), &memory, None, 3_000_000);
+        assert!(counted(vcpu.as_ref(), "translations_kept") > 0);
+    }
+    drop((vcpus, partition));
+    assert_eq!(wait.iter().count(), 1, "by whichever of them is first");
+}
+
+#[test]
+fn what_was_kept_and_cannot_be_read_is_done_without() {
+    let whole = kept();
+    let half = whole[..whole.len() / 2].to_vec();
+    let sources: [fn(Vec<u8>) -> std::io::Result<Vec<u8>>; 3] =
+        [Ok, |_| Err(std::io::ErrorKind::PermissionDenied.into()), |_| Ok(Vec::new())];
+    for source in sources {
+        let (partition, memory, mut vcpus) = brought_back();
+        let bytes = half.clone();
+        partition.offer_code(Box::new(move || Ok(Box::new(std::io::Cursor::new(source(bytes)?)))));
+        for rounds in [1000, 3_000_000, 3_000_000] {
+            let state = (rounds == 1000).then_some(());
+            count_down(vcpus[0].as_mut(), &memory, state, rounds);
+        }
+        assert_eq!(counted(vcpus[0].as_ref(), "translations_kept"), 0);
+        assert!(translations(vcpus[0].as_ref()) > 0);
+    }
+}

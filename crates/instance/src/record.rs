@@ -6,6 +6,8 @@
 //!                update.json   what it was before an update that is not whole yet
 //!                lock          held (flock) by the VMM while it lives
 //!                saved         memory, CPU, devices and disk while frozen; disk while stopped
+//!                code          what the engine made of the guest's code until it was frozen; only this very
+//!                              program reads it, for this very `saved`
 //!                origin        what a copy was made of: state, and what differs from its machine file;
 //!                              one file with a name for each of the copies made at once
 //!                kernel.log    the serial console, bounded

@@ -32,7 +32,7 @@ pub use error::Error;
 pub use examine::{Examined, Seen, Verdict, examine, verdict};
 pub use host::memory_bytes as host_memory;
 pub use hostfs::{Folder, MAX_FOLDERS, Placed};
-pub use hv::{EngineKind, Look, VcpuState, Watch};
+pub use hv::{CodeSource, EngineKind, Look, VcpuState, Watch};
 pub use lifecycle::Outcome;
 pub use machine::{COMMAND_LINE, Machine, MachineConfig, Sink};
 pub use restore::Template;

@@ -1,6 +1,6 @@
 //! [`Machine`]: what the crates above hold.
 
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -11,7 +11,7 @@ use artifact::MachineFile;
 use bus::lock;
 use disk::{Disk, Overlay};
 use guestmem::GuestMemory;
-use hv::{CpuidLeaf, EngineKind, Partition, Vcpu};
+use hv::{CodeSource, CpuidLeaf, EngineKind, Partition, Vcpu};
 use snapshot::Origin;
 
 use crate::Error;
@@ -296,6 +296,24 @@ impl Machine {
     /// Asks now what is known of the code that will run: before processes are split off, which then have it in common.
     pub fn foretold_now(&self) {
         self.partition.foretold_now();
+    }
+
+    /// Writes the code that the engine has made of the guest's, of a machine that stands still; whether there is any.
+    ///
+    /// # Errors
+    /// The writer's.
+    pub fn keep_code(&self, to: &mut dyn Write) -> io::Result<bool> {
+        let mut any = false;
+        for vcpu in &self.vcpus {
+            any |= lock(vcpu).keep_code(to)?;
+        }
+        Ok(any)
+    }
+
+    /// Says where the code is that [`Machine::keep_code`] wrote when the machine was frozen into the state that it was
+    /// brought back from. Before it runs.
+    pub fn offer_code(&self, source: CodeSource) {
+        self.partition.offer_code(source);
     }
 
     pub fn engine(&self) -> EngineKind {

@@ -18,7 +18,7 @@ use guestmem::GuestMemory;
 
 use crate::cpu::{Cpu, Mode, Trap};
 use crate::decode::{DecodeError, Decoded, End, Stream};
-use crate::jit::Jit;
+use crate::jit::{Jit, KeptCode};
 use crate::mmu::Table;
 use crate::op::Op;
 use crate::ops::cond;
@@ -415,6 +415,21 @@ impl CodeCache {
     /// Gives back the memory of what is found again when it is asked for.
     pub(crate) fn give_back(&mut self) {
         self.jumps.give_back();
+    }
+
+    /// Goes on with kept translations; all else is forgotten then.
+    pub(crate) fn adopt(&mut self, cpu: &mut Cpu, kept: KeptCode) -> bool {
+        // What is shared is not to be written, and has its own ways.
+        if self.is_shared() || !self.jit.is_on() {
+            return false;
+        }
+        self.recycle();
+        cpu.fp_ops.clear();
+        let adopted = self.jit.adopt(cpu, kept);
+        if !adopted {
+            self.jit.flush(cpu);
+        }
+        adopted
     }
 
     /// Forgets everything (restore).

@@ -41,7 +41,7 @@ mod sys;
 
 pub use cpu::{Cpu, CpuConfig, CpuCounters, PollFlag, Stop};
 pub use hot::{Foresight, HotSet};
-pub use jit::{Engine, JitCounters};
+pub use jit::{CodePlaces, Engine, JitCounters, KeptCode};
 pub use learnt::Learnt;
 pub use mmu::MmuCounters;
 pub use state::BadState;

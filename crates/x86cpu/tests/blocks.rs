@@ -12,7 +12,7 @@ use arch::x86_64::state::{MpState, Segment, TableReg, VcpuState};
 use guestmem::GuestMemory;
 use x86cpu::clock::Clock;
 use x86cpu::lapic::ApicBus;
-use x86cpu::{Cpu, CpuConfig, Engine, Foresight, HotSet, Stop};
+use x86cpu::{Cpu, CpuConfig, Engine, Foresight, HotSet, KeptCode, Stop};
 
 const TABLES: u64 = 0x1000;
 const GDT: u64 = 0x5000;
@@ -476,4 +476,127 @@ fn what_was_translated_is_told_with_how_often_it_was_come_by() {
     // Another machine's state begins anew.
     set(&mut cpu, |s| s.rip = CODE);
     assert_eq!(cpu.hot_blocks(), []);
+}
+
+/// Everything is translated at its first run.
+const AT_ONCE: Engine = Engine::Jit { after: 0, longest: 64 };
+
+/// Runs a machine and gives what it kept of its translations.
+fn kept(code: &[u8], first: impl FnOnce(&mut VcpuState)) -> Vec<u8> {
+    ENGINE.set(AT_ONCE);
+    let (_, mut cpu) = brought_back(code, first);
+    assert_eq!(cpu.run(u64::MAX), Stop::Halt);
+    let mut bytes = Vec::new();
+    assert!(cpu.keep_code(&mut bytes).expect("a Vec takes all"));
+    bytes
+}
+
+fn ready(bytes: &[u8], cpu: &mut Cpu) -> KeptCode {
+    KeptCode::read(&mut &*bytes, cpu.code_places()).expect("it is whole").expect("it is of this build")
+}
+
+#[test]
+fn kept_translations_are_gone_on_with_and_none_is_made() {
+    let bytes = kept(LOOPS, |_| {});
+    let (_, mut fresh) = brought_back(LOOPS, |_| {});
+    assert_eq!(fresh.run(u64::MAX), Stop::Halt);
+    // Also by a vCPU that has some of its own.
+    for before in [0, 1, 40, 500] {
+        let (_, mut cpu) = brought_back(LOOPS, |_| {});
+        assert_eq!(cpu.run(before), Stop::Budget);
+        let made = cpu.jit_counters().translations;
+        let again = ready(&bytes, &mut cpu);
+        assert!(cpu.adopt(again));
+        assert_eq!(cpu.run(u64::MAX), Stop::Halt);
+        let counters = cpu.jit_counters();
+        // Where it stood is no start of a translation, mostly.
+        assert!(counters.translations <= made + 1 && counters.kept > 5, "{counters:?}");
+        assert_eq!(visible(&mut cpu), visible(&mut fresh));
+        assert_eq!(cpu.instructions(), fresh.instructions());
+    }
+}
+
+#[test]
+fn what_was_kept_and_gone_on_with_is_kept_again() {
+    let mut bytes = kept(LOOPS, |_| {});
+    let mut before = None;
+    for _ in 0..4 {
+        let (_, mut cpu) = brought_back(LOOPS, |_| {});
+        let again = ready(&bytes, &mut cpu);
+        assert!(cpu.adopt(again));
+        assert_eq!(cpu.run(u64::MAX), Stop::Halt);
+        assert_eq!(cpu.jit_counters().translations, 0);
+        assert!(cpu.hot_blocks().iter().all(|block| block.heat > 0));
+        bytes.clear();
+        assert!(cpu.keep_code(&mut bytes).expect("a Vec takes all"));
+        let now = (bytes.len(), visible(&mut cpu));
+        assert_eq!(*before.get_or_insert(now), now);
+    }
+}
+
+#[test]
+fn kept_translations_of_a_written_page_are_forgotten_before_and_after() {
+    // The first machine wrote 5 into the second page's instruction and ran that; in the other one's file there is 0.
+    let bytes = kept(&writer(), |s| s.gpr[gpr::RAX] = 5);
+    let (_, mut cpu) = brought_back(&writer(), |s| s.gpr[gpr::RAX] = 9);
+    let again = ready(&bytes, &mut cpu);
+    assert!(cpu.adopt(again));
+    assert_eq!(cpu.run(u64::MAX), Stop::Halt);
+    assert_eq!(cpu.save().gpr[gpr::RBX], 9, "written by the vCPU itself");
+    let bytes = kept(LOOPS, |_| {});
+    let mut changed = LOOPS.to_vec();
+    changed[1] = 3;
+    let (_, mut fresh) = brought_back(&changed, |_| {});
+    assert_eq!(fresh.run(u64::MAX), Stop::Halt);
+    for written_before in [true, false] {
+        let (memory, mut cpu) = brought_back(LOOPS, |_| {});
+        let again = ready(&bytes, &mut cpu);
+        // mov ecx, 3
+        if written_before {
+            memory.write(CODE + 1, &[3]).expect("RAM");
+        }
+        assert!(cpu.adopt(again));
+        if !written_before {
+            memory.write(CODE + 1, &[3]).expect("RAM");
+        }
+        assert_eq!(cpu.run(u64::MAX), Stop::Halt);
+        assert_eq!(visible(&mut cpu), visible(&mut fresh));
+        assert!(cpu.jit_counters().translations > 5);
+        assert_eq!(cpu.jit_counters().kept == 0, written_before);
+    }
+}
+
+#[test]
+fn who_does_not_translate_goes_on_without_what_was_kept() {
+    let bytes = kept(LOOPS, |_| {});
+    ENGINE.set(Engine::Interpreter);
+    let (_, mut cpu) = brought_back(LOOPS, |_| {});
+    let again = ready(&bytes, &mut cpu);
+    assert!(!cpu.adopt(again));
+    assert_eq!(cpu.run(u64::MAX), Stop::Halt);
+    assert_eq!(cpu.jit_counters().instructions, 0);
+    let mut nothing = Vec::new();
+    assert!(!cpu.keep_code(&mut nothing).expect("a Vec takes all"));
+    assert_eq!(nothing, []);
+}
+
+#[test]
+fn kept_translations_of_another_build_or_in_pieces_are_not_taken() {
+    let bytes = kept(LOOPS, |_| {});
+    let (_, mut cpu) = brought_back(LOOPS, |_| {});
+    let places = cpu.code_places();
+    for at in [0, 7, 8, 15] {
+        let mut other = bytes.clone();
+        other[at] ^= 1;
+        assert!(KeptCode::read(&mut &*other, places).expect("it is somebody's").is_none(), "byte {at}");
+    }
+    for len in [0, 8, 16, 40, 63, 64, 65, bytes.len() / 2, bytes.len() - 1] {
+        assert!(KeptCode::read(&mut &bytes[..len], places).is_err(), "{len} of {} bytes", bytes.len());
+    }
+    // Numbers that lead anywhere: whatever it says, it says it without a fault.
+    for at in 16..bytes.len() {
+        let mut other = bytes.clone();
+        other[at] = other[at].wrapping_add(0x7f);
+        let _ = KeptCode::read(&mut &*other, places);
+    }
 }

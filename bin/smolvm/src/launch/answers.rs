@@ -4,10 +4,12 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 
 use agent_protocol::SERVICE_SESSION;
+use artifact::MachineFile;
 use instance::control::{Asker, Handler, Request};
-use instance::{Instance, Phase, SnapshotTarget, Vmm};
+use instance::{Instance, KEPT_CODE, Phase, SnapshotTarget, Vmm};
 
 use super::{Defaults, Home, SYNC_LIMIT};
+use crate::ui::say::tell;
 use crate::volumes;
 
 /// Requests that end the machine and are not answered yet: the process stays until they are.
@@ -85,6 +87,9 @@ impl Handler for Control {
 
     fn answered(&self, request: &Request) {
         if ends(request) {
+            if matches!(request, Request::Freeze) {
+                self.keep_code();
+            }
             self.vmm.machine().end();
             self.ending.add(-1);
         }
@@ -92,6 +97,17 @@ impl Handler for Control {
 }
 
 impl Control {
+    /// Keeps what the engine made of the guest's code, once it is frozen for sure. What fails costs the next start some
+    /// time.
+    fn keep_code(&self) {
+        let kept = MachineFile::open_path(&self.instance.saved())
+            .map_err(instance::Error::from)
+            .and_then(|saved| self.vmm.keep_code(&self.instance.path(KEPT_CODE), &saved.id()));
+        if let Err(error) = kept {
+            tell!("smolvm: what was translated is not kept, so the next start is slower: {error}");
+        }
+    }
+
     fn work(
         &self,
         request: Request,
@@ -108,6 +124,8 @@ impl Control {
             }
             Request::Stop { grace_ms } => {
                 self.vmm.stop(grace_ms, Some(&self.instance.saved()))?;
+                // It was for what was frozen before, which is no more.
+                let _ = std::fs::remove_file(self.instance.path(KEPT_CODE));
                 note_saved(&self.instance, Phase::Stopped)?;
                 Ok((done, None))
             }

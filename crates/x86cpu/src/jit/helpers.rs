@@ -33,6 +33,24 @@ pub(super) fn helpers() -> Helpers {
     }
 }
 
+/// How far they are from each other, each as an address of a process that has them far up: the same in every process of
+/// one build.
+pub(super) fn distances() -> Helpers {
+    const FAR_UP: usize = 1 << 46;
+    let here = helpers();
+    let from = |address: usize| FAR_UP.wrapping_add(address).wrapping_sub(here.fill);
+    Helpers {
+        fill: from(here.fill),
+        handler: from(here.handler),
+        flags: from(here.flags),
+        indirect: from(here.indirect),
+        unlinked: from(here.unlinked),
+        transfer: from(here.transfer),
+        x87_out: from(here.x87_out),
+        enable: from(here.enable),
+    }
+}
+
 /// The CPU and all code, for a helper.
 ///
 /// # Safety
@@ -51,7 +69,7 @@ extern "sysv64" fn fill(cpu: *mut Cpu, lin: u64, number: u32) -> u32 {
     let (cpu, code) = unsafe { parts(cpu) };
     code.jit.counters.misses += 1;
     let sites = code.jit.store.as_ref().map_or(&[][..], |s| &s.sites);
-    let again = sites.get(number as usize).is_some_and(|s| cpu.open_page(lin, s.size, s.write));
+    let again = sites.get(number as usize).is_some_and(|s| cpu.open_page(lin, s.size, s.write()));
     if again { 0 } else { number << leave::BITS | leave::STEP }
 }
 
@@ -71,9 +89,9 @@ fn run_handler(cpu: &mut Cpu, code: &CodeCache, number: u32) -> Ran {
     let Some(store) = &code.jit.store else { return Ran::Not };
     let Some(site) = store.sites.get(number as usize) else { return Ran::Not };
     let Some(op) = store.ops.get(site.op as usize) else { return Ran::Not };
-    site.desc.settle(cpu);
+    site.desc().settle(cpu);
     evaluate(cpu);
-    let rip = cpu.jx.page.wrapping_add(site.rip);
+    let rip = cpu.jx.page.wrapping_add(site.rip());
     cpu.gpr[usize::from(REG_START)] = rip;
     cpu.rip = rip.wrapping_add(u64::from(op.len));
     cpu.leave = false;
@@ -237,7 +255,7 @@ extern "sysv64" fn unlinked(cpu: *mut Cpu, exit: u32) -> u32 {
     let Some(linked) = store.exits.get(exit as usize) else { return 0 };
     // What it was linked to looks at no flags: then they were not written down.
     let bare = store.is_bare(exit);
-    cpu.rip = cpu.jx.page.wrapping_add(linked.exit.target);
+    cpu.rip = cpu.jx.page.wrapping_add(linked.target);
     code.jit.sync(cpu);
     let Some(number) = translation(cpu, code) else { return 0 };
     let Some(target) = code.jit.arrive(cpu, number) else { return 0 };

@@ -20,13 +20,15 @@ use std::hash::BuildHasherDefault;
 use host::CodeMemory;
 
 use super::lower::{Exit, Site, Thunks};
+use super::parts::{KeptExit, KeptSite, NONE, Name};
+use super::scan::Encoded;
 use crate::block::KeyHasher;
 use crate::op::Op;
 
 /// Slots; the first one always says [`NOWHERE`].
-const SLOTS: usize = 1 << 14;
+pub(super) const SLOTS: usize = 1 << 14;
 /// No page begins there.
-const NOWHERE: u64 = 1;
+pub(super) const NOWHERE: u64 = 1;
 const PAGE: u64 = 4096;
 
 /// One piece of host code.
@@ -40,10 +42,10 @@ pub(super) struct Translation {
     /// How often it was looked for, and more where time was spent ([`Store::heat`]).
     pub heat: u32,
     /// Of the page that it begins in; of the one that its only instruction goes on in that page's index, too.
-    slot: u32,
-    second: Option<(u32, u32)>,
-    /// Exits that lead here.
-    incoming: Vec<u32>,
+    pub slot: u32,
+    pub second: Option<(u32, u32)>,
+    /// The last of the exits that lead here, or [`NONE`]; each knows the one before it.
+    pub incoming: u32,
 }
 
 /// What is known of a new translation.
@@ -56,25 +58,15 @@ pub(super) struct Made {
     pub flags_dead: bool,
 }
 
-/// An exit and what it is linked to.
-pub(super) struct Linked {
-    pub exit: Exit,
-    /// Of the page that its translation begins in.
-    slot: u32,
-    to: Option<u32>,
-    /// What stood where the stores of the flags are jumped over.
-    replaced: [u8; 2],
-}
-
 /// A page that translations of one privilege begin or go on in, by [`key`].
-struct Page {
-    generation: u32,
-    translations: Vec<u32>,
-    slot: u32,
+pub(super) struct Page {
+    pub generation: u32,
+    pub translations: Vec<u32>,
+    pub slot: u32,
 }
 
 /// guestmem's page index and the privilege (0: user).
-fn key(page: u32, bank: usize) -> u64 {
+pub(super) fn key(page: u32, bank: usize) -> u64 {
     u64::from(page) << 1 | bank as u64
 }
 
@@ -84,19 +76,23 @@ pub(super) struct Store {
     pub thunks: Thunks,
     /// Offsets in the code memory: of the slots, of the first translation, of what is free.
     slots_at: usize,
-    first: usize,
+    pub first: usize,
     pub used: usize,
     /// Where what seldom runs begins, and goes on.
-    aside_from: usize,
+    pub aside_from: usize,
     pub aside: usize,
-    pub sites: Vec<Site>,
-    pub exits: Vec<Linked>,
+    pub sites: Vec<KeptSite>,
+    pub exits: Vec<KeptExit>,
+    /// For the interpreter's handlers, and what they were decoded from.
     pub ops: Vec<Op>,
+    pub encoded: Vec<Encoded>,
+    /// Where code names tables.
+    pub named: Vec<Name>,
     pub translations: Vec<Translation>,
-    pages: HashMap<u64, Page, BuildHasherDefault<KeyHasher>>,
+    pub pages: HashMap<u64, Page, BuildHasherDefault<KeyHasher>>,
     /// What the slots say.
-    slots: Vec<u64>,
-    free_slots: Vec<u32>,
+    pub slots: Vec<u64>,
+    pub free_slots: Vec<u32>,
     /// By privilege: slots that say something.
     placed: [Vec<u32>; 2],
     /// Code was written since it was last run.
@@ -123,6 +119,8 @@ impl Store {
             sites: Vec::new(),
             exits: Vec::new(),
             ops: Vec::new(),
+            encoded: Vec::new(),
+            named: Vec::new(),
             translations: Vec::new(),
             pages: HashMap::default(),
             slots: vec![NOWHERE],
@@ -139,6 +137,8 @@ impl Store {
         self.sites.clear();
         self.exits.clear();
         self.ops.clear();
+        self.encoded.clear();
+        self.named.clear();
         self.translations.clear();
         self.pages.clear();
         self.slots.truncate(1);
@@ -149,6 +149,13 @@ impl Store {
     pub fn is_full(&self, room: usize) -> bool {
         let slots = self.slots.len() + 2 > SLOTS && self.free_slots.len() < 2;
         slots || self.used + room > self.aside_from || self.aside + room > self.code.len()
+    }
+
+    /// Makes room for so many slots that say nothing.
+    pub fn make_slots(&mut self, count: usize) {
+        self.slots.resize(count, NOWHERE);
+        let bytes: Vec<u8> = self.slots.iter().flat_map(|slot| slot.to_le_bytes()).collect();
+        self.code.write(self.slots_at, &bytes);
     }
 
     /// Offset of a slot in the code memory.
@@ -231,7 +238,6 @@ impl Store {
         self.aside += code.1.len();
         self.unserialised = true;
         let number = self.translations.len() as u32;
-        let incoming = Vec::new();
         self.translations.push(Translation {
             place,
             at,
@@ -240,7 +246,7 @@ impl Store {
             heat: 0,
             slot,
             second,
-            incoming,
+            incoming: NONE,
         });
         for page in pages {
             if let Some(page) = self.pages.get_mut(&key(page, bank)) {
@@ -252,7 +258,12 @@ impl Store {
 
     /// An exit of the translation that is added next, which begins in the page of `slot`.
     pub fn add_exit(&mut self, exit: Exit, slot: u32) {
-        self.exits.push(Linked { exit, slot, to: None, replaced: [0; 2] });
+        self.exits.push(KeptExit::new(&exit, slot));
+    }
+
+    /// The sites of the translation that is added next.
+    pub fn add_sites(&mut self, sites: &[Site]) {
+        self.sites.extend(sites.iter().map(KeptSite::new));
     }
 
     fn patch(&mut self, at: u32, target: u32) {
@@ -263,64 +274,71 @@ impl Store {
 
     /// Lets an exit lead to the translation of its target.
     pub fn link(&mut self, exit: u32, to: u32) {
-        let from = &self.exits[exit as usize];
-        let inside = from.exit.slot.is_none();
-        if from.to == Some(to) || from.exit.is_far {
+        let from = self.exits[exit as usize];
+        let inside = from.slot_at().is_none();
+        if from.to == to || from.is_far() {
             return;
         }
         // Inside a page nothing is compared: both must really be in it.
-        let slot = from.slot;
-        let good = |t: &Translation| t.alive && (!inside || t.slot == slot);
+        let good = |t: &Translation| t.alive && (!inside || t.slot == from.slot);
         if !self.translations.get(to as usize).is_some_and(good) {
             return;
         }
         self.unlink(exit);
         let target = &mut self.translations[to as usize];
-        target.incoming.push(exit);
         let (at, dead, slot) = (target.at, target.flags_dead, target.slot);
+        let before = std::mem::replace(&mut target.incoming, exit);
+        if before != NONE {
+            self.exits[before as usize].next = exit;
+        }
         let linked = &mut self.exits[exit as usize];
-        linked.to = Some(to);
-        let e = linked.exit.clone();
-        self.patch(e.jump, at);
-        if let Some(place) = e.slot {
+        (linked.to, linked.before, linked.next) = (to, before, NONE);
+        self.patch(from.jump(), at);
+        if let Some(place) = from.slot_at() {
             self.patch(place, self.slot_offset(slot) as u32);
         }
         if !dead {
             return;
         }
-        if let Some(branch) = e.branch {
-            self.patch(branch, e.bare);
-        } else if let Ok(skip) = u8::try_from(e.bare - e.stub)
+        if let Some(branch) = from.branch() {
+            self.patch(branch, from.bare());
+        } else if let Ok(skip) = u8::try_from(from.bare() - from.stub)
             && (2..0x80).contains(&skip)
         {
             let mut old = [0; 2];
-            self.code.read(e.stub as usize, &mut old);
+            self.code.read(from.stub as usize, &mut old);
             self.exits[exit as usize].replaced = old;
-            self.code.write(e.stub as usize, &[0xeb, skip - 2]);
+            self.code.write(from.stub as usize, &[0xeb, skip - 2]);
         }
     }
 
     /// Whether an exit leads past the stores of the flags.
     pub fn is_bare(&self, exit: u32) -> bool {
-        let to = self.exits.get(exit as usize).and_then(|linked| linked.to);
-        to.and_then(|to| self.translations.get(to as usize)).is_some_and(|t| t.flags_dead)
+        let to = self.exits.get(exit as usize).map_or(NONE, |exit| exit.to);
+        self.translations.get(to as usize).is_some_and(|t| t.flags_dead)
     }
 
     fn unlink(&mut self, exit: u32) {
-        let linked = &mut self.exits[exit as usize];
-        if linked.to.take().is_none() {
+        let e = self.exits[exit as usize];
+        if e.to == NONE {
             return;
         }
-        let e = linked.exit.clone();
-        let old = std::mem::take(&mut linked.replaced);
-        self.patch(e.jump, e.unlinked);
-        if let Some(place) = e.slot {
+        match e.next {
+            NONE => self.translations[e.to as usize].incoming = e.before,
+            next => self.exits[next as usize].before = e.before,
+        }
+        if e.before != NONE {
+            self.exits[e.before as usize].next = e.next;
+        }
+        self.exits[exit as usize] = e.alone();
+        self.patch(e.jump(), e.unlinked());
+        if let Some(place) = e.slot_at() {
             self.patch(place, self.slot_offset(0) as u32);
         }
-        if let Some(branch) = e.branch {
+        if let Some(branch) = e.branch() {
             self.patch(branch, e.stub);
-        } else if old != [0; 2] {
-            self.code.write(e.stub as usize, &old);
+        } else if e.replaced != [0; 2] {
+            self.code.write(e.stub as usize, &e.replaced);
         }
     }
 
@@ -338,12 +356,9 @@ impl Store {
         for key in &stale {
             let Some(gone) = self.pages.remove(key) else { continue };
             for number in gone.translations {
-                let t = &mut self.translations[number as usize];
-                t.alive = false;
-                for exit in std::mem::take(&mut t.incoming) {
-                    if self.exits[exit as usize].to == Some(number) {
-                        self.unlink(exit);
-                    }
+                self.translations[number as usize].alive = false;
+                while self.translations[number as usize].incoming != NONE {
+                    self.unlink(self.translations[number as usize].incoming);
                 }
             }
             let bank = (key & 1) as usize;

@@ -40,9 +40,13 @@ mod golden;
 #[cfg(target_arch = "x86_64")]
 mod helpers;
 #[cfg(target_arch = "x86_64")]
+mod kept;
+#[cfg(target_arch = "x86_64")]
 mod link;
 #[cfg(target_arch = "x86_64")]
 mod lower;
+#[cfg(target_arch = "x86_64")]
+mod parts;
 #[cfg(target_arch = "x86_64")]
 mod plan;
 #[cfg(target_arch = "x86_64")]
@@ -59,6 +63,10 @@ mod off;
 #[cfg(not(target_arch = "x86_64"))]
 use off as run;
 
+#[cfg(target_arch = "x86_64")]
+pub use kept::{CodePlaces, KeptCode};
+#[cfg(not(target_arch = "x86_64"))]
+pub use off::{CodePlaces, KeptCode};
 pub(crate) use run::Jit;
 pub(crate) use state::{JitState, JumpEntry, Jumps, X87Image};
 
@@ -89,6 +97,8 @@ pub struct JitCounters {
     pub entries: u64,
     /// Translations made.
     pub translations: u64,
+    /// Translations that were made before the machine was frozen, and gone on with.
+    pub kept: u64,
     /// Instructions that went back to the interpreter one by one.
     pub steps: u64,
     /// Bytes of host code made.

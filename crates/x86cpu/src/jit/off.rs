@@ -1,5 +1,7 @@
 //! No translation on this host.
 
+use std::io::{self, Read, Write};
+
 use super::{Engine, JitCounters, Turn};
 use crate::block::CodeCache;
 use crate::cpu::Cpu;
@@ -28,12 +30,52 @@ impl Jit {
         false
     }
 
+    pub(crate) fn adopt(&mut self, _: &mut Cpu, _: KeptCode) -> bool {
+        false
+    }
+
     pub(crate) fn at(&mut self, _: u64) -> Option<u32> {
         None
     }
 }
 
+/// Nothing: there are no tables for code.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct CodePlaces(());
+
+/// Nothing: there are no translations.
+#[derive(Debug)]
+pub struct KeptCode(());
+
+impl KeptCode {
+    /// None.
+    ///
+    /// # Errors
+    /// Never.
+    pub fn read(_: &mut dyn Read, _: CodePlaces) -> io::Result<Option<Self>> {
+        Ok(None)
+    }
+}
+
 impl Cpu {
+    /// Nothing.
+    pub fn code_places(&mut self) -> CodePlaces {
+        CodePlaces(())
+    }
+
+    /// Writes nothing.
+    ///
+    /// # Errors
+    /// Never.
+    pub fn keep_code(&mut self, _: &mut dyn Write) -> io::Result<bool> {
+        Ok(false)
+    }
+
+    /// Does nothing.
+    pub fn adopt(&mut self, _: KeptCode) -> bool {
+        false
+    }
+
     pub(crate) fn jit_turn(&mut self, _: &mut CodeCache, _: u32, _: u64) -> Option<Turn> {
         None
     }

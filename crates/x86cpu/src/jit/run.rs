@@ -12,6 +12,7 @@ use super::emit_x86_64::Asm;
 use super::helpers::helpers;
 use super::link::{Made, Store};
 use super::lower::{Gen, Place, Tables, flow_jump_slot, leave, translate};
+use super::parts::Name;
 use super::scan::{Lines, read};
 use super::state::{JumpEntry, clear_jump, empty_jumps, x87};
 use super::thunks;
@@ -22,15 +23,15 @@ use crate::decode::Decoded;
 use crate::mmu::MAX_OVERWRITTEN;
 
 /// Bytes of host code at most.
-const CODE_BYTES: usize = 64 << 20;
+pub(super) const CODE_BYTES: usize = 64 << 20;
 /// More than any translation takes.
 const ROOM: usize = 128 << 10;
 /// Translations that are found without a look into a large table.
-const RECENT: usize = 1 << 13;
+pub(super) const RECENT: usize = 1 << 13;
 /// Bits of the filter of places: 64 KiB.
-const MARKS: usize = 1 << 19;
+pub(super) const MARKS: usize = 1 << 19;
 /// Sites, exits and handlers' ops kept at most.
-const MAX_PARTS: usize = 1 << 20;
+pub(super) const MAX_PARTS: usize = 1 << 20;
 /// What being next when a run's time was over counts, where being looked for counts 1.
 const SAMPLE: u32 = 15;
 /// Where RBP is above RSP by less than so many bytes, it points to a frame on the stack.
@@ -42,22 +43,24 @@ const MXCSR_MASKS: u32 = 0x1f80;
 /// MXCSR of Rust code.
 const MXCSR_DEFAULT: u32 = 0x1f80;
 
+/// Numbers of translations by [`crate::block::place`].
+pub(super) type Places = HashMap<u64, u32, BuildHasherDefault<KeyHasher>>;
+
 /// All translations of one vCPU.
 #[derive(Default)]
 pub(crate) struct Jit {
-    engine: Engine,
+    pub(super) engine: Engine,
     pub(super) store: Option<Store>,
     /// The host refused code memory.
     refused: bool,
-    /// Numbers of translations by [`crate::block::place`].
-    by_place: HashMap<u64, u32, BuildHasherDefault<KeyHasher>>,
+    pub(super) by_place: Places,
     /// Some of them, by [`recent_slot`]; nothing before the first. What tells their places apart, mostly, stands beside
     /// the number.
-    recent: Vec<(u32, u32)>,
+    pub(super) recent: Vec<(u32, u32)>,
     /// A bit for each place that may be among them, by [`mark_of`]: most of what is asked for is not translated.
-    marks: Vec<u64>,
+    pub(super) marks: Vec<u64>,
     /// guestmem's code epoch at which the generations of all pages were last compared.
-    code_epoch: u32,
+    pub(super) code_epoch: u32,
     /// Map epochs that the jump caches and the slots of pages belong to (user, supervisor).
     map_epochs: [u32; 2],
     /// Entries of the jump caches that are in use.
@@ -103,7 +106,7 @@ fn recent_tag(place: u64) -> u32 {
 }
 
 /// Word and bit of a place in [`Jit::marks`].
-fn mark_of(place: u64) -> (usize, u64) {
+pub(super) fn mark_of(place: u64) -> (usize, u64) {
     let mut hasher = KeyHasher::default();
     hasher.write_u64(place);
     let hash = hasher.finish() >> (64 - MARKS.trailing_zeros());
@@ -325,8 +328,15 @@ impl Jit {
             frame: cpu.gpr[gpr::RBP].wrapping_sub(cpu.gpr[gpr::RSP]) < FRAMES,
         };
         translate(made, at);
-        store.ops.extend(made.unit.decoded.drain(..).map(|decoded| adopt(cpu, decoded)));
-        store.sites.append(&mut made.sites);
+        for handled in made.unit.decoded.drain(..) {
+            store.encoded.push(handled.encoded);
+            store.ops.push(adopt(cpu, handled.decoded));
+        }
+        store.add_sites(&made.sites);
+        store.named.extend(made.named.drain(..).map(|(pos, named)| {
+            let at = at.at as i64 + made.a.place_of(pos as usize);
+            Name::new(at as u32, bank, named)
+        }));
         let base = at.at as u32;
         for mut e in made.exits.drain(..) {
             // All of them are in the first piece.
@@ -351,7 +361,7 @@ impl Jit {
 
 /// Where a displacement reaches what translations for a privilege look in. (It need not be the running one: a kernel that
 /// sleeps has what its programs run translated ahead.)
-fn tables(cpu: &mut Cpu, user: bool) -> Tables {
+pub(super) fn tables(cpu: &mut Cpu, user: bool) -> Tables {
     // The last byte counts: entries are named by their fields.
     let low = |first: usize, len: usize| i32::try_from(first + len).ok().map(|_| first as i32);
     let jumps = &cpu.jumps.get_or_insert_with(empty_jumps)[usize::from(!user)];
@@ -360,7 +370,7 @@ fn tables(cpu: &mut Cpu, user: bool) -> Tables {
 }
 
 /// An op for the interpreter's handler.
-fn adopt(cpu: &mut Cpu, decoded: Decoded) -> crate::op::Op {
+pub(super) fn adopt(cpu: &mut Cpu, decoded: Decoded) -> crate::op::Op {
     let mut op = decoded.op;
     if let Some(insn) = decoded.fp {
         op.imm = cpu.fp_ops.len() as u64;
@@ -410,7 +420,11 @@ impl Cpu {
         code.jit.sync(self);
         let block = *code.block(index);
         let place = block.place(self);
-        let known = code.jit.find(heat, place);
+        let known = code.jit.find(heat, place).or_else(|| code.jit.at(place));
+        // Where its second page is another one, it is another translation.
+        let second = block.source().second.map(|(page, _)| page);
+        let is_its = |n: &u32| code.jit.store.as_ref().is_some_and(|store| store.second_page(*n) == second);
+        let known = known.filter(is_its);
         let number = match known {
             Some(n) => n,
             None => {
@@ -494,8 +508,8 @@ impl Cpu {
         let mut turn = Turn::Next;
         match kind {
             leave::EXIT => {
-                let exit = &store.exits[number].exit;
-                exit.desc.settle(self);
+                let exit = &store.exits[number];
+                exit.desc().settle(self);
                 self.rip = self.jx.page.wrapping_add(exit.target);
                 if self.jx.budget >= 0 {
                     jit.pending = Some(Pending { exit: number as u32, target: self.rip, bank: bank(self) });
@@ -513,8 +527,8 @@ impl Cpu {
                         // It has not been done yet: nothing may look for interrupts before it.
                         (self.events.sti_shadow, self.attention) = (true, true);
                     }
-                    site.desc.settle(self);
-                    self.rip = self.jx.page.wrapping_add(site.rip);
+                    site.desc().settle(self);
+                    self.rip = self.jx.page.wrapping_add(site.rip());
                     turn = match kind {
                         leave::AGAIN => Turn::Next,
                         leave::INTERPRET => Turn::Block,

@@ -68,13 +68,29 @@ pub(super) struct Item {
     pub keep: bool,
 }
 
+/// An instruction for the interpreter's handler.
+pub(super) struct Handled {
+    pub decoded: Decoded,
+    pub encoded: Encoded,
+}
+
+/// An instruction's bytes; the last one is how many they are.
+pub(super) type Encoded = [u8; LONGEST + 1];
+
+/// The instruction as a block of its own, when it is one and its block is whole with it.
+pub(super) fn handled(encoded: &Encoded) -> Option<Handled> {
+    let bytes = encoded.get(..usize::from(encoded[LONGEST]))?;
+    let decoded = Stream::new(bytes, Mode::Long64).next().ok()?;
+    (decoded.end != Some(End::Side)).then_some(Handled { decoded, encoded: *encoded })
+}
+
 /// A run of instructions that is entered at its start. Addresses are relative to the page that it is in.
 #[derive(Default)]
 pub(super) struct Unit {
     pub start: u64,
     pub items: Vec<Item>,
     /// Those whose plan is to call the interpreter's handler, as blocks of their own for it, in their order.
-    pub decoded: Vec<Decoded>,
+    pub decoded: Vec<Handled>,
     /// Where it goes on behind the last item; `None`: the last item says.
     pub next: Option<u64>,
     /// Nothing looks at the flags that it is entered with.
@@ -193,7 +209,7 @@ fn is_loop(unit: &Unit) -> bool {
 }
 
 /// The instruction at the end of a page that goes on in the next.
-fn crossing(page: &mut Lines, beyond: &[u8; LONGEST], start: u64, ops: &mut Vec<Decoded>) -> Option<Item> {
+fn crossing(page: &mut Lines, beyond: &[u8; LONGEST], start: u64, ops: &mut Vec<Handled>) -> Option<Item> {
     let head = page.at(start as usize);
     if head.len() >= LONGEST {
         return None;
@@ -206,7 +222,7 @@ fn crossing(page: &mut Lines, beyond: &[u8; LONGEST], start: u64, ops: &mut Vec<
 }
 
 /// An instruction; for the interpreter it is among `ops` then, where the plan is to call its handler.
-fn decode(bytes: &[u8], ip: u64, ops: &mut Vec<Decoded>) -> Option<Item> {
+fn decode(bytes: &[u8], ip: u64, ops: &mut Vec<Handled>) -> Option<Item> {
     let mut decoder = Decoder::with_ip(64, bytes, ip, OPTIONS);
     let insn = decoder.decode();
     let whole = decoder.last_error() == DecoderError::None;
@@ -219,15 +235,17 @@ fn decode(bytes: &[u8], ip: u64, ops: &mut Vec<Decoded>) -> Option<Item> {
     raw[..len].copy_from_slice(&bytes[..len]);
     let mut plan = plan(&insn, None);
     if plan == Plan::Handler {
-        let decoded = Stream::new(&bytes[..len], Mode::Long64).next().ok()?;
-        plan = match decoded.end {
-            None => Plan::Handler,
-            Some(End::Side) => Plan::Stop,
-            Some(_) => Plan::HandlerEnd,
+        let mut encoded = [0; LONGEST + 1];
+        encoded[..len].copy_from_slice(&bytes[..len]);
+        encoded[LONGEST] = len as u8;
+        plan = match handled(&encoded) {
+            None => Plan::Stop,
+            Some(own) => {
+                let ends = own.decoded.end.is_some();
+                ops.push(own);
+                if ends { Plan::HandlerEnd } else { Plan::Handler }
+            }
         };
-        if plan != Plan::Stop {
-            ops.push(decoded);
-        }
     }
     let facts = plan.facts(&insn);
     Some(Item { insn, plan, facts, bytes: raw, need: false, keep: false })

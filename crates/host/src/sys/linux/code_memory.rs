@@ -6,6 +6,7 @@
 #![allow(unsafe_code)] // mmap, and copies through the writable mapping.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::ptr::{self, NonNull};
 
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
@@ -17,6 +18,7 @@ use rustix::mm::{self, MapFlags, ProtFlags};
 /// code written through another address).
 #[derive(Debug)]
 pub struct CodeMemory {
+    file: OwnedFd,
     write: NonNull<u8>,
     exec: NonNull<u8>,
     len: usize,
@@ -51,7 +53,7 @@ impl CodeMemory {
             // SAFETY: mapped above, and nobody knows of it.
             let _ = unsafe { mm::munmap(write.as_ptr().cast(), len) };
         })?;
-        Ok(Self { write, exec, len, ready: vec![false; len.div_ceil(CHUNK)] })
+        Ok(Self { file, write, exec, len, ready: vec![false; len.div_ceil(CHUNK)] })
     }
 
     /// Bytes.
@@ -84,6 +86,25 @@ impl CodeMemory {
         }
         // SAFETY: in bounds (checked above); only this method refers to the writable mapping.
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.write.as_ptr().add(at), bytes.len()) }
+    }
+
+    /// Writes much code that is hardly written to again: its pages are in neither mapping before they are needed there.
+    ///
+    /// # Errors
+    /// The kernel's: no memory.
+    ///
+    /// # Panics
+    /// When it does not fit.
+    pub fn fill(&mut self, at: usize, bytes: &[u8]) -> io::Result<()> {
+        assert!(at.checked_add(bytes.len()).is_some_and(|end| end <= self.len), "code beyond its memory");
+        let mut done = 0;
+        while done < bytes.len() {
+            match rustix::io::pwrite(&self.file, &bytes[done..], (at + done) as u64)? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                some => done += some,
+            }
+        }
+        Ok(())
     }
 
     /// Asks for the pages of a chunk in both mappings. A kernel before 5.14 does not know how: then they come one by one.

@@ -10,6 +10,7 @@ pub mod mapping;
 pub mod poller;
 pub mod process;
 pub mod rendezvous;
+pub mod room;
 pub mod timer;
 pub mod usage;
 pub mod writeback;

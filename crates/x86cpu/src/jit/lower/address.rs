@@ -5,7 +5,7 @@ use iced_x86::{Instruction, Register};
 use super::super::emit::{Emit, Jump, Mem, Rm, cc};
 use super::super::plan::bit;
 use super::super::regs::{self, T0, T1, field};
-use super::{Gen, Stub, leave};
+use super::{Gen, Named, Stub, leave};
 use crate::cpu::Mode;
 use crate::decode::segment;
 use crate::op::SEG_FLAT;
@@ -94,9 +94,11 @@ impl<E: Emit> Gen<E> {
             self.a.alu(8, 0, T1, field(regs::TLB));
         }
         self.a.alu(8, 5, T0, slot(tag));
+        self.name(first, Named::Tlb);
         self.a.alu_imm(8, 7, Rm::Reg(T0), 4096 - bytes as i32);
         let from = self.a.jcc(cc::A);
         self.a.alu(8, 0, T0, slot(first.unwrap_or(0) + host as i32));
+        self.name(first, Named::Tlb);
         (from, tag)
     }
 

@@ -6,7 +6,7 @@ use super::super::regs::{self, T0, T1, TMP, TMP2, field};
 use super::super::scan::Item;
 use super::super::state::{JUMPS, JumpEntry};
 use super::alu::{gpr, is_reg};
-use super::{Gen, Stub, leave};
+use super::{Gen, Named, Stub, leave};
 use crate::ops::shifts::{SAR, SHL};
 
 /// The slot of an address in the jump cache: the translation computes the same.
@@ -112,6 +112,7 @@ impl<E: Emit> Gen<E> {
     pub(super) fn entry_to_index(&mut self) {
         if let Some(first) = self.place.tables.jumps {
             self.a.alu_imm(8, 5, Rm::Reg(T1), first);
+            self.name(Some(first), Named::Jumps);
             self.a.shift(8, SAR, Rm::Reg(T1), 3);
         }
     }
@@ -132,6 +133,7 @@ impl<E: Emit> Gen<E> {
             self.a.alu(8, 0, T1, field(regs::JUMPS));
         }
         self.a.alu(8, 7, T0, Rm::Mem(entry(0)));
+        self.name(first, Named::Jumps);
         self.search_if(cc::NE);
         if let Some(item) = call {
             self.store_return_late(item);
@@ -150,6 +152,7 @@ impl<E: Emit> Gen<E> {
         self.a.alu_imm(8, 4, Rm::Reg(T0), -4096);
         self.a.store(8, T0, field(regs::PAGE));
         self.a.jmp_to(entry(8));
+        self.name(first, Named::Jumps);
         self.a.bind(out);
         self.a.store(8, T0, field(regs::RIP));
         self.a.mov_imm(T1, u64::from(leave::RIP));

@@ -156,10 +156,17 @@ pub(super) struct Place {
 }
 
 /// Where a displacement reaches them: the TLB's entries and the jump cache of the code's privilege.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Tables {
     pub tlb: Option<i32>,
     pub jumps: Option<i32>,
+}
+
+/// One of the [`Tables`], by which code names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Named {
+    Tlb,
+    Jumps,
 }
 
 /// What leaves a translation in T1 (and arrives in [`super::run`]): a number and one of these.
@@ -193,6 +200,8 @@ pub(super) struct Gen<E> {
     pub a: E,
     pub sites: Vec<Site>,
     pub exits: Vec<Exit>,
+    /// Where a table is named: positions of 32 bits, which are its address or less than an entry more.
+    pub named: Vec<(u32, Named)>,
     /// What is translated. `decoded`: for sites whose instruction is the interpreter's, in their order.
     pub unit: Unit,
     /// Of those so many have a site.
@@ -216,6 +225,7 @@ pub(super) fn translate<E: Emit>(g: &mut Gen<E>, place: Place) {
     g.a.clear();
     g.sites.clear();
     g.exits.clear();
+    g.named.clear();
     (g.place, g.handled, g.window) = (place, 0, None);
     (g.desc, g.host, g.x87_live) = (Desc::UNKNOWN, bit::NONE, false);
     (g.rip, g.done) = (g.unit.start, 0);
@@ -316,6 +326,13 @@ impl<E: Emit> Gen<E> {
         self.desc = Desc::IN_MEMORY;
         self.host = bit::NONE;
         self.x87_live = false;
+    }
+
+    /// What was emitted last ends with a displacement or immediate that names a table, if it has a place within reach.
+    fn name(&mut self, table: Option<i32>, named: Named) {
+        if table.is_some() {
+            self.named.push((self.a.pos() as u32 - 4, named));
+        }
     }
 
     fn lead_to(&mut self, jump: Jump, thunk: usize) {
@@ -476,6 +493,7 @@ impl<E: Emit> Gen<E> {
             Stub::Fill { from, again, tag, site } => {
                 self.a.bind(from);
                 self.a.alu(8, 0, T0, Rm::Mem(Mem::at(T1, tag)));
+                self.name(self.place.tables.tlb, Named::Tlb);
                 self.a.mov_imm(T1, u64::from(self.place.first_site + site));
                 let call = self.a.call();
                 self.lead_to(call, self.place.thunks.fill);
