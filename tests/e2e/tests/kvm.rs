@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use e2e::{Home, has_kvm, rounds, text, wait_until};
 use serde_json::Value;
 
-/// Fills 6 MiB of memory with the number of the pass, and checks at each pass that all of it holds the number of the pass
+/// Fills memory with the number of the pass, and checks at each pass that all of it holds the number of the pass
 /// before: a page of another instant would be seen. Natively nearly all of its time.
 const EVERYWHERE: &str = r#"awk 'BEGIN { for (i = 0; i < 20000; i++) a[i] = 0;
     for (n = 1; ; n++) { for (i = 0; i < 20000; i++) { if (a[i] != n - 1) { print n, i, a[i] >"/tmp/torn"; exit }
@@ -106,8 +106,8 @@ fn a_snapshot_under_kvm_is_one_instant_and_so_are_copies_and_changes() {
     }
     let home = built(1, "128MiB");
     home.on("soft", &["run", "-d", "--name", "m", "./x.smolmachine", "--", "sleep", "100000"]);
-    // Three times as much as is written of 6 MiB, so that it is more than what is left for the instant.
-    sh(&home, &format!("{} >/dev/null 2>&1 &", EVERYWHERE.replace("20000", "60000")));
+    // Some 14 MiB: more than what is left for the instant.
+    sh(&home, &format!("{} >/dev/null 2>&1 &", EVERYWHERE.replace("20000", "200000")));
     sh(&home, "until [ -s /tmp/pass ]; do sleep 0.02; done; head -c 20000000 /dev/urandom >/dev/shm/still");
     snapshot(&home, &["-o", "first.smolmachine"]);
     let digest = sh(&home, "sha256sum /dev/shm/still");
