@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
 
-use e2e::{Home, has_kvm, rounds, text, wait_until};
+use e2e::{Home, NO_AVX, has_kvm, rounds, text, wait_until};
 use serde_json::Value;
 
 /// Fills memory with the number of the pass, and checks at each pass that all of it holds the number of the pass
@@ -28,7 +28,7 @@ fn built(cpus: u32, memory: &str) -> Home {
 }
 
 fn sh(home: &Home, line: &str) -> String {
-    home.ok(&["exec", "m", "sh", "-c", line])
+    home.ok(&["exec", "-e", NO_AVX, "m", "sh", "-c", line])
 }
 
 fn engine(home: &Home) -> String {
@@ -139,7 +139,7 @@ fn a_snapshot_under_kvm_is_one_instant_and_so_are_copies_and_changes() {
     }
     home.ok(&["fork", "m", "--count", "2"]);
     for copy in ["m", "m-1", "m-2"] {
-        home.ok(&["exec", copy, "sh", "-c", WENT_ON]);
+        home.ok(&["exec", "-e", NO_AVX, copy, "sh", "-c", WENT_ON]);
     }
     home.ok(&["freeze", "m"]);
     home.ok(&["start", "m"]);
