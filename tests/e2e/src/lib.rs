@@ -38,6 +38,11 @@ pub fn has_kvm() -> bool {
     device.is_ok()
 }
 
+/// For programs that are started under a KVM that shows them the host's CPU: without this a C library uses AVX registers,
+/// which the guest's kernel, that was told of none, loses when it goes from one program to another.
+pub const NO_AVX: &str =
+    "GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX512F,-AVX512VL,-AVX512BW,-AVX2,-AVX,-AVX_Fast_Unaligned_Load";
+
 /// The program, built.
 pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();

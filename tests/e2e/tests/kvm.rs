@@ -6,10 +6,10 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
 
-use e2e::{Home, has_kvm, rounds, text, wait_until};
+use e2e::{Home, NO_AVX, has_kvm, rounds, text, wait_until};
 use serde_json::Value;
 
-/// Fills 6 MiB of memory with the number of the pass, and checks at each pass that all of it holds the number of the pass
+/// Fills memory with the number of the pass, and checks at each pass that all of it holds the number of the pass
 /// before: a page of another instant would be seen. Natively nearly all of its time.
 const EVERYWHERE: &str = r#"awk 'BEGIN { for (i = 0; i < 20000; i++) a[i] = 0;
     for (n = 1; ; n++) { for (i = 0; i < 20000; i++) { if (a[i] != n - 1) { print n, i, a[i] >"/tmp/torn"; exit }
@@ -28,7 +28,7 @@ fn built(cpus: u32, memory: &str) -> Home {
 }
 
 fn sh(home: &Home, line: &str) -> String {
-    home.ok(&["exec", "m", "sh", "-c", line])
+    home.ok(&["exec", "-e", NO_AVX, "m", "sh", "-c", line])
 }
 
 fn engine(home: &Home) -> String {
@@ -106,26 +106,30 @@ fn a_snapshot_under_kvm_is_one_instant_and_so_are_copies_and_changes() {
     }
     let home = built(1, "128MiB");
     home.on("soft", &["run", "-d", "--name", "m", "./x.smolmachine", "--", "sleep", "100000"]);
-    sh(&home, &format!("{EVERYWHERE} >/dev/null 2>&1 &"));
+    // Some 14 MiB: more than what is left for the instant.
+    sh(&home, &format!("{} >/dev/null 2>&1 &", EVERYWHERE.replace("20000", "200000")));
     sh(&home, "until [ -s /tmp/pass ]; do sleep 0.02; done; head -c 20000000 /dev/urandom >/dev/shm/still");
     snapshot(&home, &["-o", "first.smolmachine"]);
     let digest = sh(&home, "sha256sum /dev/shm/still");
     home.ok(&["rm", "-f", "m"]);
     home.on("kvm", &["run", "-d", "--name", "m", "./first.smolmachine"]);
+    let mut whole = 0;
     for round in 0..rounds(2, 10) {
         // Every second one holds only what changed since the first.
         let extra: &[&str] = if round % 2 == 0 { &[] } else { &["--incremental"] };
         let report = snapshot(&home, &[extra, &["-o", "s.smolmachine"]].concat());
         let ahead = &report["ahead"];
         assert!(
-            ahead["copied_pages"].as_u64().unwrap() > 1000 && ahead["rounds"].as_u64().unwrap() > 0,
+            ahead["copied_pages"].as_u64().unwrap() > 2048 && ahead["rounds"].as_u64().unwrap() > 0,
             "{report}"
         );
         assert!(ahead["last_pages"].as_u64().unwrap() <= 4096 && ahead["gave_up"] == false, "{report}");
         assert!(report["pause_us"].as_u64() >= ahead["longest_stop_us"].as_u64(), "{report}");
-        if round % 2 == 1 {
-            let pages = report["nonzero_pages"].as_u64().unwrap();
-            assert!(pages < 5000, "what was in memory before is in the parent: {report}");
+        let pages = report["nonzero_pages"].as_u64().unwrap();
+        if round % 2 == 0 {
+            whole = pages;
+        } else {
+            assert!(pages + 4000 < whole, "what nobody wrote is in the parent: {report}");
         }
         home.on("soft", &["run", "-d", "--name", "back", "./s.smolmachine"]);
         home.ok(&["exec", "back", "sh", "-c", WENT_ON]);
@@ -135,7 +139,7 @@ fn a_snapshot_under_kvm_is_one_instant_and_so_are_copies_and_changes() {
     }
     home.ok(&["fork", "m", "--count", "2"]);
     for copy in ["m", "m-1", "m-2"] {
-        home.ok(&["exec", copy, "sh", "-c", WENT_ON]);
+        home.ok(&["exec", "-e", NO_AVX, copy, "sh", "-c", WENT_ON]);
     }
     home.ok(&["freeze", "m"]);
     home.ok(&["start", "m"]);
@@ -185,7 +189,6 @@ fn network_folders_volumes_and_balloon_work_under_kvm() {
         let rows = home.ok(&["stats", "--once", "--interval", "10ms", "--json", "m"]);
         serde_json::from_str::<Value>(&rows).unwrap()[0].clone()
     };
-    assert!(stats()["net"][0].as_u64().unwrap() > 200_000, "{}", stats());
     home.ok(&["balloon", "m", "96MiB"]);
     wait_until("the guest gives 32 MiB up", || stats()["ballooned"] == 32 << 20);
 

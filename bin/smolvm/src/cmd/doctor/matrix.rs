@@ -13,6 +13,10 @@ use serde_json::Value;
 
 /// Where each machine goes, from soft.
 const WAY: [EngineKind; 4] = [EngineKind::Kvm, EngineKind::Soft, EngineKind::Kvm, EngineKind::Kvm];
+/// Where the CPU template is not kept, programs see the host's AVX, whose registers a guest's kernel that was told of none
+/// loses. It is known that it is not kept; what is tried here is all the rest.
+const NO_AVX: &str =
+    "GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX512F,-AVX512VL,-AVX512BW,-AVX2,-AVX,-AVX_Fast_Unaligned_Load";
 /// Seconds that a machine may take to go on with its work.
 const PATIENCE: u32 = 300;
 
@@ -124,7 +128,7 @@ impl Place {
 
     fn in_guest(&self, script: &str) -> Result<()> {
         let limit = PATIENCE.to_string();
-        self.smolvm(&["exec", "m", "timeout", &limit, "sh", "-c", script]).map(drop)
+        self.smolvm(&["exec", "-e", NO_AVX, "m", "timeout", &limit, "sh", "-c", script]).map(drop)
     }
 
     fn start(&self, vcpus: u32) -> Result<()> {
