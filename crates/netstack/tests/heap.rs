@@ -9,7 +9,9 @@ use std::thread;
 
 use common::{Guest, gateway, opened};
 
-const COUNT: usize = 400;
+const COUNT: usize = 300;
+/// Fits into the guest's buffers: no window closes.
+const ANSWER: usize = 2048;
 
 /// Private memory of this process, in bytes.
 fn own() -> usize {
@@ -26,11 +28,19 @@ fn burst(guest: &mut Guest) {
         let streams: Vec<_> = (0..COUNT).map(|_| listener.accept().unwrap().0).collect();
         for mut stream in streams {
             stream.read_exact(&mut [0]).unwrap();
-            stream.write_all(&[0; 16 << 10]).unwrap();
+            stream.write_all(&[0; ANSWER]).unwrap();
             assert_eq!(stream.read(&mut [0]).unwrap(), 0);
         }
     });
-    let handles: Vec<_> = (0..COUNT).map(|_| guest.connect(to, 512)).collect();
+    let connect = |i| {
+        let handle = guest.connect(to, 2 * ANSWER);
+        // The cable holds a few frames.
+        if i % 16 == 0 {
+            guest.step();
+        }
+        handle
+    };
+    let handles: Vec<_> = (0..COUNT).map(connect).collect();
     let mut open = handles.clone();
     guest.until("all open", |g| {
         open.retain(|h| !(g.tcp(*h).can_send() && g.tcp(*h).send_slice(b"x").is_ok()));
@@ -41,12 +51,12 @@ fn burst(guest: &mut Guest) {
         waiting.retain_mut(|(handle, got)| {
             let socket = g.tcp(*handle);
             while socket.can_recv() {
-                *got += socket.recv_slice(&mut [0; 512]).unwrap();
+                *got += socket.recv_slice(&mut [0; ANSWER]).unwrap();
             }
-            if *got == 16 << 10 {
+            if *got == ANSWER {
                 socket.close();
             }
-            *got < 16 << 10
+            *got < ANSWER
         });
         waiting.is_empty().then_some(())
     });
@@ -67,5 +77,5 @@ fn what_many_connections_took_is_given_back() {
         burst(&mut guest);
     }
     let more = own().saturating_sub(before);
-    assert!(more < 12 << 20, "{} KiB stay", more >> 10);
+    assert!(more < 24 << 20, "{} KiB stay", more >> 10);
 }
