@@ -175,11 +175,13 @@ fn following(mut runs: Vec<Needed>) -> Vec<Needed> {
     runs
 }
 
+/// In bytes: (place in the file, how many).
+type Range = (u64, u64);
+
 /// What is to be read ahead of a file.
 #[derive(Debug)]
 pub struct WorkingSet {
-    /// In bytes: (place in the file, how many).
-    ranges: Vec<(u64, u64)>,
+    ranges: Vec<Range>,
     /// So many bytes of the first of them are waited for.
     first: u64,
 }
@@ -250,22 +252,22 @@ impl WorkingSet {
     /// Has the host read what the guest needs until its tasks go on, and waits until it is there. A guest that runs
     /// meanwhile asks for pages in between, and each of its requests waits for all that was asked for before.
     pub fn read_first(&self, file: &File) {
-        read(file, self.parts().filter_map(|(first, _)| first));
+        read(file, self.parts().filter_map(|[first, _]| first));
     }
 
     /// Has the host read the others, in their order, and waits until most of it is there.
     pub fn read_rest(&self, file: &File) {
-        read(file, self.parts().filter_map(|(_, rest)| rest));
+        read(file, self.parts().filter_map(|[_, rest]| rest));
     }
 
     /// Each range as what is waited for, and the rest.
-    fn parts(&self) -> impl Iterator<Item = (Option<(u64, u64)>, Option<(u64, u64)>)> {
+    fn parts(&self) -> impl Iterator<Item = [Option<Range>; 2]> {
         let mut left = self.first;
         self.ranges.iter().map(move |&(start, len)| {
             let first = len.min(left);
             left -= first;
             let part = |start, len| (len > 0).then_some((start, len));
-            (part(start, first), part(start + first, len - first))
+            [part(start, first), part(start + first, len - first)]
         })
     }
 }
@@ -333,8 +335,8 @@ mod tests {
     fn no_more_is_waited_for_than_the_first() {
         let set = WorkingSet { ranges: vec![(0, 10), (20, 30), (90, 5)], first: 15 };
         let parts: Vec<_> = set.parts().collect();
-        assert_eq!(parts[0], (Some((0, 10)), None));
-        assert_eq!(parts[1], (Some((20, 5)), Some((25, 25))));
-        assert_eq!(parts[2], (None, Some((90, 5))));
+        assert_eq!(parts[0], [Some((0, 10)), None]);
+        assert_eq!(parts[1], [Some((20, 5)), Some((25, 25))]);
+        assert_eq!(parts[2], [None, Some((90, 5))]);
     }
 }
