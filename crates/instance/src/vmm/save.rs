@@ -218,7 +218,7 @@ impl Vmm {
             Taken::Written(stats, write_us) => (stats, write_us),
             Taken::Still(still) => {
                 let begun = Instant::now();
-                (self.write(still, &mut writer, target)?, us(begun))
+                (self.write(*still, &mut writer, target)?, us(begun))
             }
         };
         thawed?;
@@ -247,7 +247,7 @@ impl Vmm {
             // The vCPUs stand: what a device may still do for them is in the saved state, too, and comes to the same.
             copies.iter_mut().try_for_each(VolumeCopy::begin)?;
             if still.lasts() {
-                return Ok(Taken::Still(still));
+                return Ok(Taken::Still(Box::new(still)));
             }
             let begun = Instant::now();
             Ok(Taken::Written(self.write(still, writer, target)?, us(begun)))
@@ -302,7 +302,7 @@ fn unwanted(path: &Path) -> Error {
 /// What the pause left to do.
 enum Taken {
     /// To be written.
-    Still(StillMachine),
+    Still(Box<StillMachine>),
     /// Nothing: written, in so many µs.
     Written(SaveStats, u64),
 }
