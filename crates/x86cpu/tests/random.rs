@@ -332,6 +332,23 @@ fn sti_holds_interrupts_off_for_one_instruction_wherever_a_translation_ends() {
     }
 }
 
+/// Found by random code: the shadow stayed until something else let it be looked at, each engine having its own idea of when.
+#[test]
+fn a_load_of_ss_holds_interrupts_off_for_one_instruction() {
+    // mov ax, 0x10; mov ss, ax; nop; nop; jmp +0; hlt
+    let code = [0x66, 0xb8, 0x10, 0, 0x8e, 0xd0, 0x90, 0x90, 0xeb, 0, 0xf4];
+    for longest in [1, 2, 64] {
+        for done in 1..=5 {
+            let mut one = Machine::new(&code, Engine::Interpreter, CODE, 1);
+            let mut two = Machine::new(&code, Engine::Jit { after: 0, longest }, CODE, 1);
+            assert_eq!((one.slice(done), two.slice(done)), (Slice::Budget, Slice::Budget));
+            let (one, two) = (one.state(), two.state());
+            assert_eq!(one.0.events.movss_shadow, done == 2, "{done} interpreted");
+            assert!(one == two, "{done} translated, {longest} at a time");
+        }
+    }
+}
+
 /// Found by random code: the instruction behind STI left its translation, and with it the shadow was gone.
 #[test]
 fn sti_holds_interrupts_off_where_the_instruction_after_it_faults() {

@@ -58,7 +58,11 @@ fn bit_tests_stay_where_both_sides_have_the_same() {
         };
         let at = base.expect("an address").wrapping_add(bytes as u64);
         let near = at.wrapping_sub(SCRATCH) < 2 * SCRATCH_LEN as u64;
-        assert!(near || (at as i64) << 16 >> 16 != at as i64, "{:?} reaches {at:#x}", insn.code());
+        assert!(
+            near || (at as i64) << 16 >> 16 != at as i64,
+            "{} reaches {at:#x}",
+            oracle::compare::line(&case)
+        );
     }
     assert!(in_memory > 10_000, "only {in_memory} with a memory operand");
 }
