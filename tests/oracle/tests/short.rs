@@ -43,13 +43,14 @@ fn bit_tests_stay_where_both_sides_have_the_same() {
             continue;
         }
         in_memory += 1;
-        let value = |register: Register| {
-            let full = case.before.gpr.get(register.full_register().number()).copied().unwrap_or(0);
-            if register.size() == 4 { full & 0xffff_ffff } else { full }
+        let value = |register: Register| match register {
+            Register::GS => oracle::case::GS_BASE,
+            _ if register.is_gpr64() => case.before.gpr[register.number()],
+            _ if register.is_gpr32() => case.before.gpr[register.number()] & 0xffff_ffff,
+            // The other segments.
+            _ => 0,
         };
-        let base = insn.virtual_address(0, 0, |register, _, _| {
-            Some(if register == Register::GS { oracle::case::GS_BASE } else { value(register) })
-        });
+        let base = insn.virtual_address(0, 0, |register, _, _| Some(value(register)));
         let offset = case.before.gpr[insn.op1_register().full_register().number()];
         let bytes = match insn.op1_register().size() {
             2 => (i64::from(offset as i16) >> 4) * 2,
