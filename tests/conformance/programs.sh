@@ -6,8 +6,11 @@
 # SUITE is a directory beside this script: a Smolfile whose root has /suite/list (prints the names of the tests, one a
 # line) and /suite/one NAME (runs one; exit code 0: passed, 4: skipped). Where there is SUITE/prepare, it is given a
 # copy of the directory and SOURCE, the tests' own directory outside of this tree, and builds what the copy lacks.
+# Where there is SUITE/several, it is a script for the machine's sh that runs all tests that it is given at once (exit
+# code 0: all passed and none was skipped).
 # WORK keeps the machine file, the root, the logs and two tables, native.tsv and guest$HOW.tsv: name, result, seconds. What
-# stands in them is not run again, so that the script can be ended at any time and goes on when it is started anew.
+# stands in them is not run again, so that the script can be ended at any time and goes on when it is started anew. Where
+# there is a file WORK/stop it ends after the test that runs.
 #
 # Needs root (chroot, mount), a built smolvm (SMOLVM=PATH, else the one on PATH).
 # HOW=--lockstep  runs each test translated and interpreted at once and compares all registers (the default)
@@ -15,6 +18,8 @@
 # LIMIT=SECONDS   for one test in the machine (3600); NATIVELY=SECONDS for one on the host (300)
 # ONLY=REGEX      names of tests to run (grep -E)
 # ALL=1           in the machine also those that do not pass natively
+# TOGETHER=N      in the machine up to N at once, where there is SUITE/several: what starts them is run, and compared, once.
+#                 If they do not all pass, each is run alone.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -89,9 +94,46 @@ guest() {
   timeout -k 10 "${LIMIT:-3600}" "$smolvm" run -q $how "$file" -- /suite/one "$1" < /dev/null
 }
 
+if [ "${TOGETHER:-1}" -gt 1 ] && [ -f "$here/$suite/several" ]; then
+  several=$(cat "$here/$suite/several")
+  together=$TOGETHER
+else
+  several= together=1
+fi
+
+# Runs some at once; where they do not all pass, that is left for each alone, but not what smolvm says of itself.
+at_once() { # NAME...
+  [ $# -gt 1 ] || return 0
+  begun=$(date +%s%N) code=0
+  # shellcheck disable=SC2086
+  timeout -k 10 "${LIMIT:-3600}" "$smolvm" run -q $how "$file" -- sh -c "$several" sh "$@" < /dev/null \
+    > "$work/logs/guest$how-at-once-$1" 2>&1 || code=$?
+  case $code in
+    0) result=passed ;;
+    125) result=smolvm ;;
+    *) return 0 ;;
+  esac
+  each=$((($(date +%s%N) - begun) / 1000000 / $#))
+  for name; do printf '%s\t%s\t%s\n' "$name" "$result" "${each}e-3" >> "$table_guest"; done
+}
+
 # The shortest first.
-awk -F'\t' -v all="${ALL:-}" 'all || $2 == "passed" { print $3 "\t" $1 }' "$work/native.tsv" | sort -g | cut -f2 |
-  grep -E -e "${ONLY:-.}" | while read -r name; do
+passed_natively() {
+  awk -F'\t' -v all="${ALL:-}" 'all || $2 == "passed" { print $3 "\t" $1 }' "$work/native.tsv" | sort -g | cut -f2 |
+    grep -E -e "${ONLY:-.}"
+}
+
+if [ "$together" -gt 1 ]; then
+  passed_natively | while read -r name; do
+    done_in "$table_guest" "$name" || echo "$name"
+  done | xargs -n "$together" echo | while read -r names; do
+    [ ! -e "$work/stop" ] || break
+    # shellcheck disable=SC2086 # names of tests have no spaces
+    at_once $names
+  done
+fi
+passed_natively | while read -r name; do
+  [ ! -e "$work/stop" ] || break
   done_in "$table_guest" "$name" || record "$table_guest" "$name" "$work/logs/guest$how-$name" guest "$name"
 done
 

@@ -29,7 +29,7 @@ pub fn case(rng: &mut Rng, code: Code) -> Option<Case> {
     if let Some(op) = memory {
         // Registers set meanwhile may have moved the operand: only into what both sides lack.
         ea = insn.virtual_address(op, 0, |r, _, _| Some(register_value(r, &before.gpr)))?;
-        if !reachable(ea) {
+        if !reachable(ea) || !reachable(ea.wrapping_add(bit_reach(&insn, &before.gpr))) {
             return None;
         }
         fill(rng, &insn, &mut before, ea);
@@ -41,6 +41,19 @@ pub fn case(rng: &mut Rng, code: Code) -> Option<Case> {
     encoder.encode(&insn, CODE).ok()?;
     let bytes = encoder.take_buffer();
     (bytes.len() <= 15).then_some(Case { bytes, before, loose: None })
+}
+
+/// How far from its operand in memory a bit test by a register reaches; 0 for everything else.
+fn bit_reach(insn: &Instruction, gpr: &[u64; 16]) -> u64 {
+    if !matches!(insn.mnemonic(), M::Bt | M::Bts | M::Btr | M::Btc) || insn.op1_kind() != OpKind::Register {
+        return 0;
+    }
+    let offset = gpr[insn.op1_register().full_register().number()];
+    match insn.op1_register().size() {
+        2 => ((i64::from(offset as i16) >> 4) as u64).wrapping_mul(2),
+        4 => ((i64::from(offset as i32) >> 5) as u64).wrapping_mul(4),
+        _ => (((offset as i64) >> 6) as u64).wrapping_mul(8),
+    }
 }
 
 /// Addresses that are the same thing on both sides: the scratch page, the missing page after it, and
@@ -256,9 +269,10 @@ fn special_state(rng: &mut Rng, insn: &Instruction, s: &mut State, ea: u64, memo
         s.gpr[1] = rng.draw() % 3;
     }
     if matches!(m, Bt | Bts | Btr | Btc) && memory && insn.op1_kind() == OpKind::Register {
-        let n = insn.op1_register().full_register().number();
-        if insn.memory_base().number() != n && insn.memory_index().number() != n {
-            s.gpr[n] = (rng.draw() % 0x400).wrapping_sub(0x200);
+        let offset = insn.op1_register().full_register();
+        // (No base is a register, too, whose number is RAX's.)
+        if insn.memory_base().full_register() != offset && insn.memory_index().full_register() != offset {
+            s.gpr[offset.number()] = (rng.draw() % 0x400).wrapping_sub(0x200);
         }
     }
     if matches!(m, Xlatb) {

@@ -51,7 +51,7 @@ mod imp {
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod imp {
     use std::sync::atomic::{AtomicBool, Ordering};
-    use std::sync::{Mutex, MutexGuard};
+    use std::sync::{LazyLock, Mutex, MutexGuard};
 
     use super::*;
     use crate::case::{CODE, End, GS_BASE, SCRATCH, SCRATCH_LEN, State, TARGET};
@@ -311,7 +311,10 @@ mod imp {
 
         /// Whether the host is AMD's, whose x87 the soft FPU follows where the manuals leave a choice.
         pub fn is_amd() -> bool {
-            std::arch::x86_64::__cpuid(0).ebx == u32::from_le_bytes(*b"Auth")
+            // Asked once: in a virtual machine CPUID takes as long as half a case.
+            static IS_AMD: LazyLock<bool> =
+                LazyLock::new(|| std::arch::x86_64::__cpuid(0).ebx == u32::from_le_bytes(*b"Auth"));
+            *IS_AMD
         }
 
         /// Whether the host has a CPU feature that cases ask for.

@@ -199,7 +199,8 @@ pub(crate) fn mov_to_sreg(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     };
     cpu.load_segment(usize::from(op.dst & 7), selector)?;
     if usize::from(op.dst) == seg::SS {
-        cpu.events.movss_shadow = true;
+        // For the next instruction alone: who looks for events executes it by itself.
+        (cpu.events.movss_shadow, cpu.attention) = (true, true);
     }
     Ok(())
 }

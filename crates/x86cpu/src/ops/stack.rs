@@ -148,7 +148,8 @@ pub(crate) fn pop_sreg(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     cpu.load_segment(usize::from(op.dst & 7), selector)?;
     cpu.set_sp(cpu.gpr[RSP].wrapping_add(u64::from(op.size)));
     if usize::from(op.dst) == seg::SS {
-        cpu.events.movss_shadow = true;
+        // For the next instruction alone: who looks for events executes it by itself.
+        (cpu.events.movss_shadow, cpu.attention) = (true, true);
     }
     Ok(())
 }
