@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// Names before data, no help for who replaces a file without fsync, no commit by itself.
 const OPTIONS: &str = "loop,data=writeback,noauto_da_alloc,commit=600";
@@ -92,7 +93,12 @@ impl Disk {
     }
 
     fn replace(&self, change: impl FnOnce(&Path)) {
-        assert!(ok(Command::new("umount").arg(&self.mount)), "{}: somebody uses it", self.mount.display());
+        // A process that is ending has no environment to be found by any more, and its files for a moment.
+        let begun = Instant::now();
+        while !ok(Command::new("umount").arg(&self.mount)) {
+            assert!(begun.elapsed() < Duration::from_secs(30), "{}: somebody uses it", self.mount.display());
+            std::thread::yield_now();
+        }
         change(&self.image);
         assert!(self.mount(OPTIONS), "the file system does not come up again");
     }

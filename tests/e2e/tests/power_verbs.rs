@@ -72,6 +72,8 @@ impl Host {
         command: &dyn Fn(&Home, u64) -> Command,
         check: Check<'_>,
     ) {
+        self.end_all();
+        self.disk.again();
         before(&self.home, 0);
         let begun = std::time::Instant::now();
         let output = command(&self.home, 0).output().unwrap();
