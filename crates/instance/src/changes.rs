@@ -18,9 +18,13 @@ pub enum Change {
         forked_from: Option<String>,
     },
     /// Its process says that it runs: booted, resumed from its machine file, or a copy.
-    Started { source: String },
+    Started {
+        source: String,
+    },
     /// It goes on from its own freeze.
-    Resumed { source: String },
+    Resumed {
+        source: String,
+    },
     Frozen,
     /// Its disk is saved.
     Stopped {
@@ -40,9 +44,14 @@ pub enum Change {
         exit_code: Option<u8>,
     },
     /// Its health check found something else than before.
-    Health { health: Health },
+    Health {
+        health: Health,
+    },
     /// It belongs to another machine file now.
-    Updated { source: String, file: String },
+    Updated {
+        source: String,
+        file: String,
+    },
     Removed,
 }
 

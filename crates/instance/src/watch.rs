@@ -26,7 +26,7 @@ use store::Dirs;
 
 use crate::changes::{Change, Look, State, changes};
 use crate::error::{Error, io_error};
-use crate::record::{Instance, Phase, RECORD, Record, directories};
+use crate::record::{Instance, Phase, RECORD, directories};
 
 /// The token of inotify among those of the processes.
 const NOTES: u64 = 0;

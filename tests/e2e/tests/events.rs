@@ -77,7 +77,8 @@ fn a_life_is_told_in_order() {
     assert!(freezes.wait_with_output().unwrap().status.success());
     assert_eq!(all.next(), json!({"name": "m", "event": "resumed", "source": source}));
     home.ok(&["fork", "m"]);
-    let created = json!({"name": "m-1", "event": "created", "source": source, "file": file, "forked_from": "m"});
+    let created =
+        json!({"name": "m-1", "event": "created", "source": source, "file": file, "forked_from": "m"});
     let started = json!({"name": "m-1", "event": "started", "source": source});
     assert_eq!([all.next(), all.next()], [created.clone(), started.clone()]);
     // A process that is killed says nothing, and is found out all the same.
