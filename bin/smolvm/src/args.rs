@@ -17,7 +17,7 @@ pub use copies::{Diff, Fork, Snapshot};
 pub use data::{Delta, DeltaVerb, Update, Volume, VolumeVerb};
 pub use files::{Doctor, Import, Prune, System, SystemVerb};
 pub use renew::{Outdated, Rebuild};
-pub use resources::{Balloon, Keep, OnFailure, Rightsize, Stats};
+pub use resources::{Balloon, Events, Keep, OnFailure, Rightsize, Stats};
 pub use shell::Shell;
 
 /// Run a machine from one file: built once, frozen when ready, resumed in milliseconds.
@@ -77,6 +77,8 @@ pub enum Verb {
     Ps(Ps),
     /// Show what machines use: CPU, memory, disk, network
     Stats(Stats),
+    /// Print what happens to machines from now on, a line each
+    Events(Events),
     /// Take memory from a running machine, or give it back
     Balloon(Balloon),
     /// Run a command in a machine, measure it, propose cpus, memory and disk for its Smolfile

@@ -11,6 +11,7 @@ pub use sys::code_memory::CodeMemory;
 pub use sys::entropy::fill_random;
 pub use sys::event::Event;
 pub use sys::heap::{give_back_heap, share_one_heap};
+pub use sys::local_time::{LocalTime, local_time};
 pub use sys::mapping::Mapping;
 pub use sys::poller::{Interest, Poller, Ready};
 pub use sys::process::{Side, alone_within, close_inherited, split};

@@ -8,6 +8,7 @@
 //! [`control::listen`] lets other processes in; [`session::attach`] joins a terminal and a
 //! process of the guest.
 
+mod changes;
 pub mod control;
 mod data;
 mod error;
@@ -25,7 +26,9 @@ mod sizes;
 mod terminal;
 mod vmm;
 mod volumes;
+mod watch;
 
+pub use changes::Change;
 pub use data::DataStream;
 pub use error::{Error, io_error};
 pub use export::export_frozen;
@@ -42,3 +45,4 @@ pub use vmm::{
     FreezeReport, Frozen, Main, Own, SnapshotTarget, StartReport, Vmm, VmmOptions, Waking, copy_base,
 };
 pub use volumes::VolumeMount;
+pub use watch::{Event, Watch};

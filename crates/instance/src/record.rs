@@ -124,7 +124,7 @@ impl Health {
 }
 
 /// The name of the record's file.
-const RECORD: &str = "record.json";
+pub(crate) const RECORD: &str = "record.json";
 /// The name of the file whose lock says that its VMM lives.
 const LOCK: &str = "lock";
 
@@ -156,7 +156,7 @@ pub struct Instance {
 }
 
 impl Instance {
-    fn at(dirs: &Dirs, name: &str) -> Result<Self, Error> {
+    pub(crate) fn at(dirs: &Dirs, name: &str) -> Result<Self, Error> {
         if !spec::valid_name(name) {
             return Err(Error::BadName(name.to_owned()));
         }
@@ -273,7 +273,7 @@ impl Instance {
     }
 
     /// Whether another process holds the lock.
-    fn is_held(&self) -> bool {
+    pub(crate) fn is_held(&self) -> bool {
         if self.lock.is_some() {
             return true;
         }
@@ -503,7 +503,7 @@ pub fn list(dirs: &Dirs) -> Result<Vec<Instance>, Error> {
 }
 
 /// All directories of instances, and those that were left before they were one.
-fn directories(dirs: &Dirs) -> Result<Vec<Instance>, Error> {
+pub(crate) fn directories(dirs: &Dirs) -> Result<Vec<Instance>, Error> {
     let root = dirs.instances();
     let entries = match fs::read_dir(&root) {
         Ok(entries) => entries,

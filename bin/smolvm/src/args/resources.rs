@@ -28,6 +28,19 @@ pub struct Stats {
 
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "Examples:
+  smolvm events                       of all machines
+  smolvm events web search            of these, whether or not they are there yet
+  smolvm events --json | jq -r --unbuffered 'select(.event == \"died\").name'
+
+Events: created, started, resumed (from a freeze), frozen, stopped, died, restarted, health, updated, removed.
+An end is told when the machine's process is gone. Ctrl-C ends it.")]
+pub struct Events {
+    /// Machines; all when absent
+    pub names: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Examples:
   smolvm balloon search 256MiB    it keeps 256 MiB, the rest goes back to this host
   smolvm balloon search all       it takes everything back
 

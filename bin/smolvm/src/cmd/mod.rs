@@ -11,6 +11,7 @@ mod demo;
 mod diff;
 mod doctor;
 mod end;
+mod events;
 mod exec;
 mod files;
 mod fork;
@@ -77,6 +78,7 @@ fn verb(args: Args) -> Result<u8> {
         Verb::Attach(attach) => attach::attach(&attach, &Home::open()?),
         Verb::Ps(ps) => ps::ps(&ps, global, &Home::open()?),
         Verb::Stats(stats) => stats::stats(&stats, global, &Home::open()?),
+        Verb::Events(events) => events::events(&events, global, &Home::open()?),
         Verb::Balloon(balloon) => balloon::balloon(&balloon, global, &Home::open()?),
         Verb::Rightsize(rightsize) => rightsize::rightsize(&rightsize, global, &Home::open()?),
         Verb::Logs(logs) => logs::logs(&logs, &Home::open()?),

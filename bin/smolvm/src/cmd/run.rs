@@ -279,7 +279,8 @@ fn record(
         source,
         created_ms: now().as_millis() as u64,
         phase: Phase::Running,
-        pid: std::process::id(),
+        // In the background its own process says so when it runs it.
+        pid: if run.detach { 0 } else { std::process::id() },
         engine: plan.engine.clone(),
         command: plan.command.as_ref().map(|c| c.argv.clone()).unwrap_or_default(),
         kept,

@@ -6,6 +6,7 @@ pub mod code_memory;
 pub mod entropy;
 pub mod event;
 pub mod heap;
+pub mod local_time;
 pub mod mapping;
 pub mod poller;
 pub mod process;
