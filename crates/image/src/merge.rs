@@ -17,7 +17,7 @@ use std::io::Read;
 
 use self::moved::Moved;
 use crate::archive::{ArchiveError, Entry, EntryKind, TarReader, Unpacker};
-use crate::content::Spool;
+use crate::content::{Content, Spool};
 use crate::tree::{Device, NodeId, OnSymlink, Time, Tree, shown};
 
 /// How an upper layer becomes part of a root.
@@ -45,13 +45,22 @@ pub fn merge_upper(
     while let Some(entry) = tar.next_entry()? {
         layer.entry(entry, &mut tar)?;
     }
-    let mut tree = layer.tree;
-    if options.settle {
-        volatile::settle(&mut tree);
-        runtime::make_directories(&mut tree, options.epoch);
+    layer.settled(options)
+}
+
+/// [`merge_upper`] of members that come from elsewhere, with their contents.
+pub(crate) fn merge_entries<E: From<ArchiveError>>(
+    base: Tree,
+    upper: impl Iterator<Item = Result<(Entry, Content), E>>,
+    spool: &Spool,
+    options: &MergeOptions,
+) -> Result<Tree, E> {
+    let mut layer = Layer { tree: base.clone(), lower: base, spool, moved: Moved::default() };
+    for member in upper {
+        let (entry, content) = member?;
+        layer.entry(entry, &mut content.reader())?;
     }
-    clamp(&mut tree, options.epoch)?;
-    Ok(tree)
+    Ok(layer.settled(options)?)
 }
 
 /// What an upper layer's entry means for the name.
@@ -73,6 +82,17 @@ struct Layer<'a> {
 }
 
 impl Layer<'_> {
+    /// The whole, when nothing more comes.
+    fn settled(self, options: &MergeOptions) -> Result<Tree, ArchiveError> {
+        let mut tree = self.tree;
+        if options.settle {
+            volatile::settle(&mut tree);
+            runtime::make_directories(&mut tree, options.epoch);
+        }
+        clamp(&mut tree, options.epoch)?;
+        Ok(tree)
+    }
+
     fn entry(&mut self, mut entry: Entry, data: &mut impl Read) -> Result<(), ArchiveError> {
         let is_dir = entry.kind == EntryKind::Dir;
         match take_marks(&mut entry)? {
