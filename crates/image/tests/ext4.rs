@@ -34,9 +34,13 @@ impl Work {
 
     /// A disk of 64 MiB with what is in `upper`, after `commands` of debugfs.
     fn disk(&self, features: &str, commands: &str) -> PathBuf {
+        self.disk_of("64M", features, commands)
+    }
+
+    fn disk_of(&self, size: &str, features: &str, commands: &str) -> PathBuf {
         let disk = self.0.path().join("disk");
         let arguments = ["-q", "-F", "-t", "ext4", "-b", "4096", "-I", "256", "-O", features, "-d"];
-        ok(Command::new("mke2fs").args(arguments).arg(self.0.path().join("root")).arg(&disk).arg("64M"));
+        ok(Command::new("mke2fs").args(arguments).arg(self.0.path().join("root")).arg(&disk).arg(size));
         if !commands.is_empty() {
             let list = self.0.path().join("commands");
             fs::write(&list, commands).unwrap();
@@ -60,7 +64,8 @@ fn ok(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {said}");
 }
 
-/// Names, what they are and their metadata, to be read by people when two lists differ.
+/// Names, what they are and their metadata, to be read by people when two lists differ. Whole seconds: mke2fs keeps
+/// no more.
 fn lines(tree: &Tree) -> Vec<String> {
     let line = |(path, id): (Vec<u8>, _)| {
         let node = tree.get(id).unwrap();
@@ -69,7 +74,9 @@ fn lines(tree: &Tree) -> Vec<String> {
             Kind::Dir(_) => "directory".to_owned(),
             other => format!("{other:?}"),
         };
-        format!("{} {what} {} names {:?}", String::from_utf8_lossy(&path), node.names(), node.meta)
+        let mut meta = node.meta.clone();
+        meta.mtime.nanos = 0;
+        format!("{} {what} {} names {meta:?}", String::from_utf8_lossy(&path), node.names())
     };
     tree.walk().map(line).collect()
 }
@@ -113,7 +120,10 @@ fn a_disk_reads_as_the_directory_that_it_was_made_of() {
     add_dir(&mut want, &work.spool(), &work.upper(""), "", &keep).unwrap();
     for features in [FEATURES.to_owned(), format!("{FEATURES},64bit,metadata_csum,^uninit_bg")] {
         let got = work.merged(Tree::new(Limits::default()), &work.disk(&features, "")).unwrap();
-        assert_eq!(lines(&got), lines(&want));
+        for (got, want) in lines(&got).into_iter().zip(lines(&want)) {
+            assert_eq!(got, want);
+        }
+        assert_eq!(paths(&got), paths(&want));
     }
 }
 
@@ -124,8 +134,9 @@ fn marks_of_an_overlay_and_devices_are_understood() {
     fs::write(work.upper("opaque/new"), "").unwrap();
     let disk = work.disk(
         FEATURES,
-        "cd upper\nmknod gone c 0 0\nmknod tty c 5 1\nmknod disk b 259 70000\n\
-         ea_set opaque trusted.overlay.opaque y\nea_set opaque user.kept yes\n",
+        "cd upper\nmknod gone c 0 0\nmknod tty c 5 1\nmknod disk b 259 300\n\
+         ea_set opaque trusted.overlay.opaque y\nea_set opaque user.kept yes\n\
+         sif opaque mtime 4000000000\nsif opaque mtime_extra 2000000001\n",
     );
     let mut base = Tree::new(Limits::default());
     for path in ["gone", "opaque/old", "stays"] {
@@ -136,8 +147,11 @@ fn marks_of_an_overlay_and_devices_are_understood() {
     assert_eq!(paths(&tree), ["", "disk", "opaque", "opaque/new", "stays", "tty"]);
     let kind = |path: &str| format!("{:?}", tree.get(tree.lookup(path).unwrap()).unwrap().kind());
     assert_eq!(kind("tty"), "CharDevice(Device { major: 5, minor: 1 })");
-    assert_eq!(kind("disk"), "BlockDevice(Device { major: 259, minor: 70000 })");
-    let xattrs = &tree.get(tree.lookup("opaque").unwrap()).unwrap().meta.xattrs;
+    assert_eq!(kind("disk"), "BlockDevice(Device { major: 259, minor: 300 })");
+    let meta = &tree.get(tree.lookup("opaque").unwrap()).unwrap().meta;
+    // A second before 1970 as its 32 bits have it, in the next age of 2^32 seconds; nanoseconds behind two bits.
+    assert_eq!(meta.mtime, Time { secs: 4_000_000_000, nanos: 500_000_000 });
+    let xattrs = &meta.xattrs;
     assert_eq!(xattrs.len(), 1, "{xattrs:?}");
     assert_eq!(xattrs.get(&b"user.kept"[..]).map(|value| &value[..]), Some(&b"yes"[..]));
 }
@@ -169,8 +183,8 @@ proptest! {
     /// Reads all of a disk of which some words are others.
     #[test]
     fn damage_is_an_error_at_worst(hits in proptest::collection::vec((0usize..1 << 20, any::<u32>()), 1..60)) {
-        let mut disk = small().to_vec();
-        let used: Vec<usize> = (0..disk.len() / 64).filter(|n| disk[n * 64..][..64] != [0; 64]).collect();
+        let (disk, used) = small();
+        let mut disk = disk.clone();
         for (at, word) in hits {
             let at = used[at % used.len()] * 64 + at % 16 * 4;
             // Half of the time a small number, which is a likelier address.
@@ -184,9 +198,9 @@ proptest! {
     }
 }
 
-/// The bytes of a small filled disk, made once.
-fn small() -> &'static [u8] {
-    static SMALL: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
+/// A small filled disk, and which pieces of 64 bytes of it are structure: neither nothing nor a file's contents.
+fn small() -> &'static (Vec<u8>, Vec<usize>) {
+    static SMALL: std::sync::OnceLock<(Vec<u8>, Vec<usize>)> = std::sync::OnceLock::new();
     SMALL.get_or_init(|| {
         let work = Work::new();
         fs::create_dir_all(work.upper("a/b")).unwrap();
@@ -196,7 +210,17 @@ fn small() -> &'static [u8] {
         for n in 0..400u64 {
             holes.write_all_at(&[1; 4096], n * 8192).unwrap();
         }
-        let disk = work.disk(&FEATURES.replace("has_journal,", ""), "cd upper\nmknod gone c 0 0\nea_set a user.x y\n");
-        fs::read(disk).unwrap()
+        let disk = work.disk_of(
+            "4M",
+            &FEATURES.replace("has_journal,", ""),
+            "cd upper\nmknod gone c 0 0\nea_set a user.x y\n",
+        );
+        let mut disk = fs::read(disk).unwrap();
+        // All that is used of it lies at its beginning.
+        let end = disk.chunks(4096).rposition(|block| block.iter().any(|byte| *byte != 0)).unwrap();
+        disk.truncate((end + 1) * 4096);
+        let plain = |piece: &[u8]| piece.iter().all(|byte| *byte == 0) || piece.iter().all(|byte| *byte == 1);
+        let used = (0..disk.len() / 64).filter(|n| !plain(&disk[n * 64..][..64])).collect();
+        (disk, used)
     })
 }

@@ -80,6 +80,17 @@ fn a_copy_is_compared_with_its_source_and_a_stopped_machine_by_its_disk() {
     assert_eq!(files(&report(&home, &["m-1"], 1)), ["added /etc/after"]);
     home.ok(&["stop", "-t", "1s", "m-1"]);
     assert_eq!(files(&report(&home, &["m-1"], 1)), ["added /etc/after"]);
+    // What the disk says is what the machine said.
+    let all = "rm /etc/passwd /etc/group /etc/hostname; rm -r /srv; mkdir -m 700 /srv; mv /opt /moved; \
+               ln /etc/before /etc/linked; ln -s before /etc/link; mknod /etc/device c 5 300; \
+               printf %05000d 0 >/etc/long; chown 7:9 /etc/before; ls /moved";
+    home.ok(&["exec", "m", "sh", "-c", all]);
+    let running = report(&home, &["m"], 1);
+    home.ok(&["stop", "-t", "1s", "m"]);
+    let stopped = report(&home, &["m"], 1);
+    assert_eq!(stopped["files"], running["files"]);
+    assert!(files(&stopped).contains(&"removed /etc/hostname".to_owned()), "{stopped}");
+    assert!(stopped["processes"].is_null());
 }
 
 #[test]

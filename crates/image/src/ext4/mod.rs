@@ -79,7 +79,8 @@ impl Ext4 {
     /// [`Ext4Error`]: no ext4, one that was not unmounted, features that we do not know.
     pub fn open(disk: Arc<dyn ReadAt>) -> Result<Self, Ext4Error> {
         let size = disk.size().map_err(|source| Ext4Error::Io { at: 0, len: 0, source })?;
-        let mut ext4 = Self { disk, size, superblock: Superblock::default(), budget: BUDGET, attributes: None };
+        let mut ext4 =
+            Self { disk, size, superblock: Superblock::default(), budget: BUDGET, attributes: None };
         let raw = ext4.bytes(superblock::AT, superblock::LEN, 0)?;
         ext4.superblock = Superblock::parse(&raw)?;
         ext4.size = size.min(ext4.superblock.blocks.saturating_mul(BLOCK));

@@ -78,7 +78,8 @@ impl Ext4Walk {
             let mut names = self.ext4.names(&inode)?;
             names.sort_unstable_by(|a, b| b.cmp(a));
             self.open.push((path.clone(), names));
-        } else if inode.links > 1 {
+        } else if inode.links > 1 && inode.kind != Type::Char {
+            // (The kernel makes all whiteouts one file; each is given in full.)
             self.links.insert(number, path.clone());
         }
         Ok(Some((Entry { path, kind, meta: inode.meta, size: content.len() }, content)))

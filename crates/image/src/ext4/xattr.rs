@@ -33,8 +33,8 @@ impl Ext4 {
             let area = &area[4..];
             decode(area, area, &mut xattrs).ok_or_else(wrong)?;
         }
-        let block = u64::from(get_u32(inode, 0x68).unwrap_or(0))
-            | u64::from(get_u16(inode, 0x76).unwrap_or(0)) << 32;
+        let block =
+            u64::from(get_u32(inode, 0x68).unwrap_or(0)) | u64::from(get_u16(inode, 0x76).unwrap_or(0)) << 32;
         if block != 0 {
             let bytes = match self.attributes.take() {
                 Some((last, bytes)) if last == block => bytes,

@@ -117,13 +117,7 @@ impl Side {
         Self::with(label, media, tree, stats, memory)
     }
 
-    fn with(
-        label: String,
-        media: &Media,
-        tree: Tree,
-        stats: Option<Stats>,
-        memory: Memory,
-    ) -> Result<Self> {
+    fn with(label: String, media: &Media, tree: Tree, stats: Option<Stats>, memory: Memory) -> Result<Self> {
         let root = media.base().require(SectionKind::RootImage, 0)?.digest;
         Ok(Self { label, spec: media.spec.clone(), root, tree, stats, memory })
     }
