@@ -159,7 +159,7 @@ fn machine(instance: &Instance, home: &Home, spool: &Spool) -> Result<Side> {
         }
         Phase::Stopped => {
             let saved = MachineFile::open_path(&instance.saved())?;
-            if let Some(tree) = stopped::tree(&media, &saved, spool)? {
+            if let Some(tree) = stopped::tree(&label, &media, &saved, spool)? {
                 return Side::with(label, &media, tree, None, Memory::None);
             }
             // The disk has to be read by somebody who knows all of its file system: a kernel.

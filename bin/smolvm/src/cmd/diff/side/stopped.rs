@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Result, bail};
 use artifact::MachineFile;
 use disk::Disk;
 use image::{ReadAt, Spool, Tree, merge_upper_of_disk};
@@ -13,15 +13,16 @@ use super::{AS_IT_IS, root};
 
 /// Root image and disk as one; nothing when only a kernel can read the disk: its journal has to be played back, because
 /// the machine did not end by itself, or its guest made another file system of it.
-pub fn tree(media: &Media, saved: &MachineFile, spool: &Spool) -> Result<Option<Tree>> {
+pub fn tree(name: &str, media: &Media, saved: &MachineFile, spool: &Spool) -> Result<Option<Tree>> {
     let disk = Arc::new(Readable(instance::saved_disk(saved)?));
     match merge_upper_of_disk(root(media)?, disk, spool, &AS_IT_IS) {
         Ok(tree) => Ok(Some(tree)),
         Err(error) if error.is_unknown() => Ok(None),
-        Err(error) => Err(error).with_context(|| {
-            let file = saved.path().display();
-            format!("reading what the machine changed from its disk in {file}; `smolvm start` it and compare again: its own kernel may read more of it")
-        }),
+        Err(error) => bail!(
+            "what `{name}` changed cannot be read from its disk in {}: {error}; \
+             `smolvm start {name}` and compare it while it runs: its own kernel may read more",
+            saved.path().display()
+        ),
     }
 }
 
