@@ -8,6 +8,7 @@
 //! and logs, caches and identities emptied. The tar comes from a guest, so nothing in it is
 //! trusted; the worst it can do is make its own root useless.
 
+mod gone;
 mod moved;
 mod pyc;
 mod runtime;
@@ -15,9 +16,10 @@ mod volatile;
 
 use std::io::Read;
 
+use self::gone::Gone;
 use self::moved::Moved;
 use crate::archive::{ArchiveError, Entry, EntryKind, TarReader, Unpacker};
-use crate::content::Spool;
+use crate::content::{Content, Spool};
 use crate::tree::{Device, NodeId, OnSymlink, Time, Tree, shown};
 
 /// How an upper layer becomes part of a root.
@@ -41,17 +43,26 @@ pub fn merge_upper(
     options: &MergeOptions,
 ) -> Result<Tree, ArchiveError> {
     let mut tar = TarReader::new(upper);
-    let mut layer = Layer { tree: base.clone(), lower: base, spool, moved: Moved::default() };
+    let mut layer = Layer::over(base, spool);
     while let Some(entry) = tar.next_entry()? {
         layer.entry(entry, &mut tar)?;
     }
-    let mut tree = layer.tree;
-    if options.settle {
-        volatile::settle(&mut tree);
-        runtime::make_directories(&mut tree, options.epoch);
+    layer.settled(options)
+}
+
+/// [`merge_upper`] of members that come from elsewhere, with their contents.
+pub(crate) fn merge_entries<E: From<ArchiveError>>(
+    base: Tree,
+    upper: impl Iterator<Item = Result<(Entry, Content), E>>,
+    spool: &Spool,
+    options: &MergeOptions,
+) -> Result<Tree, E> {
+    let mut layer = Layer::over(base, spool);
+    for member in upper {
+        let (entry, content) = member?;
+        layer.entry(entry, &mut content.reader())?;
     }
-    clamp(&mut tree, options.epoch)?;
-    Ok(tree)
+    Ok(layer.settled(options)?)
 }
 
 /// What an upper layer's entry means for the name.
@@ -70,13 +81,36 @@ struct Layer<'a> {
     lower: Tree,
     spool: &'a Spool,
     moved: Moved,
+    gone: Gone,
 }
 
-impl Layer<'_> {
+impl<'a> Layer<'a> {
+    fn over(base: Tree, spool: &'a Spool) -> Self {
+        Self { tree: base.clone(), lower: base, spool, moved: Moved::default(), gone: Gone::default() }
+    }
+
+    /// The whole, when nothing more comes.
+    fn settled(self, options: &MergeOptions) -> Result<Tree, ArchiveError> {
+        let mut tree = self.tree;
+        if options.settle {
+            volatile::settle(&mut tree);
+            runtime::make_directories(&mut tree, options.epoch);
+        }
+        clamp(&mut tree, options.epoch)?;
+        Ok(tree)
+    }
+
     fn entry(&mut self, mut entry: Entry, data: &mut impl Read) -> Result<(), ArchiveError> {
         let is_dir = entry.kind == EntryKind::Dir;
+        if let EntryKind::HardLink(target) = &entry.kind
+            && self.gone.has(target)
+        {
+            self.tree.remove(&entry.path);
+            return Ok(());
+        }
         match take_marks(&mut entry)? {
             Mark::Gone => {
+                self.gone.add(&entry.path)?;
                 self.tree.remove(&entry.path);
                 return Ok(());
             }

@@ -92,6 +92,20 @@ fn whiteouts_take_names_away_and_opaque_directories_hide() {
 }
 
 #[test]
+fn whiteouts_may_be_links_to_the_first_of_them() {
+    let mut base = Tree::new(Limits::default());
+    for path in ["a", "b/c", "keep"] {
+        put(&mut base, path, text(path), 1);
+    }
+    let mut upper = Upper::new().gone("a");
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(tar::EntryType::Link);
+    header.set_size(0);
+    upper.0.append_link(&mut header, "b/c", "a").expect("appended");
+    assert_eq!(paths(&upper.over(base, false).expect("merged")), ["b", "keep"]);
+}
+
+#[test]
 fn a_layer_may_change_what_a_name_is() {
     let mut base = Tree::new(Limits::default());
     put(&mut base, "usr/lib/x", text("x"), 1);

@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use image::tree::{Kind, Limits, Time};
-use image::{DirOptions, ErofsOptions, MergeOptions, Owner, Spool, Tree, add_dir, merge_upper, write_erofs};
+use image::{
+    DirOptions, ErofsOptions, MergeOptions, Owner, Spool, Tree, add_dir, merge_upper, merge_upper_of_disk,
+    write_erofs,
+};
 
 const KEEP: DirOptions = DirOptions { owner: Owner::Keep, ..DirOptions::ROOT };
 
@@ -85,6 +88,15 @@ fn lines(tree: &Tree) -> Vec<String> {
     lines
 }
 
+/// The tree with times of whole seconds.
+fn in_seconds(mut tree: Tree) -> Tree {
+    let ids: Vec<_> = tree.walk().map(|(_, id)| id).collect();
+    for id in ids {
+        tree.meta_mut(id).expect("node").mtime.nanos = 0;
+    }
+    tree
+}
+
 /// Whether a directory had been renamed in the overlay; None where this host cannot do it.
 fn compare(seed: u64, work: &Path) -> Option<bool> {
     let mut random = Random(seed);
@@ -94,7 +106,8 @@ fn compare(seed: u64, work: &Path) -> Option<bool> {
     if !mounted.mount(&["-t", "tmpfs", "tmpfs"], work) {
         return None;
     }
-    for dir in ["start", "upper", "work"] {
+    fs::create_dir(at("disk")).expect("directory");
+    for dir in ["start", "disk/upper", "work"] {
         fs::create_dir(at(dir)).expect("directory");
     }
     (0..60).for_each(|_| change(&at("start"), &mut random));
@@ -105,7 +118,7 @@ fn compare(seed: u64, work: &Path) -> Option<bool> {
     let layers = format!(
         "lowerdir={},upperdir={},workdir={},xino=on,redirect_dir=on,metacopy=off,index=off",
         text("base"),
-        text("upper"),
+        text("disk/upper"),
         text("work")
     );
     if !mounted.mount(&["-t", "erofs", "-o", "loop,ro", &text("image")], &at("base"))
@@ -117,7 +130,7 @@ fn compare(seed: u64, work: &Path) -> Option<bool> {
     let seen = tree_of(&at("merged"), &spool);
     let tar = Command::new("tar")
         .args(["--xattrs", "--xattrs-include=*", "--format=posix", "-cC"])
-        .arg(at("upper"))
+        .arg(at("disk/upper"))
         .arg(".")
         .output();
     let Ok(tar) = tar else {
@@ -125,8 +138,18 @@ fn compare(seed: u64, work: &Path) -> Option<bool> {
         return None;
     };
     let all_times = MergeOptions { epoch: Time::from_secs(i64::MAX), settle: false };
-    let merged = merge_upper(base, &tar.stdout[..], &spool, &all_times).expect("merged");
+    let merged = merge_upper(base.clone(), &tar.stdout[..], &spool, &all_times).expect("merged");
     assert_eq!(lines(&merged), lines(&seen), "seed {seed}");
+    // The same from a disk, without the archive.
+    let image = at("ext4");
+    let arguments = ["-q", "-F", "-t", "ext4", "-b", "4096", "-I", "256", "-d"];
+    let made = Command::new("mke2fs").args(arguments).arg(at("disk")).arg(&image).arg("16M").output();
+    let made = made.expect("e2fsprogs is installed");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let disk = std::sync::Arc::new(fs::File::open(&image).expect("disk"));
+    let merged = merge_upper_of_disk(base, disk, &spool, &all_times).expect("merged");
+    // mke2fs writes whole seconds.
+    assert_eq!(lines(&in_seconds(merged)), lines(&in_seconds(seen)), "seed {seed}, from a disk");
     let mark = b"overlay.redirect";
     Some(tar.stdout.windows(mark.len()).any(|part| part == mark))
 }

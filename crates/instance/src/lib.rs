@@ -35,7 +35,7 @@ pub use export::export_frozen;
 pub use folders::{SharedFolder, missing_note};
 pub use kept_code::KEPT_CODE;
 pub use machine::Template;
-pub use media::{BOOT_ZSTD, Media, built_in_spec, differing_pages, read_spec};
+pub use media::{BOOT_ZSTD, Media, built_in_spec, differing_pages, read_spec, saved_disk};
 pub use neighbours::{Door, Neighbours, open_door};
 pub use net::NetOptions;
 pub use record::{Health, Instance, Lasting, PLAN, Phase, Record, hold_needed, list, new_name, remove_dead};

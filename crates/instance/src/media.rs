@@ -246,6 +246,15 @@ fn section_disk(file: &MachineFile, offset: u64, len: u64) -> Result<FileDisk, E
     FileDisk::section(Arc::new(handle), offset, len).map_err(io_error("use a section of", file.path()))
 }
 
+/// The writable disk of a machine that was stopped, as `saved` holds it, to be read.
+///
+/// # Errors
+/// The file's; a disk map that does not fit.
+pub fn saved_disk(saved: &MachineFile) -> Result<Arc<dyn Disk>, Error> {
+    // Nothing is written, so nothing is made there.
+    Ok(scratch(&[saved], &std::env::temp_dir())?)
+}
+
 /// The writable disk: what `saved` files say was changed of a blank file system, the lowest first,
 /// and a private layer in `dir` on top, gone when the process is.
 ///

@@ -80,6 +80,36 @@ fn a_copy_is_compared_with_its_source_and_a_stopped_machine_by_its_disk() {
     assert_eq!(files(&report(&home, &["m-1"], 1)), ["added /etc/after"]);
     home.ok(&["stop", "-t", "1s", "m-1"]);
     assert_eq!(files(&report(&home, &["m-1"], 1)), ["added /etc/after"]);
+    // What the disk says is what the machine said.
+    let all = "rm /etc/passwd /etc/group /etc/hostname; rm -r /srv; mkdir -m 700 /srv; mv /opt /moved; \
+               ln /etc/before /etc/linked; ln -s before /etc/link; mknod /etc/device c 5 300; \
+               printf %05000d 0 >/etc/long; chown 7:9 /etc/before; ls /moved";
+    home.ok(&["exec", "m", "sh", "-c", all]);
+    let running = report(&home, &["m"], 1);
+    home.ok(&["stop", "-t", "1s", "m"]);
+    let stopped = report(&home, &["m"], 1);
+    assert_eq!(stopped["files"], running["files"]);
+    assert!(files(&stopped).contains(&"removed /etc/hostname".to_owned()), "{stopped}");
+    assert!(stopped["processes"].is_null());
+}
+
+/// The superblock is at byte 1024 of the disk: the second byte of its incompatible features at 0x61, the inodes' size at
+/// 0x58 (kernel documentation, filesystems/ext4/super.rst).
+#[test]
+fn a_disk_that_its_guest_wrote_to_is_left_to_a_kernel_or_refused() {
+    let home = Home::new("soft");
+    let stopped = |name: &str, byte: &str, at: u32| {
+        home.ok(&["run", "-d", "--name", name]);
+        let write = format!("printf '{byte}' | dd of=/dev/vdb bs=1 seek={at} conv=notrunc");
+        home.ok(&["exec", name, "sh", "-c", &format!("echo new >/etc/new; {write}")]);
+        home.ok(&["stop", "-t", "1s", name]);
+    };
+    // Large directories: a kernel knows them, we don't.
+    stopped("large", r"\102", 1024 + 0x61);
+    assert_eq!(files(&report(&home, &["large"], 1)), ["added /etc/new"]);
+    stopped("damaged", r"\7", 1024 + 0x58);
+    let said = home.fails(&["diff", "damaged"], 125);
+    assert!(said.contains("inodes have an impossible size") && said.contains("/damaged/saved"), "{said}");
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! `diff`: what a machine changed since its snapshot, or between two machine files.
 //!
-//! Files are compared as trees: the root image with what the machine's overlay holds over it, which
-//! the guest's agent lists. Of a machine that does not run a copy is resumed for that, whose tasks
-//! stay frozen (`side.rs`).
+//! Files are compared as trees: the root image with what the machine's overlay holds over it. A stopped
+//! machine's is read from its disk (`side/stopped.rs`); else the guest's agent lists it, and of a frozen
+//! machine a copy is resumed for that, whose tasks stay frozen (`side.rs`).
 
 mod compare;
 mod side;

@@ -5,7 +5,7 @@
 //! `write.rs` (one pass over the plan), `read.rs` (the way back).
 
 mod dirs;
-mod format;
+pub(crate) mod format;
 mod plan;
 mod read;
 mod write;

@@ -1,5 +1,7 @@
 //! One side of a comparison: definition, files, processes, where its memory is.
 
+mod stopped;
+
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -108,18 +110,29 @@ impl Side {
         memory: Memory,
         spool: &Spool,
     ) -> Result<Self> {
-        let base = media.base();
-        let section = base.require(SectionKind::RootImage, 0)?;
-        let file = base.file().try_clone().context("opening the root image again")?;
-        let image = FileRange { file, offset: section.offset, len: section.len };
-        let mut tree = read_erofs(Arc::new(image), Limits::default()).context("reading the root image")?;
+        let mut tree = root(media)?;
         if let Some(upper) = upper {
-            // Nothing is newer than that: times stay as they are.
-            let options = MergeOptions { epoch: Time::from_secs(i64::MAX), settle: false };
-            tree = merge_upper(tree, upper, spool, &options).context("reading what the machine changed")?;
+            tree = merge_upper(tree, upper, spool, &AS_IT_IS).context("reading what the machine changed")?;
         }
-        Ok(Self { label, spec: media.spec.clone(), root: section.digest, tree, stats, memory })
+        Self::with(label, media, tree, stats, memory)
     }
+
+    fn with(label: String, media: &Media, tree: Tree, stats: Option<Stats>, memory: Memory) -> Result<Self> {
+        let root = media.base().require(SectionKind::RootImage, 0)?.digest;
+        Ok(Self { label, spec: media.spec.clone(), root, tree, stats, memory })
+    }
+}
+
+/// Nothing is newer than that: times stay as they are.
+const AS_IT_IS: MergeOptions = MergeOptions { epoch: Time::from_secs(i64::MAX), settle: false };
+
+/// The files of the root image.
+fn root(media: &Media) -> Result<Tree> {
+    let base = media.base();
+    let section = base.require(SectionKind::RootImage, 0)?;
+    let file = base.file().try_clone().context("opening the root image again")?;
+    let image = FileRange { file, offset: section.offset, len: section.len };
+    read_erofs(Arc::new(image), Limits::default()).context("reading the root image")
 }
 
 fn machine(instance: &Instance, home: &Home, spool: &Spool) -> Result<Side> {
@@ -145,8 +158,11 @@ fn machine(instance: &Instance, home: &Home, spool: &Spool) -> Result<Side> {
             looked_into(label, media, saved, with_volumes(&plan, home)?, spool)
         }
         Phase::Stopped => {
-            // Its disk has to be read by somebody who knows its file system: a kernel.
             let saved = MachineFile::open_path(&instance.saved())?;
+            if let Some(tree) = stopped::tree(&label, &media, &saved, spool)? {
+                return Side::with(label, &media, tree, None, Memory::None);
+            }
+            // The disk has to be read by somebody who knows all of its file system: a kernel.
             let (vmm, _) = Vmm::boot(&media, Some(&saved), options(home)?)?;
             let side =
                 Side::of(label, &media, Some(DataStream::upper(vmm.connect()?)?), None, Memory::None, spool);
