@@ -120,10 +120,13 @@ pub fn can_copy(plan: &Plan, source: &str, copies: &[String], dirs: &Dirs) -> Re
     Ok(volumes.has_room(bytes)?)
 }
 
+/// What the names of the volumes end with that are made for a copy. (An instance's name may have dots.)
+fn suffix(machine: &str) -> String {
+    format!("-{}", machine.replace('.', "_"))
+}
+
 /// What the copy's volume in the place of `volume` is called: VOLUME-COPY.
 fn name_for(volume: &Volume, source: &str, copy: &str) -> Result<String> {
-    // An instance's name may have dots.
-    let suffix = |machine: &str| format!("-{}", machine.replace('.', "_"));
     let made_for_source = volume.info()?.made_for.is_some_and(|machine| machine == source);
     let stem =
         Some(volume.name()).filter(|_| made_for_source).and_then(|name| name.strip_suffix(&suffix(source)));
@@ -187,7 +190,9 @@ pub fn stand_ins(plan: &Plan, dirs: &Dirs) -> Result<Vec<VolumeMount>> {
 /// # Errors
 /// The host's.
 pub fn remove_made_for(instance: &str, dirs: &Dirs) -> Result<()> {
-    for volume in Volumes::of(dirs).list()? {
+    // Of the others nothing is read: each `rm` comes by here.
+    let end = suffix(instance);
+    for volume in Volumes::of(dirs).list()?.into_iter().filter(|volume| volume.name().ends_with(&end)) {
         if volume.info().is_ok_and(|info| info.made_for.as_deref() == Some(instance)) {
             volume.remove()?;
         }

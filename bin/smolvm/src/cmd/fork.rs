@@ -96,8 +96,7 @@ fn make_all(
         let written = client.call(&Request::Fork { path, volumes: volumes.clone() });
         let written = written.map_err(anyhow::Error::from).and_then(|report| {
             let written_us = begun.elapsed().as_micros() as u64;
-            let engine = engine_of(&report);
-            copies.ready_first(&instance, engine, &volumes, names.len() == 1)?;
+            copies.say_how(&instance, engine_of(&report), &volumes, names.len() == 1)?;
             // It reads what the copies have in common, while the file system looks for room for the last directories.
             splitter.go_on()?;
             Ok((report, written_us))
@@ -171,40 +170,17 @@ impl Copies<'_> {
         volumes::written(&self.plan).into_iter().enumerate().map(file).collect()
     }
 
-    /// Says how the first copy, whose directory has the file that all start from, is to start.
-    fn ready_first(
-        &self,
-        first: &Instance,
-        engine: &str,
-        volumes: &[(String, String)],
-        last: bool,
-    ) -> Result<()> {
-        let mut plan = self.plan_of(engine);
-        self.give_volumes(&mut plan, first, volumes, last)?;
-        vmm::write_plan(first, &plan, Lasting::Kill)
-    }
-
-    /// Volumes of a copy's own, where the machine has any.
-    fn give_volumes(
-        &self,
-        plan: &mut Plan,
-        copy: &Instance,
-        volumes: &[(String, String)],
-        last: bool,
-    ) -> Result<()> {
-        if !volumes::are_in(plan) {
-            return Ok(());
-        }
-        volumes::give(plan, &self.record.name, copy, volumes, last)
-    }
-
-    fn plan_of(&self, engine: &str) -> Plan {
+    /// Says how a copy is to start; it gets volumes of its own, where the machine has any.
+    fn say_how(&self, copy: &Instance, engine: &str, volumes: &[(String, String)], last: bool) -> Result<()> {
         let mut plan = self.plan.clone();
         (plan.mode, plan.engine, plan.lost) = (Mode::Forked, engine.to_owned(), false);
         (plan.hostname, plan.own_name) = (None, true);
         // The command of the source's start is among the copied processes; published ports are the source's.
         (plan.command, plan.ports, plan.net.udp) = (None, Vec::new(), Vec::new());
-        plan
+        if volumes::are_in(&plan) {
+            volumes::give(&mut plan, &self.record.name, copy, volumes, last)?;
+        }
+        vmm::write_plan(copy, &plan, Lasting::Kill)
     }
 
     /// Readies another copy. A file has as many names as copies: the last one that goes takes it with it.
@@ -221,12 +197,10 @@ impl Copies<'_> {
             std::fs::hard_link(&from, to).with_context(|| format!("naming {}", from.display()))
         };
         share(first.origin(), instance.origin())?;
-        let mut plan = self.plan_of(engine_of(report));
-        if !volumes::are_in(&plan) {
-            return share(vmm::plan_path(first), vmm::plan_path(&instance));
+        if volumes::are_in(&self.plan) {
+            return self.say_how(&instance, engine_of(report), volumes, last);
         }
-        self.give_volumes(&mut plan, &instance, volumes, last)?;
-        vmm::write_plan(&instance, &plan, Lasting::Kill)
+        share(vmm::plan_path(first), vmm::plan_path(&instance))
     }
 }
 
